@@ -1,0 +1,1 @@
+"""A supervised runtime and client for the Tinker training API."""

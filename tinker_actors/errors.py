@@ -1,0 +1,280 @@
+"""Every exception of the project, in one tree.
+
+Branches say who must act; facts are attributes, not text. All survive `pickle`.
+
+```text
+TinkerActorsError
+├── the caller
+│   ├── ValidationError (ValueError)            an argument is wrong; nothing was sent
+│   │   ├── ShapeError                          arrays whose shapes do not fit together
+│   │   └── TinkerPathError                     not a tinker:// path of the kind wanted
+│   └── ConfigError (ValueError)                settings, run directories, child specs
+├── the network
+│   └── APIConnectionError (ConnectionError)    no answer came
+│       └── APITimeoutError (TimeoutError)      no answer came in time
+├── the service
+│   ├── APIStatusError                          an answer with a status that is no success
+│   │   ├── BadRequestError 400   AuthenticationError 401   BillingError 402
+│   │   ├── PermissionDeniedError 403   NotFoundError 404   ConflictError 409
+│   │   ├── FutureExpiredError 410   UnprocessableEntityError 422   RateLimitError 429
+│   │   └── InternalServerError 5xx
+│   ├── APIResponseValidationError              an answer that cannot be understood
+│   └── RequestFailedError                      accepted, then failed while executing
+└── the runtime
+    ├── NotDeliveredError                       no handler ran: safe to repeat
+    │   └── MailboxFullError                    the mailbox was at its bound
+    ├── OutcomeUnknownError                     a handler had begun; the outcome is not known
+    ├── HandleClosedError                       the actor was deleted for good
+    ├── StartFailedError                        an actor did not start
+    ├── RuntimeStoppedError                     the tree is down; `first_cause` says why
+    ├── WouldDeadlockError (RuntimeError)       waiting here could never end
+    ├── ForkedProcessError (RuntimeError)       a handle used in a forked child
+    ├── JournalError                            the run directory cannot be used or trusted
+    ├── StepVoidError                           a part of this optimizer step failed
+    └── RunHaltedError                          recovery gave up; nothing was rewound
+```
+"""
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "APIConnectionError",
+    "APIResponseValidationError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "BadRequestError",
+    "BillingError",
+    "ConfigError",
+    "ConflictError",
+    "ForkedProcessError",
+    "FutureExpiredError",
+    "HandleClosedError",
+    "InternalServerError",
+    "JournalError",
+    "MailboxFullError",
+    "NotDeliveredError",
+    "NotFoundError",
+    "OutcomeUnknownError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "RequestFailedError",
+    "RunHaltedError",
+    "RuntimeStoppedError",
+    "ShapeError",
+    "StartFailedError",
+    "StepVoidError",
+    "TinkerActorsError",
+    "TinkerPathError",
+    "UnprocessableEntityError",
+    "ValidationError",
+    "WouldDeadlockError",
+]
+
+
+def _rebuild(
+    cls: type["TinkerActorsError"], args: tuple[Any, ...], facts: dict[str, Any]
+) -> "TinkerActorsError":
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class TinkerActorsError(Exception):
+    """Root of the tree: catch it to catch everything this project raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+# The caller -------------------------------------------------------------------------------------
+
+
+class ValidationError(TinkerActorsError, ValueError):
+    """An argument is wrong; nothing was sent."""
+
+
+class ShapeError(ValidationError):
+    """Arrays whose shapes do not fit together."""
+
+
+class TinkerPathError(ValidationError):
+    """Not a `tinker://` path of the kind that is wanted here."""
+
+
+class ConfigError(TinkerActorsError, ValueError):
+    """A setting, a run directory or a child spec is wrong."""
+
+
+# The network ------------------------------------------------------------------------------------
+
+
+class APIConnectionError(TinkerActorsError, ConnectionError):
+    """No answer came from the service."""
+
+
+class APITimeoutError(APIConnectionError, TimeoutError):
+    """No answer came in time."""
+
+
+# The service ------------------------------------------------------------------------------------
+
+
+class APIStatusError(TinkerActorsError):
+    """The service answered with a status that is not a success."""
+
+    status: int
+    """The HTTP status."""
+    body: Any
+    """The decoded body of the answer, or its text."""
+    retry_after_s: float | None
+    """Seconds the service asks to wait, when it says so."""
+
+    _by_status: ClassVar[dict[int, type["APIStatusError"]]] = {}
+
+    def __init__(
+        self, message: str, *, status: int, body: Any = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+        self.retry_after_s = retry_after_s
+
+    def __init_subclass__(cls, status: int | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if status is not None:
+            APIStatusError._by_status[status] = cls
+
+    @classmethod
+    def of(cls, status: int, body: Any, retry_after_s: float | None = None) -> "APIStatusError":
+        """The error of the most specific class for `status`."""
+        detail = body.get("detail", body.get("error", body)) if isinstance(body, dict) else body
+        kind = cls._by_status.get(status)
+        if kind is None:
+            kind = InternalServerError if status >= 500 else APIStatusError  # noqa: PLR2004
+        return kind(
+            f"the service answered {status}: {detail}", status=status, body=body, retry_after_s=retry_after_s
+        )
+
+
+class BadRequestError(APIStatusError, status=400):
+    """The service found the request wrong."""
+
+
+class AuthenticationError(APIStatusError, status=401):
+    """The service does not accept the key."""
+
+
+class BillingError(APIStatusError, status=402):
+    """The account cannot pay for the request."""
+
+
+class PermissionDeniedError(APIStatusError, status=403):
+    """The key may not do this."""
+
+
+class NotFoundError(APIStatusError, status=404):
+    """The service does not know what the request names."""
+
+
+class ConflictError(APIStatusError, status=409):
+    """The request contradicts one that came before."""
+
+
+class FutureExpiredError(APIStatusError, status=410):
+    """The service no longer keeps what the request names."""
+
+
+class UnprocessableEntityError(APIStatusError, status=422):
+    """The service cannot read the request."""
+
+
+class RateLimitError(APIStatusError, status=429):
+    """Too many requests."""
+
+
+class InternalServerError(APIStatusError):
+    """The service failed (any 5xx)."""
+
+
+class APIResponseValidationError(TinkerActorsError):
+    """The service's answer cannot be understood."""
+
+
+class RequestFailedError(TinkerActorsError):
+    """The service accepted the request and failed while executing it."""
+
+    category: str
+    """Who must act: "user", "server" or "unknown"."""
+    request_id: str | None
+    """The service's id of the request."""
+
+    def __init__(self, message: str, *, category: str = "unknown", request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.category = category
+        self.request_id = request_id
+
+
+# The runtime ------------------------------------------------------------------------------------
+
+
+class NotDeliveredError(TinkerActorsError):
+    """The message was refused before any handler ran; repeating it is safe."""
+
+
+class MailboxFullError(NotDeliveredError):
+    """The mailbox was at its bound."""
+
+
+class OutcomeUnknownError(TinkerActorsError):
+    """A handler had begun when the actor ended or the deadline passed."""
+
+
+class HandleClosedError(TinkerActorsError):
+    """The actor behind the handle was deleted for good."""
+
+
+class StartFailedError(TinkerActorsError):
+    """An actor did not start; `__cause__` says why."""
+
+
+class RuntimeStoppedError(TinkerActorsError):
+    """The tree is down."""
+
+    first_cause: BaseException | None
+    """The failure that began it, or None after an orderly stop."""
+
+    def __init__(self, message: str, *, first_cause: BaseException | None = None) -> None:
+        super().__init__(message)
+        self.first_cause = first_cause
+
+
+class WouldDeadlockError(TinkerActorsError, RuntimeError):
+    """Waiting on this thread could never end."""
+
+
+class ForkedProcessError(TinkerActorsError, RuntimeError):
+    """A handle was used in a process forked from its owner."""
+
+
+class JournalError(TinkerActorsError):
+    """The run directory cannot be used or cannot be trusted."""
+
+
+class StepVoidError(TinkerActorsError):
+    """Another part of this optimizer step failed, so the step was not taken."""
+
+
+class RunHaltedError(TinkerActorsError):
+    """Recovery gave up; the run stands where it was."""
+
+    run: str
+    """The run's name."""
+    resume: str
+    """What to do to go on."""
+
+    def __init__(self, message: str, *, run: str, resume: str) -> None:
+        super().__init__(message)
+        self.run = run
+        self.resume = resume
