@@ -1,0 +1,73 @@
+"""What sampling asks for and gives back."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import msgspec
+
+from tinker_actors.errors import ValidationError
+
+__all__ = ["SampleResponse", "SampledSequence", "SamplingParams", "StopReason"]
+
+StopReason = Literal["stop", "length"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are drawn."""
+
+    max_tokens: int | None = None
+    """Most tokens a sequence gets; None is as many as the context holds."""
+    seed: int | None = None
+    """Seed of the draws; None draws afresh each time."""
+    stop: str | Sequence[str] | Sequence[int] | None = None
+    """Strings or token ids that end a sequence; None ends at end-of-text, an empty list never."""
+    temperature: float = 1.0
+    """Logits are divided by it; 0 takes the likeliest token."""
+    top_k: int = -1
+    """Only the `top_k` likeliest tokens; -1 is all."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValidationError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if not self.temperature >= 0:
+            raise ValidationError(f"temperature must be 0 or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValidationError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.top_k < 1 and self.top_k != -1:
+            raise ValidationError(f"top_k must be at least 1, or -1 for all tokens, got {self.top_k}")
+
+    @classmethod
+    def of(cls, value: Any) -> Self:
+        """`value` as sampling parameters: ours, the official SDK's (by structure), or a duck type."""
+        if isinstance(value, cls):
+            return value
+        known = {name: getattr(value, name) for name in cls.__struct_fields__ if hasattr(value, name)}
+        if not known:
+            raise ValidationError(f"sampling parameters are a SamplingParams, got {type(value).__name__}")
+        return cls(**known)
+
+
+class SampledSequence(msgspec.Struct, kw_only=True):
+    """One drawn sequence."""
+
+    tokens: list[int]
+    """Token ids, with the stop token if one ended it."""
+    logprobs: list[float] | None = None
+    """Of each token under the model at temperature 1, nats."""
+    stop_reason: StopReason
+    """What ended it."""
+    sequence_id: str | None = None
+    """The service's id of it, unique and stable."""
+
+
+class SampleResponse(msgspec.Struct, kw_only=True):
+    """What a sample request gives back."""
+
+    sequences: list[SampledSequence]
+    """One per sequence asked for."""
+    prompt_logprobs: list[float | None] | None = None
+    """Of each prompt token, nats; the first is None. Only when asked for."""
+    prompt_cache_hit_tokens: int = 0
+    """Prompt tokens the service had at hand from earlier requests."""

@@ -1,0 +1,1 @@
+"""Bytes and sockets: codecs, calls, one HTTP seam. Knows no actor."""

@@ -1,0 +1,237 @@
+"""The JSON documents of the API, request and response, as types.
+
+Optional request fields are `UNSET` and then left out: the service refuses nulls. Unknown fields of a
+document are ignored. Source of every field: the wire protocol of the official SDK 0.38.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from tinker_actors.types import LoraConfig, ModelInput, OptimizerConfig, SamplingParams
+
+__all__ = [
+    "ClientConfigRequest",
+    "CreateModelRequest",
+    "CreateSamplingSessionRequest",
+    "CreateSessionRequest",
+    "ForwardBackwardInput",
+    "ForwardBackwardRequest",
+    "FutureHandle",
+    "GetInfoRequest",
+    "LoadWeightsRequest",
+    "ModelCreated",
+    "OptimStepRequest",
+    "RetrieveFutureRequest",
+    "SampleRequest",
+    "SamplingSessionCreated",
+    "SaveWeightsForSamplerRequest",
+    "SaveWeightsRequest",
+    "SessionCreated",
+    "SessionRequest",
+    "TensorDocument",
+    "TryAgain",
+    "WireDatum",
+]
+
+
+# Service and sessions ---------------------------------------------------------------------------
+
+
+class ClientConfigRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST client/config."""
+
+    sdk_version: str
+
+
+class CreateSessionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST create_session."""
+
+    tags: Sequence[str] = ()
+    user_metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    sdk_version: str = ""
+    project_id: str | UnsetType = UNSET
+    display_name: str | UnsetType = UNSET
+    type: str = "create_session"
+
+
+class SessionCreated(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to create_session."""
+
+    session_id: str
+    info_message: str | None = None
+    warning_message: str | None = None
+    error_message: str | None = None
+
+
+class SessionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST session_heartbeat."""
+
+    session_id: str
+    type: str = "session_heartbeat"
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+class CreateModelRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST create_model."""
+
+    session_id: str
+    model_seq_id: int
+    base_model: str
+    lora_config: LoraConfig
+    optimizer_config: OptimizerConfig = OptimizerConfig()
+    user_metadata: Mapping[str, Any] | UnsetType = UNSET
+    type: str = "create_model"
+
+
+class ModelCreated(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of create_model and of load_weights."""
+
+    model_id: str | None = None
+
+
+class GetInfoRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST get_info and unload_model."""
+
+    model_id: str
+    type: str = "get_info"
+
+
+class TensorDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor in JSON: flat values in row-major order."""
+
+    data: Sequence[float | int]
+    dtype: Literal["int64", "float32"]
+    shape: Sequence[int] | None = None
+
+
+class WireDatum(msgspec.Struct, frozen=True, kw_only=True):
+    """A datum in JSON."""
+
+    model_input: ModelInput
+    loss_fn_inputs: Mapping[str, TensorDocument]
+
+
+class ForwardBackwardInput(msgspec.Struct, frozen=True, kw_only=True):
+    """Data and loss in JSON."""
+
+    data: Sequence[WireDatum]
+    loss_fn: str
+    loss_fn_config: Mapping[str, float | str] | None = None
+
+
+class ForwardBackwardRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST forward_backward in JSON."""
+
+    model_id: str
+    seq_id: int
+    forward_backward_input: ForwardBackwardInput
+
+
+class OptimStepRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST optim_step. The parameters stay a mapping: further families carry further fields."""
+
+    model_id: str
+    seq_id: int
+    adam_params: Mapping[str, float]
+    type: str = "optim_step"
+
+
+class SaveWeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST save_weights."""
+
+    model_id: str
+    seq_id: int
+    path: str | UnsetType = UNSET
+    ttl_seconds: int | UnsetType = UNSET
+    overwrite: bool = False
+    user_metadata: Mapping[str, Any] | UnsetType = UNSET
+    type: str = "save_weights"
+
+
+class SaveWeightsForSamplerRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST save_weights_for_sampler: named by `path`, else ephemeral by `sampling_session_seq_id`."""
+
+    model_id: str
+    seq_id: int
+    path: str | UnsetType = UNSET
+    sampling_session_seq_id: int | UnsetType = UNSET
+    kind: str = "snapshot"
+    ttl_seconds: int | UnsetType = UNSET
+    user_metadata: Mapping[str, Any] | UnsetType = UNSET
+    type: str = "save_weights_for_sampler"
+
+
+class LoadWeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST load_weights: into a model by `model_id` and `seq_id`, or as a new model of a session."""
+
+    path: str
+    optimizer: bool
+    model_id: str | UnsetType = UNSET
+    seq_id: int | UnsetType = UNSET
+    session_id: str | UnsetType = UNSET
+    model_seq_id: int | UnsetType = UNSET
+    base_model: str | UnsetType = UNSET
+    optimizer_config: OptimizerConfig | UnsetType = UNSET
+    user_metadata: Mapping[str, Any] | UnsetType = UNSET
+    weights_access_token: str | UnsetType = UNSET
+    type: str = "load_weights"
+
+
+# Sampling and futures ---------------------------------------------------------------------------
+
+
+class CreateSamplingSessionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST create_sampling_session: exactly one of `base_model` and `model_path`."""
+
+    session_id: str
+    sampling_session_seq_id: int
+    base_model: str | UnsetType = UNSET
+    model_path: str | UnsetType = UNSET
+    type: str = "create_sampling_session"
+
+
+class SamplingSessionCreated(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to create_sampling_session."""
+
+    sampling_session_id: str
+
+
+class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST asample."""
+
+    prompt: ModelInput
+    sampling_params: SamplingParams
+    sampling_session_id: str
+    seq_id: int
+    num_samples: int = 1
+    prompt_logprobs: bool | None = False
+    type: str = "sample"
+
+
+class FutureHandle(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to whatever runs in the background."""
+
+    request_id: str
+    model_id: str | UnsetType = UNSET
+    sample_sequence_ids: Sequence[str] | UnsetType = UNSET
+
+
+class RetrieveFutureRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST retrieve_future."""
+
+    request_id: str
+    allow_metadata_only: bool = False
+
+
+class TryAgain(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to retrieve_future while the request is pending."""
+
+    request_id: str
+    queue_state: str = "active"
+    queue_state_reason: str | UnsetType = UNSET
+    type: str = "try_again"
