@@ -1,0 +1,134 @@
+"""Training endpoints. Whatever runs in the background answers with a `FutureHandle`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from tinker_actors.types import GetInfoResponse, LoraConfig
+from tinker_actors.wire.calls import PROTOBUF, Call, json_body, read_json
+from tinker_actors.wire.documents import (
+    CreateModelRequest,
+    FutureHandle,
+    GetInfoRequest,
+    LoadWeightsRequest,
+    OptimStepRequest,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
+)
+from tinker_actors.wire.protobuf import with_ids
+from tinker_actors.wire.retry import PATIENT
+
+__all__ = [
+    "create_model",
+    "forward_backward",
+    "get_info",
+    "load_weights",
+    "optim_step",
+    "save_weights",
+    "save_weights_for_sampler",
+]
+
+
+def _submit(operation: str, body: bytes, content_type: str = "application/json") -> Call[FutureHandle]:
+    return Call(
+        operation=operation,
+        path=operation,
+        body=body,
+        content_type=content_type,
+        retry=PATIENT,
+        read=read_json(FutureHandle),
+    )
+
+
+def create_model(
+    session_id: str,
+    model_seq_id: int,
+    base_model: str,
+    lora: LoraConfig,
+    user_metadata: Mapping[str, Any] | None = None,
+) -> Call[FutureHandle]:
+    """A new model in training; the same ids give the same model."""
+    request = CreateModelRequest(
+        session_id=session_id,
+        model_seq_id=model_seq_id,
+        base_model=base_model,
+        lora_config=lora,
+        user_metadata=user_metadata or UNSET,
+    )
+    return _submit("create_model", json_body(request))
+
+
+def load_weights(session_id: str, model_seq_id: int, path: str, *, optimizer: bool) -> Call[FutureHandle]:
+    """A new model in training from a checkpoint, with or without its optimizer's state."""
+    request = LoadWeightsRequest(
+        session_id=session_id, model_seq_id=model_seq_id, path=path, optimizer=optimizer
+    )
+    return _submit("load_weights", json_body(request))
+
+
+def get_info(model_id: str) -> Call[GetInfoResponse]:
+    """What the service says of a model; 404 once it is gone."""
+    return Call(
+        operation="get_info",
+        path="get_info",
+        body=json_body(GetInfoRequest(model_id=model_id)),
+        retry=PATIENT,
+        read=read_json(GetInfoResponse),
+    )
+
+
+def forward_backward(model_id: str, seq_id: int, content: bytes) -> Call[FutureHandle]:
+    """Loss and gradients of the data in `content`; see `wire.protobuf.encode_training_content`."""
+    return _submit("forward_backward", with_ids(content, model_id, seq_id), PROTOBUF)
+
+
+def optim_step(model_id: str, seq_id: int, content: bytes) -> Call[FutureHandle]:
+    """One optimizer update; `content` is the Adam parameters in JSON."""
+    request = OptimStepRequest(model_id=model_id, seq_id=seq_id, adam_params=msgspec.json.decode(content))
+    return _submit("optim_step", json_body(request))
+
+
+class SaveContent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a save asks for, apart from model and order."""
+
+    name: str | None = None
+    """The checkpoint's name; None is an ephemeral sampler."""
+    ttl_seconds: int | None = None
+    """Seconds until the service may delete it; None is never."""
+    overwrite: bool = False
+    """Replace a checkpoint of that name (training state only)."""
+    user_metadata: Mapping[str, Any] | None = None
+    """Kept beside it."""
+    sampling_session_seq_id: int | None = None
+    """Number of the sampling session over an ephemeral save."""
+
+
+def save_weights(model_id: str, seq_id: int, content: bytes) -> Call[FutureHandle]:
+    """Training state under a name; `content` is a `SaveContent` in JSON."""
+    save = msgspec.json.decode(content, type=SaveContent)
+    request = SaveWeightsRequest(
+        model_id=model_id,
+        seq_id=seq_id,
+        path=save.name or UNSET,
+        ttl_seconds=UNSET if save.ttl_seconds is None else save.ttl_seconds,
+        overwrite=save.overwrite,
+        user_metadata=save.user_metadata or UNSET,
+    )
+    return _submit("save_weights", json_body(request))
+
+
+def save_weights_for_sampler(model_id: str, seq_id: int, content: bytes) -> Call[FutureHandle]:
+    """Sampler weights, named or ephemeral; `content` is a `SaveContent` in JSON."""
+    save = msgspec.json.decode(content, type=SaveContent)
+    session_seq = save.sampling_session_seq_id
+    request = SaveWeightsForSamplerRequest(
+        model_id=model_id,
+        seq_id=seq_id,
+        path=save.name or UNSET,
+        sampling_session_seq_id=UNSET if session_seq is None else session_seq,
+        ttl_seconds=UNSET if save.ttl_seconds is None else save.ttl_seconds,
+        user_metadata=save.user_metadata or UNSET,
+    )
+    return _submit("save_weights_for_sampler", json_body(request))

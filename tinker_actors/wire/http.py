@@ -1,0 +1,77 @@
+"""The one seam to the network: send a `Call`, get an `Answer`. Errors of the library are mapped here."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import httpx
+
+from tinker_actors.errors import APIConnectionError, APITimeoutError
+from tinker_actors.wire.calls import Answer, Call, Pool
+
+__all__ = ["HttpxTransport", "Transport"]
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+class Transport(Protocol):
+    """Sends calls; lives on one event loop."""
+
+    async def send(self, call: Call[object], base_url: str) -> Answer:
+        """One try of `call` at the server under `base_url`.
+
+        Raises:
+            APIConnectionError: no answer came.
+            APITimeoutError: it did not come in time.
+        """
+
+    async def close(self) -> None:
+        """Close all connections."""
+
+
+class HttpxTransport:
+    """The reference transport, on httpx: a client per kind of traffic.
+
+    Args:
+        headers: sent with every request.
+        direct: go round proxies that the environment names (for servers on loopback).
+        handler: an httpx transport to use in place of sockets.
+    """
+
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        *,
+        direct: bool = False,
+        handler: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        limits = httpx.Limits(max_connections=1000, max_keepalive_connections=20)
+        self._clients = {
+            pool: httpx.AsyncClient(
+                headers=dict(headers), limits=limits, trust_env=not direct, transport=handler
+            )
+            for pool in Pool
+        }
+
+    async def send(self, call: Call[object], base_url: str) -> Answer:
+        """One try of `call`; see `Transport`."""
+        try:
+            response = await self._clients[call.pool].request(
+                call.method,
+                f"{base_url}/api/v1/{call.path}",
+                content=call.body if call.method != "GET" else None,
+                headers={"content-type": call.content_type, "accept": call.accept, **call.headers},
+                timeout=httpx.Timeout(call.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
+            )
+        except httpx.TimeoutException as error:
+            raise APITimeoutError(f"no answer to {call.operation} within {call.timeout_s} s") from error
+        except httpx.HTTPError as error:
+            raise APIConnectionError(
+                f"no answer to {call.operation}: {type(error).__name__}: {error}"
+            ) from error
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(status=response.status_code, headers=headers, body=response.content)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            await client.aclose()
