@@ -1,0 +1,243 @@
+"""The parts of a decoder layer: each forward step and its exact gradient, on 2-D token rows."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinker_actors.local.catalog import Floats, LayerWeights, ModelConfig
+
+__all__ = [
+    "attend",
+    "attend_backward",
+    "causal_mask",
+    "head_norm",
+    "head_norm_backward",
+    "rms_norm",
+    "rms_norm_backward",
+    "rotary_table",
+    "rotate",
+    "split_heads",
+    "swiglu",
+    "swiglu_backward",
+]
+
+Complexes = npt.NDArray[np.complexfloating[Any, Any]]
+
+
+def rms_norm(x: Floats, gain: Floats, eps: float) -> tuple[Floats, Floats]:
+    """`x / rms(x) * gain` over the last axis, and 1/rms with that axis kept as 1.
+
+    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
+    """
+    inverse = np.einsum("...i,...i->...", x, x)[..., None]
+    inverse /= x.shape[-1]
+    inverse += eps
+    np.sqrt(inverse, out=inverse)
+    np.reciprocal(inverse, out=inverse)
+    normed = x * inverse
+    normed *= gain
+    return normed, inverse
+
+
+def rms_norm_backward(
+    gradient: Floats, x: Floats, normed: Floats, inverse: Floats, gain: Floats, *, into: Floats
+) -> None:
+    """Add the gradient by `x` to `into`; `gradient` (by `normed`) is overwritten.
+
+    dx = gradient * gain / rms - x * sum(gradient * normed) / (width * rms^2).
+    """
+    shared = np.einsum("...i,...i->...", gradient, normed)[..., None]
+    shared *= inverse * inverse
+    shared /= x.shape[-1]
+    gradient *= gain
+    gradient *= inverse
+    into += gradient
+    np.multiply(x, shared, out=gradient)
+    into -= gradient
+
+
+def head_norm(qkv: Floats, layer: LayerWeights, config: ModelConfig) -> tuple[Floats, Floats, Floats]:
+    """Normalise each query and key head in place (Qwen3's `qk_norm`).
+
+    Returns:
+        What `head_norm_backward` reads: the heads before and after, shape (rows, heads + kv_heads,
+        head_dim), and their 1/rms.
+    """
+    gain = _head_gain(layer, config)
+    heads = qkv[:, : config.rotated_width].reshape(len(qkv), -1, config.head_dim)
+    before = heads.copy()
+    normed, inverse = rms_norm(before, gain, config.rms_norm_eps)
+    heads[...] = normed
+    return before, normed, inverse
+
+
+def head_norm_backward(
+    gradient: Floats, tape: tuple[Floats, Floats, Floats], layer: LayerWeights, config: ModelConfig
+) -> None:
+    """Replace the gradient by the normalised heads with the one by the heads before, in place."""
+    before, normed, inverse = tape
+    heads = gradient[:, : config.rotated_width].reshape(before.shape)
+    inner = heads.copy()
+    heads[...] = 0
+    rms_norm_backward(inner, before, normed, inverse, _head_gain(layer, config), into=heads)
+
+
+def _head_gain(layer: LayerWeights, config: ModelConfig) -> Floats:
+    if layer.q_norm is None or layer.k_norm is None:
+        return np.ones((1, 1), layer.qkv.dtype)
+    return np.concatenate(
+        [np.tile(layer.q_norm, (config.heads, 1)), np.tile(layer.k_norm, (config.kv_heads, 1))]
+    )
+
+
+@lru_cache(maxsize=8)
+def rotary_table(config: ModelConfig, dtype: str) -> Complexes:
+    """Rotation of each position and dimension pair, shape (context, rotated_width / 2), complex.
+
+    Query columns also carry the 1/sqrt(head_dim) of attention, which spares a pass over the scores.
+
+    Source: Su et al., "RoFormer" (2021).
+    """
+    half = config.head_dim // 2
+    speed = config.rope_theta ** (-np.arange(half) / half)
+    angle = np.arange(config.max_context_length)[:, None] * speed
+    turn = np.tile(np.exp(1j * angle), config.heads + config.kv_heads)
+    turn[:, : config.heads * half] /= np.sqrt(config.head_dim)
+    return turn.astype(np.result_type(dtype, np.complex64))
+
+
+def rotate(qkv: Floats, table: Complexes, rows: int) -> None:
+    """Multiply query and key columns by `table` in place; its conjugate gives the gradient.
+
+    Args:
+        qkv: shape (rows * steps, qkv_width), the last axis contiguous.
+        table: one turn a step, shape (steps, rotated_width / 2).
+        rows: sequences in the batch.
+    """
+    steps, pairs = table.shape
+    pair_view = qkv[:, : 2 * pairs].view(table.dtype).reshape(rows, steps, pairs)
+    pair_view *= table
+
+
+def split_heads(qkv: Floats, config: ModelConfig, rows: int) -> tuple[Floats, Floats, Floats]:
+    """Queries, keys and values as views of `qkv`, no copy.
+
+    Returns:
+        Queries (rows, kv_heads, group, steps, head_dim); keys and values (rows, kv_heads, 1, steps,
+        head_dim), to be broadcast over the group of query heads that shares them.
+    """
+    steps, shared = len(qkv) // rows, config.kv_heads
+    q = qkv[:, : config.query_width].reshape(rows, steps, shared, -1, config.head_dim)
+    k = qkv[:, config.query_width : config.rotated_width].reshape(rows, steps, shared, 1, config.head_dim)
+    v = qkv[:, config.rotated_width :].reshape(rows, steps, shared, 1, config.head_dim)
+    order = (0, 2, 3, 1, 4)
+    return q.transpose(order), k.transpose(order), v.transpose(order)
+
+
+@lru_cache(maxsize=64)
+def causal_mask(steps: int, dtype: str) -> Floats:
+    """0 on and under the diagonal, -inf above, shape (steps, steps)."""
+    mask = np.zeros((steps, steps), dtype)
+    mask[np.triu_indices(steps, 1)] = -np.inf
+    return mask
+
+
+def attend(qkv: Floats, config: ModelConfig, rows: int) -> tuple[Floats, Floats]:
+    """Causal softmax attention within each sequence.
+
+    Args:
+        qkv: rotated (and query-scaled) projections, shape (rows * steps, qkv_width).
+        config: the model's shape.
+        rows: sequences in the batch; each has `len(qkv) / rows` steps.
+
+    Returns:
+        Mixed values, shape (rows * steps, query_width), and the attention weights, shape (rows,
+        kv_heads, group, steps, steps).
+    """
+    q, k, v = split_heads(qkv, config, rows)
+    shares = np.matmul(q, k.swapaxes(-1, -2))
+    shares += causal_mask(shares.shape[-1], shares.dtype.str)
+    softmax(shares)
+    mixed = np.empty((len(qkv), config.query_width), qkv.dtype)
+    np.matmul(shares, v, out=_by_head(mixed, config, rows))
+    return mixed, shares
+
+
+def softmax(scores: Floats) -> None:
+    """Softmax over the last axis, in place."""
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= (scores @ np.ones(scores.shape[-1], scores.dtype))[..., None]
+
+
+def attend_backward(
+    gradient: Floats, qkv: Floats, mixed: Floats, shares: Floats, config: ModelConfig
+) -> Floats:
+    """Gradient of `attend` by `qkv`, shape of `qkv`.
+
+    The softmax gradient's row sums are taken as gradient . mixed per head: head_dim products instead of
+    one for each earlier step.
+
+    Source: Dao et al., "FlashAttention" (2022), appendix B.
+    """
+    rows = len(shares)
+    q, k, v = split_heads(qkv, config, rows)
+    result = np.empty_like(qkv)
+    to_q, to_k, to_v = split_heads(result, config, rows)
+    outgoing = _by_head(gradient, config, rows)
+    scores = np.matmul(outgoing, v.swapaxes(-1, -2))
+    scores -= np.einsum("...i,...i->...", outgoing, _by_head(mixed, config, rows))[..., None]
+    scores *= shares
+    np.matmul(scores, k, out=to_q)
+    _sum_group(scores.swapaxes(-1, -2), q, to_k)
+    _sum_group(shares.swapaxes(-1, -2), outgoing, to_v)
+    return result
+
+
+def _by_head(columns: Floats, config: ModelConfig, rows: int) -> Floats:
+    split = columns.reshape(rows, -1, config.kv_heads, config.heads // config.kv_heads, config.head_dim)
+    return split.transpose(0, 2, 3, 1, 4)
+
+
+def _sum_group(left: Floats, right: Floats, out: Floats) -> None:
+    """Products summed over the query heads (axis 2) that share one key head."""
+    if left.shape[2] == 1:
+        np.matmul(left, right, out=out)
+    else:
+        np.add.reduce(np.matmul(left, right), axis=2, keepdims=True, out=out)
+
+
+def swiglu(gate_up: Floats) -> tuple[Floats, Floats, Floats]:
+    """`silu(gate) * up`, with sigmoid(gate) and silu(gate) for the gradient.
+
+    The sigmoid is taken as (1 + tanh(gate / 2)) / 2, which cannot overflow.
+
+    Args:
+        gate_up: gate and up side by side, shape (rows, 2 * intermediate).
+
+    Source: Shazeer, "GLU Variants Improve Transformer" (2020).
+    """
+    width = gate_up.shape[1] // 2
+    gate, up = gate_up[:, :width], gate_up[:, width:]
+    sigmoid = gate * 0.5
+    np.tanh(sigmoid, out=sigmoid)
+    sigmoid *= 0.5
+    sigmoid += 0.5
+    silu = gate * sigmoid
+    return silu * up, sigmoid, silu
+
+
+def swiglu_backward(gradient: Floats, gate_up: Floats, sigmoid: Floats, silu: Floats) -> Floats:
+    """Gradient by `gate_up`; d silu / d gate = sigmoid + silu * (1 - sigmoid)."""
+    width = gradient.shape[1]
+    result = np.empty_like(gate_up)
+    to_gate, to_up = result[:, :width], result[:, width:]
+    np.multiply(gradient, silu, out=to_up)
+    slope = 1.0 - sigmoid
+    slope *= silu
+    slope += sigmoid
+    slope *= gradient
+    np.multiply(slope, gate_up[:, width:], out=to_gate)
+    return result

@@ -1,0 +1,162 @@
+"""The whole decoder on one rectangle of tokens: forward with a tape, and exact backward."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tinker_actors.local.catalog import Floats, LayerWeights, ModelConfig, Weights
+from tinker_actors.local.layers import (
+    attend,
+    attend_backward,
+    head_norm,
+    head_norm_backward,
+    rms_norm,
+    rms_norm_backward,
+    rotary_table,
+    rotate,
+    swiglu,
+    swiglu_backward,
+)
+from tinker_actors.local.lora import Gradient
+
+__all__ = ["LayerTape", "Tape", "backward", "forward"]
+
+
+@dataclass(slots=True)
+class LayerTape:
+    """What a layer's gradient reads; rows are tokens."""
+
+    before_attention: Floats
+    attention_input: Floats
+    attention_inverse: Floats
+    heads: tuple[Floats, Floats, Floats] | None
+    qkv: Floats
+    mixed: Floats
+    shares: Floats
+    before_mlp: Floats
+    mlp_input: Floats
+    mlp_inverse: Floats
+    gate_up: Floats
+    sigmoid: Floats
+    silu: Floats
+    gated: Floats
+
+
+@dataclass(slots=True)
+class Tape:
+    """What the gradient of a forward pass reads."""
+
+    layers: list[LayerTape]
+    last: Floats
+    """The residual stream after the last layer, shape (tokens, hidden)."""
+    hidden: Floats
+    """Final normalised states, shape (tokens, hidden): what the unembedding reads."""
+    inverse: Floats
+    """1/rms of `last`, shape (tokens, 1)."""
+
+
+def forward(weights: Weights, tokens: npt.NDArray[np.int64]) -> Tape:
+    """Run the decoder over sequences of one length.
+
+    Args:
+        weights: base weights, or those with an adapter merged in.
+        tokens: shape (rows, steps). Shorter sequences are filled up at the end with any id: causal
+            attention keeps the filling from what stands before it.
+
+    Returns:
+        The tape; `tape.hidden` has shape (rows * steps, hidden).
+    """
+    config = weights.config
+    rows, steps = tokens.shape
+    table = rotary_table(config, weights.embedding.dtype.str)[:steps]
+    x = weights.embedding[tokens.reshape(-1)]
+    tapes = []
+    for layer in weights.layers:
+        tapes.append(_layer_forward(x, layer, config, table, rows))
+        x = tapes[-1].before_mlp + tapes[-1].gated @ layer.down.T
+    hidden, inverse = rms_norm(x, weights.final_norm, config.rms_norm_eps)
+    return Tape(tapes, x, hidden, inverse)
+
+
+def _layer_forward(
+    x: Floats, layer: LayerWeights, config: ModelConfig, table: npt.NDArray[np.complexfloating], rows: int
+) -> LayerTape:
+    attention_input, attention_inverse = rms_norm(x, layer.attention_norm, config.rms_norm_eps)
+    qkv = attention_input @ layer.qkv.T
+    heads = head_norm(qkv, layer, config) if config.qk_norm else None
+    rotate(qkv, table, rows)
+    mixed, shares = attend(qkv, config, rows)
+    middle = mixed @ layer.o.T
+    middle += x
+    mlp_input, mlp_inverse = rms_norm(middle, layer.mlp_norm, config.rms_norm_eps)
+    gate_up = mlp_input @ layer.gate_up.T
+    gated, sigmoid, silu = swiglu(gate_up)
+    return LayerTape(
+        before_attention=x,
+        attention_input=attention_input,
+        attention_inverse=attention_inverse,
+        heads=heads,
+        qkv=qkv,
+        mixed=mixed,
+        shares=shares,
+        before_mlp=middle,
+        mlp_input=mlp_input,
+        mlp_inverse=mlp_inverse,
+        gate_up=gate_up,
+        sigmoid=sigmoid,
+        silu=silu,
+        gated=gated,
+    )
+
+
+def backward(weights: Weights, tape: Tape, outgoing: Floats, gradient: Gradient) -> None:
+    """Add the adapter's gradient below the unembedding to `gradient`.
+
+    Args:
+        weights: those of the forward pass.
+        tape: of the forward pass.
+        outgoing: gradient of the loss by `tape.hidden`; overwritten.
+        gradient: receives each stack's part.
+    """
+    flow = np.zeros_like(outgoing)
+    rms_norm_backward(outgoing, tape.last, tape.hidden, tape.inverse, weights.final_norm, into=flow)
+    for index in reversed(range(len(weights.layers))):
+        layer, kept = weights.layers[index], tape.layers[index]
+        _mlp_backward(index, layer, kept, flow, gradient)
+        _attention_backward(index, weights, kept, flow, gradient)
+
+
+def _mlp_backward(index: int, layer: LayerWeights, kept: LayerTape, flow: Floats, gradient: Gradient) -> None:
+    gradient.add(index, "down", kept.gated, flow)
+    to_gated = flow @ layer.down
+    to_gate_up = swiglu_backward(to_gated, kept.gate_up, kept.sigmoid, kept.silu)
+    gradient.add(index, "gate_up", kept.mlp_input, to_gate_up)
+    to_input = to_gate_up @ layer.gate_up
+    rms_norm_backward(to_input, kept.before_mlp, kept.mlp_input, kept.mlp_inverse, layer.mlp_norm, into=flow)
+
+
+def _attention_backward(
+    index: int, weights: Weights, kept: LayerTape, flow: Floats, gradient: Gradient
+) -> None:
+    layer, config = weights.layers[index], weights.config
+    gradient.add(index, "o", kept.mixed, flow)
+    to_mixed = flow @ layer.o
+    to_qkv = attend_backward(to_mixed, kept.qkv, kept.mixed, kept.shares, config)
+    rows = len(kept.shares)
+    table = rotary_table(config, flow.dtype.str)[: len(flow) // rows]
+    rotate(to_qkv, table.conj(), rows)
+    if kept.heads is not None:
+        head_norm_backward(to_qkv, kept.heads, layer, config)
+    gradient.add(index, "qkv", kept.attention_input, to_qkv)
+    if index == 0:
+        return  # the embedding is frozen: nothing below reads the gradient
+    to_input = to_qkv @ layer.qkv
+    rms_norm_backward(
+        to_input,
+        kept.before_attention,
+        kept.attention_input,
+        kept.attention_inverse,
+        layer.attention_norm,
+        into=flow,
+    )

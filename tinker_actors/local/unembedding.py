@@ -1,0 +1,74 @@
+"""Logprobs of target tokens, and their gradient, without ever holding all logits at once."""
+
+import numpy as np
+import numpy.typing as npt
+
+from tinker_actors.local.catalog import Floats
+from tinker_actors.local.lora import Gradient
+
+__all__ = ["target_logprobs", "target_logprobs_backward"]
+
+BLOCK_VALUES = 131_072
+"""Logits held at a time: with float32, what fits a core's second-level cache."""
+
+Ids = npt.NDArray[np.int64]
+
+
+def target_logprobs(hidden: Floats, unembedding: Floats, targets: Ids) -> tuple[Floats, Floats]:
+    """The logprob of one target a row.
+
+    Args:
+        hidden: final states, shape (rows, hidden).
+        unembedding: shape (vocab, hidden).
+        targets: token ids, shape (rows,).
+
+    Returns:
+        Logprobs and log normalizers in nats, each of shape (rows,).
+    """
+    rows = len(hidden)
+    logprobs, normalizers = np.empty(rows, hidden.dtype), np.empty(rows, hidden.dtype)
+    ones = np.ones(len(unembedding), hidden.dtype)
+    step = _block_rows(unembedding)
+    for start in range(0, rows, step):
+        block = slice(start, start + step)
+        logits = hidden[block] @ unembedding.T
+        chosen = logits[np.arange(len(logits)), targets[block]]
+        peak = logits.max(axis=1)
+        logits -= peak[:, None]
+        np.exp(logits, out=logits)
+        np.add(np.log(logits @ ones), peak, out=normalizers[block])
+        np.subtract(chosen, normalizers[block], out=logprobs[block])
+    return logprobs, normalizers
+
+
+def target_logprobs_backward(
+    slopes: Floats,
+    hidden: Floats,
+    unembedding: Floats,
+    targets: Ids,
+    normalizers: Floats,
+    *,
+    gradient: Gradient,
+) -> Floats:
+    """Gradient by `hidden`, given `slopes` = the loss by each logprob; the adapter's goes to `gradient`.
+
+    Logits are computed again: that costs less than keeping them, and rows of slope 0 are left out.
+    """
+    result = np.zeros_like(hidden)
+    used = np.flatnonzero(slopes)
+    step = _block_rows(unembedding)
+    for start in range(0, len(used), step):
+        rows = used[start : start + step]
+        inputs = hidden[rows]
+        outgoing = inputs @ unembedding.T
+        outgoing -= normalizers[rows, None]
+        np.exp(outgoing, out=outgoing)
+        outgoing *= -slopes[rows, None]
+        outgoing[np.arange(len(rows)), targets[rows]] += slopes[rows]
+        gradient.add(-1, "unembedding", inputs, outgoing)
+        result[rows] = outgoing @ unembedding
+    return result
+
+
+def _block_rows(unembedding: Floats) -> int:
+    return max(16, BLOCK_VALUES // len(unembedding))
