@@ -1,0 +1,146 @@
+"""What follows from a journal: pure decisions over a run's image."""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, SendRecord, State
+from tinker_actors.journal.store import RunImage
+
+__all__ = [
+    "RestorePoint",
+    "dangling",
+    "next_seq_id",
+    "outstanding",
+    "restore_points",
+    "step_of",
+    "steps_done",
+    "steps_submitted",
+    "unsettled",
+]
+
+
+class RestorePoint(msgspec.Struct, frozen=True):
+    """A state of the run that a new model can begin in."""
+
+    place: int
+    """The state after this place; 0 is a fresh model."""
+    checkpoint: str | None
+    """Where it comes from; None for a fresh model."""
+
+
+def steps_done(image: RunImage) -> int:
+    """Optimizer steps with a result."""
+    return image.earlier_steps + _count_steps(image.operations, {State.DONE})
+
+
+def steps_submitted(image: RunImage) -> int:
+    """Optimizer steps with a result or committed to."""
+    return image.earlier_steps + _count_steps(image.operations, {State.DONE, State.PLACED})
+
+
+def _count_steps(operations: Iterable[OperationRecord], states: set[State]) -> int:
+    return sum(operation.kind == Kind.OPTIM_STEP and operation.state in states for operation in operations)
+
+
+def unsettled(image: RunImage) -> list[OperationRecord]:
+    """Operations that are committed and have no result."""
+    return [operation for operation in image.operations if operation.state == State.PLACED]
+
+
+def outstanding(image: RunImage, model: ModelRecord) -> list[OperationRecord]:
+    """What `model` has still to be sent, or sent again, in order.
+
+    That is what changes the model and is not known to have ended on it, whether or not its result was recorded
+    from an earlier model; and everything else that has no result yet.
+
+    Args:
+        image: with the sends of `model`.
+        model: the run's latest.
+    """
+    ended = _ended(image.sends)
+    parts = _parts_by_place(image)
+    wanted = []
+    for operation in image.operations:
+        if operation.place <= model.base_place or operation.state not in (State.PLACED, State.DONE):
+            continue
+        if not Kind(operation.kind).changes_the_model and operation.state == State.DONE:
+            continue
+        if any((operation.place, part) not in ended for part in parts.get(operation.place, ())):
+            wanted.append(operation)
+    return wanted
+
+
+def _ended(sends: Iterable[SendRecord]) -> set[tuple[int, int]]:
+    return {(send.place, send.part) for send in sends if send.ended}
+
+
+def _parts_by_place(image: RunImage) -> dict[int, list[int]]:
+    parts: dict[int, list[int]] = {}
+    for part in image.parts:
+        parts.setdefault(part.place, []).append(part.part)
+    return parts
+
+
+def next_seq_id(sends: Iterable[SendRecord]) -> int:
+    """The first `seq_id` that was never used on the model."""
+    return max((send.seq_id for send in sends), default=0) + 1
+
+
+def restore_points(image: RunImage) -> Iterator[RestorePoint]:
+    """States a new model can begin in, newest first.
+
+    A fresh model is among them only while every body since the beginning is kept.
+    """
+    for checkpoint in reversed(image.checkpoints):
+        if checkpoint.usable and _is_covered(image, checkpoint.place):
+            yield RestorePoint(checkpoint.place, checkpoint.path)
+    if image.earlier_steps == 0 and _is_covered(image, 0):
+        yield RestorePoint(0, None)
+
+
+def _is_covered(image: RunImage, place: int) -> bool:
+    """Whether all that must be repeated after `place` is still there."""
+    needed = {
+        operation.place
+        for operation in image.operations
+        if operation.place > place
+        and operation.state in (State.PLACED, State.DONE)
+        and Kind(operation.kind).changes_the_model
+    }
+    first = image.operations[0].place if image.operations else image.last_place + 1
+    return place >= first - 1 and all(
+        part.content is not None for part in image.parts if part.place in needed
+    )
+
+
+def dangling(image: RunImage) -> list[OperationRecord]:
+    """Operations behind the last optimizer step, in order: what a loop that died will ask for again."""
+    behind: list[OperationRecord] = []
+    for operation in image.operations:
+        if operation.state not in (State.PLACED, State.DONE):
+            continue
+        if operation.kind == Kind.OPTIM_STEP:
+            behind.clear()
+        elif operation.ticket is not None:
+            behind.append(operation)
+    return behind
+
+
+def step_of(operations: Iterable[OperationRecord], place: int) -> list[OperationRecord]:
+    """The optimizer step that `place` belongs to: its forward_backwards, and its optim_step where it has one.
+
+    Args:
+        operations: of the run, in order.
+        place: of a forward_backward or an optim_step.
+    """
+    step: list[OperationRecord] = []
+    for operation in operations:
+        if operation.state not in (State.PLACED, State.DONE) or not Kind(operation.kind).changes_the_model:
+            continue
+        step.append(operation)
+        if operation.kind == Kind.OPTIM_STEP:
+            if operation.place >= place:
+                return step
+            step = []
+    return step
