@@ -1,0 +1,394 @@
+"""The children of one supervisor: who is restarted after whom, in which order, and how often.
+
+Nothing here waits. Each step is taken when a signal or a command comes. All of it runs in the supervisor's thread.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tinker_actors.errors import ConfigError, StartFailedError
+from tinker_actors.supervision.address import Address
+from tinker_actors.supervision.backoff import RestartBudget
+from tinker_actors.supervision.events import (
+    ChildDeleted,
+    ChildExited,
+    ChildRestarting,
+    ChildStarted,
+    ChildStartFailed,
+    Escalated,
+    Event,
+    ZombieEnded,
+)
+from tinker_actors.supervision.exits import ExitReason, Killed, Shutdown, StartFailed, cause_of
+from tinker_actors.supervision.lifecycle import Child, Lifecycle
+from tinker_actors.supervision.names import Slot, State
+from tinker_actors.supervision.signals import Exited, RetryDue, Started, StartTimedOut, StopTimedOut
+from tinker_actors.supervision.specs import ChildSpec, Restart, Strategy, affected, comes_back
+
+__all__ = ["Children", "Plan"]
+
+
+@dataclass(slots=True)
+class Plan:
+    """Stops and starts of several children, one after another."""
+
+    to_stop: list[Child] = field(default_factory=list)
+    """In the order of stopping."""
+    to_start: list[Child] = field(default_factory=list)
+    """In the order of starting, after all stops."""
+    paused: Child | None = None
+    """The child whose backoff passes between the stops and the starts."""
+    delay_s: float = 0.0
+    """That backoff."""
+    awaited: Child | None = None
+    """The child whose next signal lets the plan go on."""
+
+
+class Children:
+    """The table of a supervisor's children and every decision about them."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        home: Slot,
+        *,
+        strategy: Strategy,
+        budget: RestartBudget,
+        is_dynamic: bool = False,
+    ) -> None:
+        self.verdict: ExitReason | None = None
+        """Set once the supervisor must end itself."""
+        self.is_up = False
+        """Whether the static children have all started once."""
+        self.is_stopping = False
+        """Whether the supervisor ends: nothing is started any more."""
+        self.table: dict[str, Child] = {}
+        """In start order."""
+        self.is_dynamic = is_dynamic
+        self.lifecycle = lifecycle
+        self.plan: Plan | None = None
+        self._home = home
+        self._runtime = lifecycle.runtime
+        self._strategy = strategy
+        self._budget = budget
+        self._deadline = math.inf
+
+    # The supervisor's own life.
+
+    def begin(self, specs: Sequence[ChildSpec]) -> None:
+        """Start the static children, one after another."""
+        leftover = [slot for slot in self._home.children if slot.spec.id not in {spec.id for spec in specs}]
+        for slot in leftover:
+            self._runtime.names.delete(slot, State.DOWN)
+        self._home.children = ()
+        self.plan = Plan(to_start=[self.add(spec) for spec in specs])
+        self.advance()
+
+    def add(self, spec: ChildSpec) -> Child:
+        """Enter a child into the table; it does not start yet."""
+        slot = self._runtime.names.declare(f"{self._home.path}/{spec.id}", spec, self._home)
+        child = self.table[spec.id] = Child(spec, slot)
+        return child
+
+    def shut_down(self, deadline: float) -> None:
+        """Begin to end all children, or, when that has begun, to end them by an earlier deadline."""
+        if self.is_stopping:
+            self._hurry(deadline)
+            return
+        self.is_stopping, self._deadline = True, deadline
+        alive = [child for child in self.table.values() if child.incarnation is not None]
+        for child in self.table.values():
+            if child.incarnation is None:
+                self.rest(child)
+        self.plan = Plan(to_stop=alive[::-1])
+        if self.is_dynamic:
+            for child in alive:
+                self.stop(child)
+        self.advance()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no incarnation is left."""
+        return all(child.incarnation is None for child in self.table.values())
+
+    def _hurry(self, deadline: float) -> None:
+        if deadline >= self._deadline:
+            return
+        self._deadline = deadline
+        now = self._runtime.clock.now()
+        for child in self.table.values():
+            if child.incarnation is not None and child.slot.state is State.STOPPING:
+                self.lifecycle.limit_stop(child, child.incarnation, child.due - now, deadline)
+
+    # Signals.
+
+    def on_started(self, signal: Started) -> None:
+        """An incarnation acknowledged its start."""
+        child = self._current(signal.id, signal.epoch)
+        if child is None or child.incarnation is None:
+            return
+        if child.slot.state is State.STOPPING:
+            child.is_up = True
+            limit_s = child.spec.shutdown_limit_s
+            self.lifecycle.limit_stop(child, child.incarnation, limit_s, self._deadline)
+            return
+        self.lifecycle.came_up(child, child.incarnation)
+        self._publish(ChildStarted(path=child.slot.path, epoch=signal.epoch))
+        starter, child.starter = child.starter, None
+        if starter is not None:
+            starter.set(self.address(child))
+        self._go_on_after(child)
+
+    def on_exited(self, signal: Exited) -> None:
+        """An incarnation ended; stale ones are only noted."""
+        child = self._current(signal.id, signal.epoch)
+        if child is None:
+            path = f"{self._home.path}/{signal.id}"
+            self._runtime.abandoned.pop((path, signal.epoch), None)
+            self._publish(ZombieEnded(path=path, epoch=signal.epoch))
+            return
+        self._ended(child, signal.reason)
+
+    def on_start_timed_out(self, signal: StartTimedOut) -> None:
+        """A child did not start in time."""
+        child = self._current(signal.id, signal.epoch)
+        if child is not None and child.incarnation is not None and child.slot.state is State.STARTING:
+            limit_s = child.spec.start_limit_s
+            self.lifecycle.abandon(child, child.incarnation, limit_s)
+            self._ended(
+                child, StartFailed(TimeoutError(f"{child.slot.path} did not start within {limit_s:g} s"))
+            )
+
+    def on_stop_timed_out(self, signal: StopTimedOut) -> None:
+        """A child did not end in time."""
+        child = self._current(signal.id, signal.epoch)
+        if child is None or child.incarnation is None or child.slot.state is not State.STOPPING:
+            return
+        if self._runtime.clock.now() < child.due:  # a limit that was replaced
+            return
+        limit_s = child.spec.shutdown_limit_s
+        self.lifecycle.abandon(child, child.incarnation, limit_s)
+        self._ended(child, Killed(limit_s))
+
+    def on_retry_due(self, signal: RetryDue) -> None:
+        """A pause is over."""
+        child = self.table.get(signal.id)
+        if child is not None and child.ticket == signal.ticket and child.slot.state is State.BACKING_OFF:
+            self.resume(child)
+
+    # Steps.
+
+    def resume(self, child: Child) -> None:
+        """End a child's pause: start it, or go on with the plan that waits for it."""
+        child.cancel_timer()
+        plan = self.plan
+        if plan is not None and plan.paused is child:
+            plan.paused = None
+            self.advance()
+        else:
+            self.lifecycle.launch(child)
+
+    def stop(self, child: Child) -> None:
+        """Ask a child to end, unless that has been done."""
+        if child.incarnation is not None and child.slot.state is not State.STOPPING:
+            returns = self.is_stopping or (self.plan is not None and child in self.plan.to_start)
+            self.lifecycle.ask_to_stop(child, child.incarnation, deadline=self._deadline, parks=returns)
+
+    def advance(self) -> None:
+        """Take the next step of the plan, if none is under way."""
+        plan = self.plan
+        while plan is not None and plan is self.plan and plan.awaited is None:
+            if plan.to_stop:
+                child = plan.to_stop.pop(0)
+                if child.incarnation is not None:
+                    plan.awaited = child
+                    self.stop(child)
+            elif plan.paused is not None:
+                if plan.paused.slot.state is not State.BACKING_OFF:
+                    self.lifecycle.pause(plan.paused, plan.delay_s)
+                return
+            elif plan.to_start and not self.is_stopping:
+                plan.awaited = child = plan.to_start.pop(0)
+                self.lifecycle.launch(child)
+            else:
+                self.plan = None
+                self.is_up = True
+
+    def _go_on_after(self, child: Child) -> None:
+        plan = self.plan
+        if plan is None:
+            return
+        if child in plan.to_stop and child.incarnation is None:
+            plan.to_stop.remove(child)
+        if plan.awaited is child:
+            plan.awaited = None
+        self.advance()
+
+    def _ended(self, child: Child, reason: ExitReason) -> None:
+        was_asked = child.slot.state is State.STOPPING
+        epoch = child.slot.epoch
+        if not child.is_up and not was_asked and not isinstance(reason, StartFailed):
+            reason = StartFailed(
+                cause_of(reason) or RuntimeError(f"{child.slot.path} ended while it started")
+            )
+        self.lifecycle.ended(child)
+        child.slot.last_exit = reason
+        if not was_asked:
+            child.slot.shut(State.PENDING, parks=True)
+        path = child.slot.path
+        if isinstance(reason, StartFailed):
+            self._publish(ChildStartFailed(path=path, epoch=epoch, error=reason.error))
+        else:
+            self._publish(ChildExited(path=path, epoch=epoch, reason=reason, expected=was_asked))
+        if was_asked or self.is_stopping or (self.plan is not None and child in self.plan.to_stop):
+            self.rest(child)
+            self._go_on_after(child)
+        else:
+            self._decide(child, reason)
+
+    def rest(self, child: Child) -> None:
+        """Give a child that ended, and was to end, the state it rests in."""
+        child.cancel_timer()
+        if self.is_stopping:
+            child.slot.shut(State.STOPPED, parks=True)
+        elif self.is_dynamic or child.spec.restart is Restart.TEMPORARY:
+            self.delete(child)
+        elif self.plan is not None and child in self.plan.to_start:
+            child.slot.shut(State.PENDING, parks=True)
+        else:
+            child.slot.shut(State.DOWN, parks=False)
+        starter, child.starter = child.starter, None
+        if starter is not None:
+            starter.fail(StartFailedError(f"{child.slot.path} was stopped before it was up"))
+        stoppers, child.stoppers = child.stoppers, []
+        for stopper in stoppers:
+            stopper.set(None)
+
+    # Decisions.
+
+    def _decide(self, child: Child, reason: ExitReason) -> None:
+        failed_start = isinstance(reason, StartFailed)
+        if isinstance(reason, StartFailed) and child.starter is not None:
+            starter, child.starter = child.starter, None
+            starter.fail(start_failure(child.slot.path, reason.error))
+        fate, child.on_start_failure = child.on_start_failure, "decide"
+        if failed_start and fate == "delete":
+            self.delete(child)
+        elif failed_start and fate == "down":
+            child.slot.shut(State.DOWN, parks=False)
+        elif isinstance(reason, StartFailed) and not self.is_up:
+            child.slot.shut(State.STOPPED, parks=True)
+            self.verdict = StartFailed(start_failure(child.slot.path, reason.error))
+            return
+        elif comes_back(child.spec.restart, reason):
+            self._restart(child, reason)
+            return
+        elif self.is_dynamic or child.spec.restart is Restart.TEMPORARY:
+            self.delete(child)
+        else:
+            child.slot.shut(State.DOWN, parks=False)
+        self._go_on_after(child)
+
+    def _restart(self, child: Child, reason: ExitReason) -> None:
+        now = self._runtime.clock.now()
+        cause = cause_of(reason)
+        is_free = isinstance(cause, child.spec.free_causes)
+        if not is_free and not self._budget.spend(now, cause):
+            self._give_up(child, cause)
+            return
+        if now - child.running_since >= child.spec.backoff.stable_after_s:
+            child.failures = 0
+        child.running_since = math.inf
+        rng = self._runtime.random_for(f"{child.slot.path}/backoff", child.slot.epoch)
+        delay_s = child.spec.backoff.delay_s(child.failures, rng)
+        child.failures += 1
+        child.slot.restarts += 1
+        if self.is_dynamic or self._strategy is Strategy.ONE_FOR_ONE:
+            if delay_s > 0:
+                self.lifecycle.pause(child, delay_s)
+            else:
+                self.lifecycle.launch(child)
+        else:
+            self._restart_group(child, delay_s)
+        self._publish(
+            ChildRestarting(
+                path=child.slot.path, delay_s=delay_s, restarts=child.slot.restarts, reason=reason
+            )
+        )
+
+    def _restart_group(self, failed: Child, delay_s: float) -> None:
+        """Replace the plan by one that stops and starts everybody concerned by it or by this failure."""
+        ids = set(affected(self._strategy, list(self.table), failed.spec.id))
+        if self.plan is not None:
+            under_way = [*self.plan.to_stop, *self.plan.to_start, self.plan.awaited, self.plan.paused]
+            ids.update(child.spec.id for child in under_way if child is not None)
+        group = [child for child in self.table.values() if child.spec.id in ids]
+        to_start = [
+            child for child in group if child.spec.restart is not Restart.TEMPORARY and not child.stoppers
+        ]
+        for child in to_start:
+            if child.incarnation is None:
+                child.cancel_timer()
+                child.slot.shut(State.PENDING, parks=True)
+        self.plan = Plan(
+            to_stop=[child for child in reversed(group) if child.incarnation is not None],
+            to_start=to_start,
+            paused=failed if delay_s > 0 else None,
+            delay_s=delay_s,
+        )
+        self.advance()
+
+    def _give_up(self, child: Child, cause: BaseException | None) -> None:
+        limit = f"more than {self._budget.max_restarts} restarts within {self._budget.within_s:g} s"
+        child.slot.shut(State.STOPPED, parks=True)
+        self.verdict = Shutdown(limit, cause=self._budget.first_cause, last=cause)
+        self._publish(Escalated(path=self._home.path, reason=self.verdict))
+
+    def delete(self, child: Child) -> None:
+        """Forget a child and its spec."""
+        del self.table[child.spec.id]
+        if self.plan is not None and child in self.plan.to_start:
+            self.plan.to_start.remove(child)
+        self._runtime.names.delete(child.slot)
+        self._publish(ChildDeleted(path=child.slot.path))
+
+    # Small change.
+
+    def address(self, child: Child) -> Address:
+        """The address of a child."""
+        return Address(self._runtime, child.slot.path)
+
+    def _current(self, child_id: str, epoch: int) -> Child | None:
+        child = self.table.get(child_id)
+        if child is None or child.incarnation is None or child.incarnation.epoch != epoch:
+            return None
+        return child
+
+    def _publish(self, event: Event) -> None:
+        self._runtime.events.publish(event)
+
+
+def start_failure(path: str, error: BaseException) -> StartFailedError:
+    """The error that says which child did not start; its cause is what that child raised."""
+    if isinstance(error, StartFailedError):
+        return error
+    failure = StartFailedError(f"{path} did not start: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def unique(specs: Sequence[ChildSpec]) -> list[ChildSpec]:
+    """The specs, each id once.
+
+    Raises:
+        ConfigError: an id stands there twice, or something is no spec.
+    """
+    seen: set[str] = set()
+    for spec in specs:
+        if not isinstance(spec, ChildSpec):
+            raise ConfigError(f"children must be ChildSpecs, got {spec!r}")
+        if spec.id in seen:
+            raise ConfigError(f"ChildSpec.id must be unique in its supervisor, got {spec.id!r} twice")
+        seen.add(spec.id)
+    return list(specs)

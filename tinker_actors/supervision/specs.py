@@ -1,0 +1,171 @@
+"""What a supervisor is told about a child, and what follows from it: values and pure decisions."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from tinker_actors.errors import ConfigError
+from tinker_actors.supervision.backoff import Backoff
+from tinker_actors.supervision.exits import ExitReason, is_clean
+
+if TYPE_CHECKING:
+    from tinker_actors.supervision.actor import SupervisedActor
+
+__all__ = ["ChildSpec", "Kind", "OnPending", "Restart", "Strategy", "affected", "comes_back"]
+
+_WORKER_SHUTDOWN_S = 5.0
+_WORKER_START_S = 30.0
+
+
+class Restart(StrEnum):
+    """When a child that ended is started again."""
+
+    PERMANENT = "permanent"
+    """Always."""
+    TRANSIENT = "transient"
+    """After an abnormal end."""
+    TEMPORARY = "temporary"
+    """Never; its spec goes with it."""
+
+
+class Strategy(StrEnum):
+    """Who is restarted when one child is."""
+
+    ONE_FOR_ONE = "one_for_one"
+    """That child alone."""
+    ONE_FOR_ALL = "one_for_all"
+    """Every child."""
+    REST_FOR_ONE = "rest_for_one"
+    """That child and those started after it."""
+
+
+class Kind(StrEnum):
+    """What a child is."""
+
+    WORKER = "worker"
+    """It has no children."""
+    SUPERVISOR = "supervisor"
+    """It has children and ends them before itself."""
+
+
+class OnPending(StrEnum):
+    """What becomes of messages that were queued, not begun, when the child crashed."""
+
+    FAIL = "fail"
+    """Asks fail with `NotDeliveredError`, tells become dead letters."""
+    CARRY = "carry"
+    """They go to the next incarnation, in order, ahead of newer ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """One child: how to make it, when to restart it, how long to wait for it.
+
+    Raises:
+        ConfigError: a field is wrong; the message names it.
+    """
+
+    id: str
+    """Unique within its supervisor; the last part of its path, so without `/`."""
+    start: Callable[[], "SupervisedActor"]
+    """Makes the actor; called once per incarnation, in the child's own thread, so it may block."""
+    restart: Restart = Restart.PERMANENT
+    """When to start it again."""
+    shutdown_s: float | None = None
+    """Seconds it has to end when asked; then it is abandoned. None: 5 for a worker, unlimited for a supervisor."""
+    start_timeout_s: float | None = None
+    """Seconds it has to start; then it is abandoned. None: 30 for a worker, unlimited for a supervisor."""
+    backoff: Backoff = field(default_factory=Backoff)
+    """The pause before a restart."""
+    max_mailbox: int = 1000
+    """How many messages may wait for it."""
+    on_pending: OnPending = OnPending.FAIL
+    """What becomes of messages still waiting when it crashes."""
+    kind: Kind = Kind.WORKER
+    """Worker or supervisor."""
+    free_causes: tuple[type[Exception], ...] = ()
+    """Causes that are not the child's fault: they use up no restart. Needs `backoff.base_s` above 0."""
+
+    def __post_init__(self) -> None:
+        child_id: Any = self.id
+        if not isinstance(child_id, str) or not child_id or "/" in child_id:
+            raise ConfigError(f"ChildSpec.id must be a name without '/', got {child_id!r}")
+        if not callable(self.start):
+            raise ConfigError(f"ChildSpec.start of {self.id!r} must be callable, got {self.start!r}")
+        self._check_choices()
+        self._check_limits()
+
+    def _check_choices(self) -> None:
+        choices: dict[str, type[StrEnum]] = {"restart": Restart, "on_pending": OnPending, "kind": Kind}
+        for name, enum in choices.items():
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, enum(value))
+            except ValueError:
+                wanted = ", ".join(enum)
+                raise ConfigError(
+                    f"ChildSpec.{name} of {self.id!r} must be one of {wanted}, got {value!r}"
+                ) from None
+        causes: Any = self.free_causes
+        if type(causes) is not tuple or not all(
+            isinstance(cause, type) and issubclass(cause, Exception) for cause in causes
+        ):
+            raise ConfigError(
+                f"ChildSpec.free_causes of {self.id!r} must be a tuple of exception classes, got {causes!r}"
+            )
+
+    def _check_limits(self) -> None:
+        if self.shutdown_s is not None and not self.shutdown_s >= 0:
+            raise ConfigError(f"ChildSpec.shutdown_s of {self.id!r} must be 0 or more, got {self.shutdown_s}")
+        if self.start_timeout_s is not None and not self.start_timeout_s > 0:
+            raise ConfigError(
+                f"ChildSpec.start_timeout_s of {self.id!r} must be positive, got {self.start_timeout_s}"
+            )
+        if self.max_mailbox < 1:
+            raise ConfigError(
+                f"ChildSpec.max_mailbox of {self.id!r} must be 1 or more, got {self.max_mailbox}"
+            )
+        if not isinstance(self.backoff, Backoff):
+            raise ConfigError(f"ChildSpec.backoff of {self.id!r} must be a Backoff, got {self.backoff!r}")
+        if self.free_causes and not self.backoff.base_s > 0:
+            raise ConfigError(
+                f"ChildSpec.backoff of {self.id!r} must have base_s above 0 with free_causes, else it restarts without pause"
+            )
+
+    @property
+    def shutdown_limit_s(self) -> float:
+        """Seconds the child has to end; may be infinite."""
+        if self.shutdown_s is not None:
+            return self.shutdown_s
+        return _WORKER_SHUTDOWN_S if self.kind is Kind.WORKER else math.inf
+
+    @property
+    def start_limit_s(self) -> float:
+        """Seconds the child has to start; may be infinite."""
+        if self.start_timeout_s is not None:
+            return self.start_timeout_s
+        return _WORKER_START_S if self.kind is Kind.WORKER else math.inf
+
+
+def comes_back(restart: Restart, reason: ExitReason) -> bool:
+    """Whether a child with this restart type is started again after `reason`."""
+    match restart:
+        case Restart.PERMANENT:
+            return True
+        case Restart.TRANSIENT:
+            return not is_clean(reason)
+        case Restart.TEMPORARY:
+            return False
+
+
+def affected(strategy: Strategy, order: Sequence[str], failed: str) -> list[str]:
+    """The ids to restart when `failed` is, in start order."""
+    match strategy:
+        case Strategy.ONE_FOR_ONE:
+            return [failed]
+        case Strategy.ONE_FOR_ALL:
+            return list(order)
+        case Strategy.REST_FOR_ONE:
+            return list(order[order.index(failed) :])

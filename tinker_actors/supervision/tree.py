@@ -1,0 +1,248 @@
+"""The root: starts a tree of actors, names them, shows them, stops them."""
+
+import itertools
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from tinker_actors.errors import ConfigError, NotDeliveredError, RuntimeStoppedError, StartFailedError
+from tinker_actors.supervision.address import Address
+from tinker_actors.supervision.children import start_failure
+from tinker_actors.supervision.clock import Clock, MonotonicClock
+from tinker_actors.supervision.current import current_incarnation
+from tinker_actors.supervision.events import (
+    ChildAbandoned,
+    ChildExited,
+    ChildStarted,
+    ChildStartFailed,
+    EventStream,
+    ShutdownBegan,
+    ShutdownEnded,
+)
+from tinker_actors.supervision.exits import ExitReason, Killed, StartFailed, cause_of
+from tinker_actors.supervision.incarnation import Incarnation
+from tinker_actors.supervision.names import Slot, State
+from tinker_actors.supervision.replies import Reply
+from tinker_actors.supervision.runtime import Runtime
+from tinker_actors.supervision.signals import Exited, Started, StopRequest
+from tinker_actors.supervision.specs import ChildSpec, Kind
+
+__all__ = ["ActorTree", "TreeNode"]
+
+_GRACE_S = 1.0
+_INTERRUPT_STOP_S = 30.0
+_FAILED_START_STOP_S = 5.0
+_seeds = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeNode:
+    """One actor in a picture of the tree."""
+
+    path: str
+    id: str
+    kind: Kind
+    state: str
+    """pending, starting, running, stopping, backing_off, down or stopped."""
+    epoch: int
+    """The latest incarnation; 0 before the first."""
+    restarts: int
+    """Restarts so far."""
+    last_exit: ExitReason | None
+    """How the incarnation before ended."""
+    children: tuple["TreeNode", ...] = ()
+    """In start order."""
+
+    def find(self, path: str) -> "TreeNode | None":
+        """The node at `path` in this picture."""
+        if self.path == path:
+            return self
+        return next((found for child in self.children if (found := child.find(path))), None)
+
+
+class ActorTree:
+    """A tree of supervised actors under one root supervisor.
+
+    Args:
+        root: the root's spec; its restart type does not matter, for nobody restarts a root.
+        clock: all time of the tree; a monotonic clock of its own when None.
+        seed: what the actors' generators and the backoff's jitter depend on.
+    """
+
+    def __init__(self, root: ChildSpec, *, clock: Clock | None = None, seed: int | None = None) -> None:
+        if root.kind is not Kind.SUPERVISOR:
+            raise ConfigError(f"the root must be of kind supervisor, got {root.kind} for {root.id!r}")
+        self._runtime = Runtime(clock or MonotonicClock(), next(_seeds) if seed is None else seed)
+        self._runtime.on_interrupt = lambda: self._request_stop(_INTERRUPT_STOP_S)
+        self._slot: Slot = self._runtime.names.declare(root.id, root, None)
+        self._incarnation: Incarnation | None = None
+        self._lock = threading.Lock()
+        self._answered = threading.Event()
+        self._is_stopping = False
+        self._exit: ExitReason | None = None
+        self.stopped = threading.Event()
+        """Set once the tree is down."""
+        self.first_cause: BaseException | None = None
+        """The failure that brought the tree down; None while it stands and after an orderly stop."""
+
+    @property
+    def events(self) -> EventStream:
+        """What happens in the tree."""
+        return self._runtime.events
+
+    @property
+    def clock(self) -> Clock:
+        """The tree's clock."""
+        return self._runtime.clock
+
+    def start(self, timeout_s: float = 30.0) -> None:
+        """Start the root and wait until every static child is up.
+
+        Raises:
+            StartFailedError: one of them is not; nothing is left running, and `__cause__` says why.
+            RuntimeStoppedError: the tree was started before.
+        """
+        self._runtime.check_process()
+        with self._lock:
+            if self._incarnation is not None or self.stopped.is_set():
+                raise RuntimeStoppedError(
+                    "an actor tree starts once; make another", first_cause=self.first_cause
+                )
+            self._incarnation = Incarnation(self._runtime, self._slot, _RootParent(self))
+        try:
+            self._incarnation.launch()
+        except RuntimeError as error:
+            self._root_ended(StartFailed(error))
+        in_time = self._answered.wait(timeout_s)
+        if in_time and self._slot.state is State.RUNNING:
+            return
+        if not in_time:
+            self.stop(_FAILED_START_STOP_S)
+        self.stopped.wait(_GRACE_S)
+        raise self._start_failure(None if in_time else timeout_s)
+
+    def _start_failure(self, waited_s: float | None) -> StartFailedError:
+        reason = self._exit
+        if waited_s is not None:
+            failure = StartFailedError(f"{self._slot.path} did not start within {waited_s:g} s")
+        elif isinstance(reason, StartFailed):
+            failure = StartFailedError(str(start_failure(self._slot.path, reason.error)))
+        else:
+            failure = StartFailedError(f"{self._slot.path} was stopped before it was up")
+        failure.__cause__ = self.first_cause
+        return failure
+
+    def address(self, path: str) -> Address:
+        """The address of the actor at `path`, which need not exist yet."""
+        self._runtime.check_process()
+        return Address(self._runtime, path)
+
+    def stop(self, timeout_s: float) -> None:
+        """End the tree in order within `timeout_s` seconds; what does not end in time is abandoned and reported.
+
+        Never raises because of a child. Called again, the earlier of both limits holds. Called by an actor it only
+        asks for the end, since waiting there would block it. In a forked process it does nothing.
+        """
+        if os.getpid() != self._runtime.pid or self.stopped.is_set():
+            return
+        self._request_stop(timeout_s)
+        if current_incarnation() is not None:
+            return
+        if not self.stopped.wait(timeout_s + _GRACE_S):
+            self._abandon_root(timeout_s)
+
+    def snapshot(self) -> TreeNode:
+        """The tree as its supervisors see it now; asks no actor."""
+        return _node(self._slot)
+
+    # The root's life.
+
+    def _request_stop(self, timeout_s: float) -> None:
+        with self._lock:
+            incarnation = self._incarnation
+            first, self._is_stopping = not self._is_stopping, True
+        if first:
+            self.events.publish(ShutdownBegan(path=self._slot.path, timeout_s=timeout_s))
+        if incarnation is None:
+            self._root_ended(None)
+            return
+        if first:
+            self._slot.shut(State.STOPPING, parks=False)
+        incarnation.mailbox.post(StopRequest(self.clock.now() + timeout_s))
+
+    def _abandon_root(self, after_s: float) -> None:
+        incarnation = self._incarnation
+        if incarnation is not None:
+            why = f"the actor tree was abandoned after {after_s:g} s"
+            incarnation.abandon(why)
+            self._runtime.names.abandon_below(self._slot, why)
+            self.events.publish(
+                ChildAbandoned(path=self._slot.path, epoch=incarnation.epoch, after_s=after_s)
+            )
+        self._root_ended(Killed(after_s))
+
+    def _root_started(self, epoch: int) -> None:
+        with self._lock:
+            if self._is_stopping or self._incarnation is None:
+                return
+            self._slot.open(self._incarnation.mailbox)
+        self.events.publish(ChildStarted(path=self._slot.path, epoch=epoch))
+        self._answered.set()
+
+    def _root_ended(self, reason: ExitReason | None) -> None:
+        with self._lock:
+            if self._runtime.names.stopped is not None:
+                return
+            self._exit = reason
+            cause = None if reason is None else cause_of(reason)
+            self.first_cause = cause.__cause__ or cause if isinstance(cause, StartFailedError) else cause
+            self._runtime.names.stopped = RuntimeStoppedError(
+                "the actor tree is down", first_cause=self.first_cause
+            )
+        path, epoch = self._slot.path, self._slot.epoch
+        self._slot.last_exit = reason
+        self._slot.shut(State.STOPPED, parks=False)
+        self._runtime.names.refuse_all()
+        if isinstance(reason, StartFailed):
+            self.events.publish(ChildStartFailed(path=path, epoch=epoch, error=reason.error))
+        elif reason is not None:
+            self.events.publish(
+                ChildExited(path=path, epoch=epoch, reason=reason, expected=self._is_stopping)
+            )
+        abandoned = tuple(path for path, _ in self._runtime.abandoned)
+        self.events.publish(ShutdownEnded(path=path, abandoned=abandoned, first_cause=self.first_cause))
+        self.clock.close()
+        self.events.close(_GRACE_S)
+        self.stopped.set()
+        self._answered.set()
+
+
+class _RootParent:
+    """Receives the root's signals in the place of a supervisor; they are handled in the thread that sends them."""
+
+    def __init__(self, tree: ActorTree) -> None:
+        self._tree = tree
+
+    def post(self, message: Any, reply: Reply | None = None) -> bool:
+        if reply is not None:
+            reply.fail(NotDeliveredError("the root has no supervisor"))
+        match message:
+            case Started(epoch=epoch):
+                self._tree._root_started(epoch)  # noqa: SLF001 - the tree's own other half
+            case Exited(reason=reason):
+                self._tree._root_ended(reason)  # noqa: SLF001
+        return True
+
+
+def _node(slot: Slot) -> TreeNode:
+    return TreeNode(
+        path=slot.path,
+        id=slot.spec.id,
+        kind=slot.spec.kind,
+        state=str(slot.state),
+        epoch=slot.epoch,
+        restarts=slot.restarts,
+        last_exit=slot.last_exit,
+        children=tuple(_node(child) for child in slot.children),
+    )
