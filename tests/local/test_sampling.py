@@ -8,6 +8,7 @@ from tinker_actors.local.catalog import BaseModel
 from tinker_actors.local.lora import Adapter
 from tinker_actors.local.model import forward
 from tinker_actors.local.sampling import _Filter, generate, prompt_logprobs, topk_prompt_logprobs
+from tinker_actors.local.scratch import Scratch
 
 PROMPT = [3, 1, 4, 1, 5]
 Model = tuple[BaseModel, Adapter]
@@ -24,7 +25,7 @@ def model(
 def full_logprobs(model: Model, tokens: list[int]) -> np.ndarray:
     """Logprobs of every token after each position, by one full forward pass."""
     weights = model[1].merged(model[0])
-    logits = forward(weights, np.array([tokens])).hidden @ weights.unembedding.T
+    logits = forward(weights, np.array([tokens]), Scratch(np.float64)).hidden @ weights.unembedding.T
     values: np.ndarray = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     return values
 
@@ -163,7 +164,9 @@ def test_a_sample_ends_where_the_context_is_full(model: Model) -> None:
 
 def test_without_adapter_the_base_model_answers(model: Model) -> None:
     base = model[0]
-    logits = forward(base.weights, np.array([PROMPT])).hidden @ base.weights.unembedding.T
+    logits = (
+        forward(base.weights, np.array([PROMPT]), Scratch(np.float64)).hidden @ base.weights.unembedding.T
+    )
     (sample,) = generate(base, None, PROMPT, max_tokens=1, temperature=0.0)
     assert sample.tokens == [int(logits[-1].argmax())]
 

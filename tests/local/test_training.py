@@ -11,6 +11,7 @@ from tinker_actors.errors import ShapeError, ValidationError
 from tinker_actors.local.catalog import load_base_model
 from tinker_actors.local.lora import new_adapter
 from tinker_actors.local.model import forward
+from tinker_actors.local.scratch import Scratch
 from tinker_actors.local.training import Example, Trainer
 
 MakeTrainer = Callable[..., Trainer]
@@ -20,6 +21,7 @@ import hashlib
 import numpy as np
 from tinker_actors.local.catalog import load_base_model
 from tinker_actors.local.lora import new_adapter
+from tinker_actors.local.scratch import Scratch
 from tinker_actors.local.training import Example, Trainer
 
 base = load_base_model("local/tiny")
@@ -43,7 +45,7 @@ print(digest.hexdigest())
 def plain_logprobs(trainer: Trainer, example: Example) -> Any:
     """Logprobs of the targets of one example alone, by the definition."""
     weights = trainer.adapter.merged(trainer.base)
-    logits = forward(weights, example.tokens[None]).hidden @ weights.unembedding.T
+    logits = forward(weights, example.tokens[None], Scratch(np.float64)).hidden @ weights.unembedding.T
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     return np.log(shares[np.arange(len(logits)), example.inputs["target_tokens"]])
 

@@ -16,6 +16,7 @@ from tinker_actors.local.layers import (
     split_heads,
     swiglu,
 )
+from tinker_actors.local.scratch import Scratch
 
 __all__ = ["KVCache", "extend", "new_cache"]
 
@@ -62,24 +63,25 @@ def extend(weights: Weights, cache: KVCache, tokens: npt.NDArray[np.int64]) -> F
         Final normalised states of these tokens, shape (rows * steps, hidden).
     """
     config = weights.config
+    scratch = Scratch(weights.embedding.dtype)
     steps, start = tokens.shape[1], cache.length
     table = rotary_table(config, weights.embedding.dtype.str)[start : start + steps]
     x = weights.embedding[tokens.reshape(-1)]
     for index, layer in enumerate(weights.layers):
-        normed, _ = rms_norm(x, layer.attention_norm, config.rms_norm_eps)
+        normed, _ = rms_norm(x, layer.attention_norm, config.rms_norm_eps, scratch)
         qkv = normed @ layer.qkv.T
         if config.qk_norm:
-            head_norm(qkv, layer, config)
+            head_norm(qkv, layer, config, scratch)
         rotate(qkv, table, len(tokens))
         x += _attend(qkv, cache, index, steps, config) @ layer.o.T
-        x += _mlp(x, layer, config)
+        x += _mlp(x, layer, config, scratch)
     cache.length += steps
-    return rms_norm(x, weights.final_norm, config.rms_norm_eps)[0]
+    return rms_norm(x, weights.final_norm, config.rms_norm_eps, scratch)[0]
 
 
-def _mlp(x: Floats, layer: LayerWeights, config: ModelConfig) -> Floats:
-    normed, _ = rms_norm(x, layer.mlp_norm, config.rms_norm_eps)
-    gated, _, _ = swiglu(normed @ layer.gate_up.T)
+def _mlp(x: Floats, layer: LayerWeights, config: ModelConfig, scratch: Scratch) -> Floats:
+    normed, _ = rms_norm(x, layer.mlp_norm, config.rms_norm_eps, scratch)
+    gated, _, _ = swiglu(normed @ layer.gate_up.T, scratch)
     result: Floats = gated @ layer.down.T
     return result
 

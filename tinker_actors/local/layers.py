@@ -7,8 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tinker_actors.local.catalog import Floats, LayerWeights, ModelConfig
+from tinker_actors.local.scratch import Scratch
 
 __all__ = [
+    "Complexes",
     "attend",
     "attend_backward",
     "causal_mask",
@@ -26,7 +28,7 @@ __all__ = [
 Complexes = npt.NDArray[np.complexfloating[Any, Any]]
 
 
-def rms_norm(x: Floats, gain: Floats, eps: float) -> tuple[Floats, Floats]:
+def rms_norm(x: Floats, gain: Floats, eps: float, scratch: Scratch) -> tuple[Floats, Floats]:
     """`x / rms(x) * gain` over the last axis, and 1/rms with that axis kept as 1.
 
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
@@ -36,7 +38,7 @@ def rms_norm(x: Floats, gain: Floats, eps: float) -> tuple[Floats, Floats]:
     inverse += eps
     np.sqrt(inverse, out=inverse)
     np.reciprocal(inverse, out=inverse)
-    normed = x * inverse
+    normed = np.multiply(x, inverse, out=scratch.take(*x.shape))
     normed *= gain
     return normed, inverse
 
@@ -58,7 +60,9 @@ def rms_norm_backward(
     into -= gradient
 
 
-def head_norm(qkv: Floats, layer: LayerWeights, config: ModelConfig) -> tuple[Floats, Floats, Floats]:
+def head_norm(
+    qkv: Floats, layer: LayerWeights, config: ModelConfig, scratch: Scratch
+) -> tuple[Floats, Floats, Floats]:
     """Normalise each query and key head in place (Qwen3's `qk_norm`).
 
     Returns:
@@ -68,7 +72,7 @@ def head_norm(qkv: Floats, layer: LayerWeights, config: ModelConfig) -> tuple[Fl
     gain = _head_gain(layer, config)
     heads = qkv[:, : config.rotated_width].reshape(len(qkv), -1, config.head_dim)
     before = heads.copy()
-    normed, inverse = rms_norm(before, gain, config.rms_norm_eps)
+    normed, inverse = rms_norm(before, gain, config.rms_norm_eps, scratch)
     heads[...] = normed
     return before, normed, inverse
 
@@ -144,23 +148,25 @@ def causal_mask(steps: int, dtype: str) -> Floats:
     return mask
 
 
-def attend(qkv: Floats, config: ModelConfig, rows: int) -> tuple[Floats, Floats]:
+def attend(qkv: Floats, config: ModelConfig, rows: int, scratch: Scratch) -> tuple[Floats, Floats]:
     """Causal softmax attention within each sequence.
 
     Args:
         qkv: rotated (and query-scaled) projections, shape (rows * steps, qkv_width).
         config: the model's shape.
         rows: sequences in the batch; each has `len(qkv) / rows` steps.
+        scratch: where the results lie.
 
     Returns:
         Mixed values, shape (rows * steps, query_width), and the attention weights, shape (rows,
         kv_heads, group, steps, steps).
     """
     q, k, v = split_heads(qkv, config, rows)
-    shares = np.matmul(q, k.swapaxes(-1, -2))
-    shares += causal_mask(shares.shape[-1], shares.dtype.str)
+    steps = q.shape[-2]
+    shares = np.matmul(q, k.swapaxes(-1, -2), out=scratch.take(*q.shape[:-1], steps))
+    shares += causal_mask(steps, shares.dtype.str)
     softmax(shares)
-    mixed = np.empty((len(qkv), config.query_width), qkv.dtype)
+    mixed = scratch.take(len(qkv), config.query_width)
     np.matmul(shares, v, out=_by_head(mixed, config, rows))
     return mixed, shares
 
@@ -173,7 +179,7 @@ def softmax(scores: Floats) -> None:
 
 
 def attend_backward(
-    gradient: Floats, qkv: Floats, mixed: Floats, shares: Floats, config: ModelConfig
+    gradient: Floats, qkv: Floats, mixed: Floats, shares: Floats, *, config: ModelConfig, scratch: Scratch
 ) -> Floats:
     """Gradient of `attend` by `qkv`, shape of `qkv`.
 
@@ -184,15 +190,15 @@ def attend_backward(
     """
     rows = len(shares)
     q, k, v = split_heads(qkv, config, rows)
-    result = np.empty_like(qkv)
+    result = scratch.take(*qkv.shape)
     to_q, to_k, to_v = split_heads(result, config, rows)
     outgoing = _by_head(gradient, config, rows)
-    scores = np.matmul(outgoing, v.swapaxes(-1, -2))
+    scores = np.matmul(outgoing, v.swapaxes(-1, -2), out=scratch.take(*shares.shape))
     scores -= np.einsum("...i,...i->...", outgoing, _by_head(mixed, config, rows))[..., None]
     scores *= shares
     np.matmul(scores, k, out=to_q)
-    _sum_group(scores.swapaxes(-1, -2), q, to_k)
-    _sum_group(shares.swapaxes(-1, -2), outgoing, to_v)
+    _sum_group(scores.swapaxes(-1, -2), q, to_k, scratch)
+    _sum_group(shares.swapaxes(-1, -2), outgoing, to_v, scratch)
     return result
 
 
@@ -201,41 +207,47 @@ def _by_head(columns: Floats, config: ModelConfig, rows: int) -> Floats:
     return split.transpose(0, 2, 3, 1, 4)
 
 
-def _sum_group(left: Floats, right: Floats, out: Floats) -> None:
+def _sum_group(left: Floats, right: Floats, out: Floats, scratch: Scratch) -> None:
     """Products summed over the query heads (axis 2) that share one key head."""
     if left.shape[2] == 1:
         np.matmul(left, right, out=out)
     else:
-        np.add.reduce(np.matmul(left, right), axis=2, keepdims=True, out=out)
+        parts = np.matmul(left, right, out=scratch.take(*right.shape))
+        np.add(parts[:, :, :1], parts[:, :, 1:2], out=out)
+        for extra in range(2, left.shape[2]):
+            out += parts[:, :, extra : extra + 1]
 
 
-def swiglu(gate_up: Floats) -> tuple[Floats, Floats, Floats]:
+def swiglu(gate_up: Floats, scratch: Scratch) -> tuple[Floats, Floats, Floats]:
     """`silu(gate) * up`, with sigmoid(gate) and silu(gate) for the gradient.
 
     The sigmoid is taken as (1 + tanh(gate / 2)) / 2, which cannot overflow.
 
     Args:
         gate_up: gate and up side by side, shape (rows, 2 * intermediate).
+        scratch: where the results lie.
 
     Source: Shazeer, "GLU Variants Improve Transformer" (2020).
     """
     width = gate_up.shape[1] // 2
     gate, up = gate_up[:, :width], gate_up[:, width:]
-    sigmoid = gate * 0.5
+    sigmoid = np.multiply(gate, 0.5, out=scratch.take(*gate.shape))
     np.tanh(sigmoid, out=sigmoid)
     sigmoid *= 0.5
     sigmoid += 0.5
-    silu = gate * sigmoid
-    return silu * up, sigmoid, silu
+    silu = np.multiply(gate, sigmoid, out=scratch.take(*gate.shape))
+    return np.multiply(silu, up, out=scratch.take(*gate.shape)), sigmoid, silu
 
 
-def swiglu_backward(gradient: Floats, gate_up: Floats, sigmoid: Floats, silu: Floats) -> Floats:
+def swiglu_backward(
+    gradient: Floats, gate_up: Floats, sigmoid: Floats, silu: Floats, scratch: Scratch
+) -> Floats:
     """Gradient by `gate_up`; d silu / d gate = sigmoid + silu * (1 - sigmoid)."""
     width = gradient.shape[1]
-    result = np.empty_like(gate_up)
+    result = scratch.take(*gate_up.shape)
     to_gate, to_up = result[:, :width], result[:, width:]
     np.multiply(gradient, silu, out=to_up)
-    slope = 1.0 - sigmoid
+    slope = np.subtract(1.0, sigmoid, out=scratch.take(*sigmoid.shape))
     slope *= silu
     slope += sigmoid
     slope *= gradient

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from tinker_actors.local.catalog import Floats, LayerWeights, ModelConfig, Weights
 from tinker_actors.local.layers import (
+    Complexes,
     attend,
     attend_backward,
     head_norm,
@@ -19,6 +20,7 @@ from tinker_actors.local.layers import (
     swiglu_backward,
 )
 from tinker_actors.local.lora import Gradient
+from tinker_actors.local.scratch import Scratch
 
 __all__ = ["LayerTape", "Tape", "backward", "forward"]
 
@@ -56,42 +58,47 @@ class Tape:
     """1/rms of `last`, shape (tokens, 1)."""
 
 
-def forward(weights: Weights, tokens: npt.NDArray[np.int64]) -> Tape:
+def forward(weights: Weights, tokens: npt.NDArray[np.int64], scratch: Scratch) -> Tape:
     """Run the decoder over sequences of one length.
 
     Args:
         weights: base weights, or those with an adapter merged in.
         tokens: shape (rows, steps). Shorter sequences are filled up at the end with any id: causal
             attention keeps the filling from what stands before it.
+        scratch: where the tape lies.
 
     Returns:
         The tape; `tape.hidden` has shape (rows * steps, hidden).
     """
     config = weights.config
-    rows, steps = tokens.shape
+    steps = tokens.shape[1]
     table = rotary_table(config, weights.embedding.dtype.str)[:steps]
-    x = weights.embedding[tokens.reshape(-1)]
+    x = scratch.take(tokens.size, config.hidden_size)
+    # The ids are known to be good; mode="raise" would gather into a buffer first.
+    np.take(weights.embedding, tokens.reshape(-1), axis=0, out=x, mode="clip")
     tapes = []
     for layer in weights.layers:
-        tapes.append(_layer_forward(x, layer, config, table, rows))
-        x = tapes[-1].before_mlp + tapes[-1].gated @ layer.down.T
-    hidden, inverse = rms_norm(x, weights.final_norm, config.rms_norm_eps)
+        tapes.append(_layer_forward(x, layer, config, table, scratch))
+        x = scratch.product(tapes[-1].gated, layer.down.T)
+        x += tapes[-1].before_mlp
+    hidden, inverse = rms_norm(x, weights.final_norm, config.rms_norm_eps, scratch)
     return Tape(tapes, x, hidden, inverse)
 
 
 def _layer_forward(
-    x: Floats, layer: LayerWeights, config: ModelConfig, table: npt.NDArray[np.complexfloating], rows: int
+    x: Floats, layer: LayerWeights, config: ModelConfig, table: Complexes, scratch: Scratch
 ) -> LayerTape:
-    attention_input, attention_inverse = rms_norm(x, layer.attention_norm, config.rms_norm_eps)
-    qkv = attention_input @ layer.qkv.T
-    heads = head_norm(qkv, layer, config) if config.qk_norm else None
+    rows = len(x) // len(table)
+    attention_input, attention_inverse = rms_norm(x, layer.attention_norm, config.rms_norm_eps, scratch)
+    qkv = scratch.product(attention_input, layer.qkv.T)
+    heads = head_norm(qkv, layer, config, scratch) if config.qk_norm else None
     rotate(qkv, table, rows)
-    mixed, shares = attend(qkv, config, rows)
-    middle = mixed @ layer.o.T
+    mixed, shares = attend(qkv, config, rows, scratch)
+    middle = scratch.product(mixed, layer.o.T)
     middle += x
-    mlp_input, mlp_inverse = rms_norm(middle, layer.mlp_norm, config.rms_norm_eps)
-    gate_up = mlp_input @ layer.gate_up.T
-    gated, sigmoid, silu = swiglu(gate_up)
+    mlp_input, mlp_inverse = rms_norm(middle, layer.mlp_norm, config.rms_norm_eps, scratch)
+    gate_up = scratch.product(mlp_input, layer.gate_up.T)
+    gated, sigmoid, silu = swiglu(gate_up, scratch)
     return LayerTape(
         before_attention=x,
         attention_input=attention_input,
@@ -110,7 +117,7 @@ def _layer_forward(
     )
 
 
-def backward(weights: Weights, tape: Tape, outgoing: Floats, gradient: Gradient) -> None:
+def backward(weights: Weights, tape: Tape, outgoing: Floats, gradient: Gradient, scratch: Scratch) -> None:
     """Add the adapter's gradient below the unembedding to `gradient`.
 
     Args:
@@ -118,40 +125,58 @@ def backward(weights: Weights, tape: Tape, outgoing: Floats, gradient: Gradient)
         tape: of the forward pass.
         outgoing: gradient of the loss by `tape.hidden`; overwritten.
         gradient: receives each stack's part.
+        scratch: where intermediate results lie.
     """
-    flow = np.zeros_like(outgoing)
+    flow = scratch.take(*outgoing.shape)
+    flow[...] = 0
     rms_norm_backward(outgoing, tape.last, tape.hidden, tape.inverse, weights.final_norm, into=flow)
     for index in reversed(range(len(weights.layers))):
-        layer, kept = weights.layers[index], tape.layers[index]
-        _mlp_backward(index, layer, kept, flow, gradient)
-        _attention_backward(index, weights, kept, flow, gradient)
+        place, kept = (
+            _Place(index, weights.layers[index], weights.config, gradient, scratch),
+            tape.layers[index],
+        )
+        mark = scratch.mark()
+        _mlp_backward(place, kept, flow)
+        scratch.release(mark)
+        _attention_backward(place, kept, flow)
+        scratch.release(mark)
 
 
-def _mlp_backward(index: int, layer: LayerWeights, kept: LayerTape, flow: Floats, gradient: Gradient) -> None:
-    gradient.add(index, "down", kept.gated, flow)
-    to_gated = flow @ layer.down
-    to_gate_up = swiglu_backward(to_gated, kept.gate_up, kept.sigmoid, kept.silu)
-    gradient.add(index, "gate_up", kept.mlp_input, to_gate_up)
-    to_input = to_gate_up @ layer.gate_up
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in the model a backward step stands, and where its results go."""
+
+    index: int
+    layer: LayerWeights
+    config: ModelConfig
+    gradient: Gradient
+    scratch: Scratch
+
+
+def _mlp_backward(place: _Place, kept: LayerTape, flow: Floats) -> None:
+    layer, gradient, scratch = place.layer, place.gradient, place.scratch
+    gradient.add(place.index, "down", kept.gated, flow)
+    to_gated = scratch.product(flow, layer.down)
+    to_gate_up = swiglu_backward(to_gated, kept.gate_up, kept.sigmoid, kept.silu, scratch)
+    gradient.add(place.index, "gate_up", kept.mlp_input, to_gate_up)
+    to_input = scratch.product(to_gate_up, layer.gate_up)
     rms_norm_backward(to_input, kept.before_mlp, kept.mlp_input, kept.mlp_inverse, layer.mlp_norm, into=flow)
 
 
-def _attention_backward(
-    index: int, weights: Weights, kept: LayerTape, flow: Floats, gradient: Gradient
-) -> None:
-    layer, config = weights.layers[index], weights.config
-    gradient.add(index, "o", kept.mixed, flow)
-    to_mixed = flow @ layer.o
-    to_qkv = attend_backward(to_mixed, kept.qkv, kept.mixed, kept.shares, config)
+def _attention_backward(place: _Place, kept: LayerTape, flow: Floats) -> None:
+    layer, config, gradient, scratch = place.layer, place.config, place.gradient, place.scratch
+    gradient.add(place.index, "o", kept.mixed, flow)
+    to_mixed = scratch.product(flow, layer.o)
+    to_qkv = attend_backward(to_mixed, kept.qkv, kept.mixed, kept.shares, config=config, scratch=scratch)
     rows = len(kept.shares)
     table = rotary_table(config, flow.dtype.str)[: len(flow) // rows]
     rotate(to_qkv, table.conj(), rows)
     if kept.heads is not None:
         head_norm_backward(to_qkv, kept.heads, layer, config)
-    gradient.add(index, "qkv", kept.attention_input, to_qkv)
-    if index == 0:
+    gradient.add(place.index, "qkv", kept.attention_input, to_qkv)
+    if place.index == 0:
         return  # the embedding is frozen: nothing below reads the gradient
-    to_input = to_qkv @ layer.qkv
+    to_input = scratch.product(to_qkv, layer.qkv)
     rms_norm_backward(
         to_input,
         kept.before_attention,

@@ -15,6 +15,7 @@ from tinker_actors.local.losses import Inputs, Loss, LossConfig, find_loss
 from tinker_actors.local.model import backward as run_backward
 from tinker_actors.local.model import forward as run_forward
 from tinker_actors.local.optimizer import AdamState, adam_step, clip_scale
+from tinker_actors.local.scratch import Scratch
 from tinker_actors.local.unembedding import target_logprobs, target_logprobs_backward
 
 __all__ = ["Example", "Trainer"]
@@ -45,6 +46,7 @@ class Trainer:
         self.adapter = adapter
         self._adam = AdamState.zeros(adapter.flat)
         self._pending: Floats | None = None
+        self._scratch = Scratch(adapter.flat.dtype)
 
     @property
     def steps(self) -> int:
@@ -92,7 +94,7 @@ class Trainer:
         losses = np.zeros(len(examples))
         for group in rectangles([len(example.tokens) for example in examples]):
             batch = [examples[index] for index in group]
-            results = _run(weights, batch, loss, loss_fn_config or {}, gradient)
+            results = self._run(weights, batch, _Objective(loss, loss_fn_config or {}), gradient)
             for index, (values, total) in zip(group, results, strict=True):
                 logprobs[index], losses[index] = values, total
         if gradient is not None:
@@ -198,6 +200,45 @@ class Trainer:
         self.adapter.fill(flat, named)
         return flat
 
+    def _run(
+        self, weights: Weights, batch: Sequence[Example], objective: "_Objective", gradient: Gradient | None
+    ) -> list[tuple[npt.NDArray[np.float32], float]]:
+        """Logprobs and loss of each example of one rectangle; the first is the longest."""
+        scratch = self._scratch
+        scratch.reset()
+        shape = (len(batch), len(batch[0].tokens))
+        tokens, targets = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for row, example in enumerate(batch):
+            tokens[row, : len(example.tokens)] = example.tokens
+            targets[row, : len(example.tokens)] = example.inputs["target_tokens"]
+        tape = run_forward(weights, tokens, scratch)
+        head = (tape.hidden, weights.unembedding, targets.reshape(-1))
+        logprobs, normalizers = target_logprobs(*head, scratch)
+        slopes = np.zeros(shape, logprobs.dtype)
+        results = []
+        for row, example in enumerate(batch):
+            length = len(example.tokens)
+            own = logprobs[row * shape[1] : row * shape[1] + length]
+            losses, slopes[row, :length] = objective.per_token(own, example.inputs)
+            results.append((own.astype(np.float32), float(losses.sum(dtype=np.float64))))
+        if gradient is not None:
+            outgoing = target_logprobs_backward(
+                slopes.reshape(-1), *head, normalizers, gradient=gradient, scratch=scratch
+            )
+            run_backward(weights, tape, outgoing, gradient, scratch)
+        return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Objective:
+    """A loss with its settings."""
+
+    loss: Loss
+    config: LossConfig
+
+    def per_token(self, logprobs: Floats, inputs: Inputs) -> tuple[Floats, Floats]:
+        return self.loss.per_token(logprobs, inputs, self.config)
+
 
 def _check(example: Example, loss: Loss, config: ModelConfig) -> None:
     tokens = example.tokens
@@ -213,30 +254,3 @@ def _check(example: Example, loss: Loss, config: ModelConfig) -> None:
             raise ValidationError(
                 f"{name} must lie in [0, {config.vocab_size}), got {ids.min()} to {ids.max()}"
             )
-
-
-def _run(
-    weights: Weights, batch: Sequence[Example], loss: Loss, config: LossConfig, gradient: Gradient | None
-) -> list[tuple[npt.NDArray[np.float32], float]]:
-    """Logprobs and loss of each example of one rectangle; the first is the longest."""
-    shape = (len(batch), len(batch[0].tokens))
-    tokens, targets = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for row, example in enumerate(batch):
-        tokens[row, : len(example.tokens)] = example.tokens
-        targets[row, : len(example.tokens)] = example.inputs["target_tokens"]
-    flat_targets = targets.reshape(-1)
-    tape = run_forward(weights, tokens)
-    logprobs, normalizers = target_logprobs(tape.hidden, weights.unembedding, flat_targets)
-    slopes = np.zeros(shape, logprobs.dtype)
-    results = []
-    for row, example in enumerate(batch):
-        length = len(example.tokens)
-        own = logprobs[row * shape[1] : row * shape[1] + length]
-        losses, slopes[row, :length] = loss.per_token(own, example.inputs, config)
-        results.append((own.astype(np.float32), float(losses.sum(dtype=np.float64))))
-    if gradient is not None:
-        outgoing = target_logprobs_backward(
-            slopes.reshape(-1), tape.hidden, weights.unembedding, flat_targets, normalizers, gradient=gradient
-        )
-        run_backward(weights, tape, outgoing, gradient)
-    return results

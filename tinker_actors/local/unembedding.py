@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from tinker_actors.local.catalog import Floats
 from tinker_actors.local.lora import Gradient
+from tinker_actors.local.scratch import Scratch
 
 __all__ = ["target_logprobs", "target_logprobs_backward"]
 
@@ -14,13 +15,16 @@ BLOCK_VALUES = 131_072
 Ids = npt.NDArray[np.int64]
 
 
-def target_logprobs(hidden: Floats, unembedding: Floats, targets: Ids) -> tuple[Floats, Floats]:
+def target_logprobs(
+    hidden: Floats, unembedding: Floats, targets: Ids, scratch: Scratch
+) -> tuple[Floats, Floats]:
     """The logprob of one target a row.
 
     Args:
         hidden: final states, shape (rows, hidden).
         unembedding: shape (vocab, hidden).
         targets: token ids, shape (rows,).
+        scratch: where intermediate results lie.
 
     Returns:
         Logprobs and log normalizers in nats, each of shape (rows,).
@@ -31,13 +35,15 @@ def target_logprobs(hidden: Floats, unembedding: Floats, targets: Ids) -> tuple[
     step = _block_rows(unembedding)
     for start in range(0, rows, step):
         block = slice(start, start + step)
-        logits = hidden[block] @ unembedding.T
+        mark = scratch.mark()
+        logits = scratch.product(hidden[block], unembedding.T)
         chosen = logits[np.arange(len(logits)), targets[block]]
         peak = logits.max(axis=1)
         logits -= peak[:, None]
         np.exp(logits, out=logits)
         np.add(np.log(logits @ ones), peak, out=normalizers[block])
         np.subtract(chosen, normalizers[block], out=logprobs[block])
+        scratch.release(mark)
     return logprobs, normalizers
 
 
@@ -49,24 +55,28 @@ def target_logprobs_backward(
     normalizers: Floats,
     *,
     gradient: Gradient,
+    scratch: Scratch,
 ) -> Floats:
     """Gradient by `hidden`, given `slopes` = the loss by each logprob; the adapter's goes to `gradient`.
 
     Logits are computed again: that costs less than keeping them, and rows of slope 0 are left out.
     """
-    result = np.zeros_like(hidden)
+    result = scratch.take(*hidden.shape)
+    result[...] = 0
     used = np.flatnonzero(slopes)
     step = _block_rows(unembedding)
     for start in range(0, len(used), step):
         rows = used[start : start + step]
         inputs = hidden[rows]
-        outgoing = inputs @ unembedding.T
+        mark = scratch.mark()
+        outgoing = scratch.product(inputs, unembedding.T)
         outgoing -= normalizers[rows, None]
         np.exp(outgoing, out=outgoing)
         outgoing *= -slopes[rows, None]
         outgoing[np.arange(len(rows)), targets[rows]] += slopes[rows]
         gradient.add(-1, "unembedding", inputs, outgoing)
-        result[rows] = outgoing @ unembedding
+        result[rows] = scratch.product(outgoing, unembedding)
+        scratch.release(mark)
     return result
 
 
