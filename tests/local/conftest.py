@@ -1,71 +1,244 @@
-"""A model small enough for finite differences, and a batch for it."""
+"""A real server in a process of its own, and a small client for it."""
 
-from collections.abc import Callable
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import httpx
 import pytest
 
-from tinker_actors.local.catalog import BaseModel, ModelConfig, random_weights
-from tinker_actors.local.lora import Adapter, new_adapter
-from tinker_actors.local.training import Example, Trainer
+from tinker_actors.types import Datum, ModelInput, TensorData
+from tinker_actors.wire.protobuf import encode_training_content, with_ids
 
-MakeBase = Callable[..., BaseModel]
-MakeAdapter = Callable[..., Adapter]
-MakeTrainer = Callable[..., Trainer]
-
-
-def _base(dtype: str = "float64", *, qk_norm: bool = False) -> BaseModel:
-    config = ModelConfig(
-        vocab_size=17,
-        hidden_size=12,
-        layers=2,
-        heads=4,
-        kv_heads=2,
-        head_dim=6,
-        intermediate_size=10,
-        max_context_length=24,
-        qk_norm=qk_norm,
-    )
-    return BaseModel("small", random_weights(config, 3, dtype))
+KEY = {"X-API-Key": "tml-test"}
+PROTOBUF = "application/x-protobuf"
+TEXT = list(b"the quick brown fox jumps over the lazy dog")
 
 
-def _busy_adapter(base: BaseModel, rank: int = 3) -> Adapter:
-    """An adapter both of whose factors are far from zero."""
-    adapter = new_adapter(base.config, rank=rank, seed=1, dtype=base.weights.embedding.dtype)
-    adapter.flat += np.random.default_rng(1).standard_normal(adapter.flat.size) * 0.03 * rank**0.5
-    return adapter
+class Process:
+    """One server process over a data directory."""
+
+    def __init__(self, data: Path, *options: str) -> None:
+        self.data = data
+        self._errors = data.with_name(data.name + ".stderr")
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tinker_actors.local", "--data", str(data), "--owned", *options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ServerRefusedError(self.wait(), self.errors)
+        self.listening = json.loads(line)
+        self.url = f"http://{self.listening['host']}:{self.listening['port']}/api/v1"
+
+    def kill(self) -> None:
+        """End it as the kernel would."""
+        self._process.kill()
+        self.wait()
+
+    def signal(self, number: int) -> int:
+        """Send a signal; the exit code."""
+        os.kill(self.listening["pid"], number)
+        return self.wait()
+
+    def close_input(self) -> int:
+        """Let go of it as a dying owner would; the exit code."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.stdin = None
+        return self.wait()
+
+    def wait(self) -> int:
+        self._process.communicate(timeout=10)
+        return self._process.returncode
+
+    @property
+    def errors(self) -> str:
+        """What it wrote on standard error so far."""
+        return self._errors.read_text()
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self.signal(signal.SIGTERM)
 
 
-def _trainer(dtype: str = "float32", rank: int = 3, *, qk_norm: bool = False) -> Trainer:
-    base = _base(dtype, qk_norm=qk_norm)
-    return Trainer(base, _busy_adapter(base, rank))
+class ServerRefusedError(Exception):
+    """The server did not start: its exit code and what it wrote on stderr."""
+
+    def __init__(self, code: int, errors: str) -> None:
+        super().__init__(code, errors)
+        self.code = code
+        self.errors = errors
+
+
+def step_document(model_id: str, seq_id: int, learning_rate: float = 0.01) -> dict[str, Any]:
+    return {"model_id": model_id, "seq_id": seq_id, "adam_params": {"learning_rate": learning_rate}}
+
+
+def datum(tokens: list[int], **more: Any) -> Datum:
+    inputs = {
+        "target_tokens": TensorData([*tokens[1:], 256], dtype="int64"),
+        "weights": TensorData([1.0] * len(tokens), dtype="float32"),
+    }
+    inputs.update(more)
+    return Datum(model_input=ModelInput.from_ints(tokens), loss_fn_inputs=inputs)
+
+
+def training_document(
+    model_id: str, seq_id: int, tokens: list[int], key: str = "forward_backward_input"
+) -> dict[str, Any]:
+    """A forward_backward request in JSON, equal to that of `Caller.forward_backward`."""
+    inputs: Mapping[str, Any] = {
+        "target_tokens": {"data": [*tokens[1:], 256], "dtype": "int64", "shape": [len(tokens)]},
+        "weights": {"data": [1.0] * len(tokens), "dtype": "float32"},
+    }
+    chunk = {"type": "encoded_text", "tokens": tokens}
+    content = {
+        "data": [{"model_input": {"chunks": [chunk]}, "loss_fn_inputs": inputs}],
+        "loss_fn": "cross_entropy",
+    }
+    return {"model_id": model_id, "seq_id": seq_id, key: content}
+
+
+def sample_document(sampler_id: str, seq_id: int = 0, **more: Any) -> dict[str, Any]:
+    params = {"max_tokens": 8, **more.pop("sampling_params", {})}
+    chunk = {"type": "encoded_text", "tokens": TEXT[:5]}
+    return {
+        "prompt": {"chunks": [chunk]},
+        "sampling_params": params,
+        "sampling_session_id": sampler_id,
+        "seq_id": seq_id,
+        "num_samples": 1,
+        **more,
+    }
+
+
+class Caller:
+    """One client of the API: posts documents, polls for results."""
+
+    TEXT = TEXT
+    datum = staticmethod(datum)
+    step_document = staticmethod(step_document)
+    sample_document = staticmethod(sample_document)
+    training_document = staticmethod(training_document)
+
+    def __init__(self, http: httpx.Client) -> None:
+        self.http = http
+
+    def post(self, path: str, document: Any) -> httpx.Response:
+        return self.http.post(path, json=document)
+
+    def ask(self, path: str, document: Any) -> Any:
+        response = self.post(path, document)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def poll(self, request_id: str, accept: str = "application/json") -> httpx.Response:
+        """The answer once the request is done."""
+        response = httpx.Response(408)
+        while response.status_code == 408:
+            response = self.http.post(
+                "retrieve_future", json={"request_id": request_id}, headers={"Accept": accept}
+            )
+        return response
+
+    def do(self, path: str, document: Any) -> Any:
+        """What a request in the background comes to."""
+        return self.poll(self.ask(path, document)["request_id"]).json()
+
+    def session(self) -> str:
+        return str(self.ask("create_session", {"tags": [], "sdk_version": "0.38.0"})["session_id"])
+
+    def model(self, session_id: str | None = None, *, number: int = 0, rank: int = 4, seed: int = 7) -> str:
+        """A new model's id."""
+        document = {
+            "session_id": session_id or self.session(),
+            "model_seq_id": number,
+            "base_model": "local/tiny",
+            "lora_config": {"rank": rank, "seed": seed},
+        }
+        return str(self.do("create_model", document)["model_id"])
+
+    def forward_backward(self, model_id: str, seq_id: int, tokens: list[int] | None = None) -> httpx.Response:
+        body = with_ids(encode_training_content([datum(tokens or TEXT)], "cross_entropy"), model_id, seq_id)
+        return self.http.post("forward_backward", content=body, headers={"Content-Type": PROTOBUF})
+
+    def optim_step(self, model_id: str, seq_id: int, learning_rate: float = 0.01) -> httpx.Response:
+        return self.post("optim_step", step_document(model_id, seq_id, learning_rate))
+
+    def save(self, model_id: str, seq_id: int, name: str, **more: Any) -> httpx.Response:
+        return self.post("save_weights", {"model_id": model_id, "seq_id": seq_id, "path": name, **more})
+
+    def sampler(self, session_id: str, number: int = 0, **source: str) -> str:
+        document = {
+            "session_id": session_id,
+            "sampling_session_seq_id": number,
+            **(source or {"base_model": "local/tiny"}),
+        }
+        return str(self.ask("create_sampling_session", document)["sampling_session_id"])
+
+
+@contextmanager
+def calling(url: str) -> Iterator[Caller]:
+    # Reading the certificates would take most of a test's time, and nothing here is encrypted.
+    with httpx.Client(base_url=url, headers=KEY, timeout=60, verify=False) as http:  # noqa: S501
+        yield Caller(http)
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A server that all tests of a module share."""
+    server = Process(tmp_path_factory.mktemp("server"), "--hold", "0.2")
+    yield server
+    server.stop()
 
 
 @pytest.fixture
-def make_base() -> MakeBase:
-    return _base
+def caller(process: Process) -> Iterator[Caller]:
+    """A client of the shared server."""
+    with calling(process.url) as caller:
+        yield caller
 
 
 @pytest.fixture
-def make_adapter() -> MakeAdapter:
-    return _busy_adapter
+def start() -> Iterator[Callable[..., Process]]:
+    """Starts servers of a test's own: `start(data, *options)`."""
+    started: list[Process] = []
+
+    def starting(data: Path, *options: str) -> Process:
+        started.append(Process(data, *options))
+        return started[-1]
+
+    yield starting
+    for process in started:
+        process.stop()
 
 
 @pytest.fixture
-def make_trainer() -> MakeTrainer:
-    return _trainer
+def call() -> Iterator[Callable[[Process], Caller]]:
+    """Clients of a test's own servers."""
+    with ExitStack() as stack:
+        yield lambda process: stack.enter_context(calling(process.url))
 
 
 @pytest.fixture
-def examples() -> list[Example]:
-    random = np.random.default_rng(5)
-    return [
-        Example(
-            random.integers(17, size=length),
-            {
-                "target_tokens": random.integers(17, size=length),
-                "weights": random.choice([0.0, 0.5, 1.0], size=length),
-            },
-        )
-        for length in (9, 4, 6, 9)
-    ]
+def refused() -> Callable[..., tuple[int, str]]:
+    """Exit code and standard error of a server that does not start."""
+
+    def starting(data: Path, *options: str) -> tuple[int, str]:
+        with pytest.raises(ServerRefusedError) as caught:
+            Process(data, *options)
+        return caught.value.code, caught.value.errors
+
+    return starting

@@ -1,0 +1,177 @@
+"""Request bodies as values: decoding, and the digest by which a repeated request is known."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from tinker_actors.errors import ValidationError
+from tinker_actors.local.refusals import RefusedError
+from tinker_actors.local.training import Example
+from tinker_actors.types import AdamParams, Datum, ModelInput, SamplingParams, TensorData
+from tinker_actors.wire.documents import (
+    ForwardBackwardInput,
+    OptimStepRequest,
+    SampleRequest,
+    TensorDocument,
+    WireDatum,
+)
+from tinker_actors.wire.protobuf import TrainingRequest, decode_training_request
+
+__all__ = ["adam_params", "decode", "digest_of", "examples_of", "parse", "read_sample", "read_training"]
+
+T = TypeVar("T")
+LARGEST_ID = 2**63 - 1
+
+
+class _JSONTraining(msgspec.Struct, frozen=True, kw_only=True):
+    """POST forward or forward_backward in JSON."""
+
+    model_id: str
+    seq_id: int
+    forward_backward_input: ForwardBackwardInput | None = None
+    forward_input: ForwardBackwardInput | None = None
+
+
+class _Params(msgspec.Struct, frozen=True, kw_only=True):
+    """`SamplingParams` as msgspec can decode it: it takes no union of two kinds of lists."""
+
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: str | list[str | int] | None = None
+    temperature: float = 1.0
+    top_k: int = -1
+    top_p: float = 1.0
+
+
+class _Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """POST asample."""
+
+    prompt: ModelInput
+    sampling_params: _Params
+    sampling_session_id: str
+    seq_id: int
+    num_samples: int = 1
+    prompt_logprobs: bool | None = False
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        RefusedError: 400, it is none.
+    """
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise RefusedError(400, f"the body must be JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise RefusedError(400, f"the body must be a JSON object, got {type(document).__name__}")
+    return document
+
+
+def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], bytes]:
+    """A JSON body as a document, as plain values, and its digest.
+
+    Raises:
+        RefusedError: 400, it is no JSON object; 422, it is no such document.
+    """
+    values = parse(body)
+    try:
+        document = msgspec.convert(values, kind)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise RefusedError(422, f"the body is no {kind.__name__.strip('_')}: {error}") from error
+    for name, value in values.items():
+        if name.endswith("seq_id") and not 0 <= value <= LARGEST_ID:
+            raise RefusedError(422, f"{name} must lie in [0, 2**63), got {value}")
+    return document, values, digest_of(values)
+
+
+def read_sample(body: bytes) -> tuple[SampleRequest, dict[str, Any], bytes]:
+    """A sample request as a document, as plain values, and its digest.
+
+    Raises:
+        RefusedError: 400 or 422, it cannot be read.
+    """
+    document, values, digest = decode(body, _Sample)
+    fields = msgspec.structs.asdict(document)
+    try:
+        fields["sampling_params"] = SamplingParams(**msgspec.structs.asdict(document.sampling_params))
+    except ValidationError as error:
+        raise RefusedError(400, str(error)) from error
+    return SampleRequest(**fields), values, digest
+
+
+def digest_of(content: Mapping[str, Any] | bytes) -> bytes:
+    """A digest of a body; the order of a JSON object's keys does not count."""
+    plain = content if isinstance(content, bytes) else msgspec.json.encode(content, order="deterministic")
+    return hashlib.blake2b(plain, digest_size=16).digest()
+
+
+def read_training(media: str, body: bytes) -> TrainingRequest:
+    """A forward or forward_backward request of either encoding.
+
+    Raises:
+        RefusedError: 400 or 422, it cannot be read.
+    """
+    try:
+        request = decode_training_request(body) if media == "protobuf" else _json_training(body)
+    except ValidationError as error:
+        raise RefusedError(400, str(error)) from error
+    if not 0 < request.seq_id <= LARGEST_ID:
+        raise RefusedError(400, f"seq_id must be positive, got {request.seq_id}")
+    return request
+
+
+def _json_training(body: bytes) -> TrainingRequest:
+    document, _, _ = decode(body, _JSONTraining)
+    content = document.forward_backward_input or document.forward_input
+    if content is None:
+        raise RefusedError(422, "the body must have forward_backward_input or forward_input")
+    return TrainingRequest(
+        model_id=document.model_id,
+        seq_id=document.seq_id,
+        data=[_datum(datum) for datum in content.data],
+        loss_fn=content.loss_fn,
+        loss_fn_config=dict(content.loss_fn_config or {}),
+        forward_only=document.forward_backward_input is None,
+    )
+
+
+def _datum(datum: WireDatum) -> Datum:
+    inputs = {name: _tensor(tensor) for name, tensor in datum.loss_fn_inputs.items()}
+    return Datum(model_input=datum.model_input, loss_fn_inputs=inputs)
+
+
+def _tensor(document: TensorDocument) -> TensorData:
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which validation names
+        return TensorData(document.data, dtype=document.dtype, shape=document.shape)
+
+
+def examples_of(request: TrainingRequest) -> list[Example]:
+    """What the engine trains on.
+
+    Raises:
+        ValidationError: an input is no list of token ids.
+    """
+    return [
+        Example(
+            tokens=datum.model_input.to_numpy().astype(np.int64),
+            inputs={name: tensor.to_numpy() for name, tensor in datum.loss_fn_inputs.items()},
+        )
+        for datum in request.data
+    ]
+
+
+def adam_params(request: OptimStepRequest) -> AdamParams:
+    """The settings of an optimizer step.
+
+    Raises:
+        RefusedError: 400, one lies outside its range.
+    """
+    try:
+        return msgspec.convert(request.adam_params, AdamParams)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise RefusedError(400, f"adam_params: {error}") from error

@@ -1,0 +1,176 @@
+"""Named checkpoints and snapshots: safetensors files whose bytes depend on nothing but the model's state."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors import safe_open as open_safetensors
+from safetensors.numpy import load_file, save
+
+from tinker_actors.errors import ValidationError
+from tinker_actors.local.files import put_directory_file, put_file
+from tinker_actors.local.specs import ModelSpec, as_json
+from tinker_actors.local.training import Trainer
+from tinker_actors.types import CheckpointPath
+
+__all__ = ["Checkpoints", "Facts", "adapter_arrays", "encode"]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+_KEY = "tinker_actors"
+ADAPTER = "adapter."
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file says of the adapter in it."""
+
+    base_model: str
+    rank: int
+    seed: int
+    train_attn: bool
+    train_mlp: bool
+    train_unembed: bool
+    step: int
+    """Optimizer steps taken."""
+
+    @classmethod
+    def of(cls, spec: ModelSpec, step: int) -> "Facts":
+        """The facts of a model after `step` optimizer steps."""
+        return cls(
+            base_model=spec.base_model,
+            rank=spec.rank,
+            seed=spec.seed,
+            train_attn=spec.train_attn,
+            train_mlp=spec.train_mlp,
+            train_unembed=spec.train_unembed,
+            step=step,
+        )
+
+    def spec(self, source: str, user_metadata: Mapping[str, Any], *, optimizer: bool) -> ModelSpec:
+        """The spec of a model that starts from this checkpoint."""
+        return ModelSpec(
+            base_model=self.base_model,
+            rank=self.rank,
+            seed=self.seed,
+            train_attn=self.train_attn,
+            train_mlp=self.train_mlp,
+            train_unembed=self.train_unembed,
+            source=source,
+            optimizer=optimizer,
+            user_metadata=user_metadata,
+        )
+
+
+def encode(spec: ModelSpec, trainer: Trainer, *, optimizer: bool = True, gradient: bool = False) -> bytes:
+    """A model's state as a file: equal states give equal bytes.
+
+    The facts are one entry, because safetensors writes several in no fixed order.
+    """
+    arrays = trainer.state(include_gradient=gradient)
+    if not optimizer:
+        arrays = {name: array for name, array in arrays.items() if name.startswith(ADAPTER)}
+    facts = as_json(Facts.of(spec, trainer.steps)).decode()
+    content: bytes = save({name: arrays[name] for name in sorted(arrays)}, metadata={_KEY: facts})
+    return content
+
+
+def adapter_arrays(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
+    """The adapter's parameters out of a file, by the adapter's names."""
+    return {name.removeprefix(ADAPTER): array for name, array in arrays.items() if name.startswith(ADAPTER)}
+
+
+def _load(file: Path) -> Arrays:
+    arrays: Arrays = load_file(file)
+    return arrays
+
+
+class Checkpoints:
+    """The files under a server's directory."""
+
+    FILE: ClassVar[str] = "checkpoint.safetensors"
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._scratch = root / "tmp"
+
+    def save(self, path: CheckpointPath, content: bytes) -> None:
+        """Write a named checkpoint, completely or not at all."""
+        put_directory_file(self._named(path), self.FILE, content, self._scratch)
+
+    def facts(self, path: CheckpointPath) -> Facts:
+        """What a named checkpoint says of itself.
+
+        Raises:
+            ValidationError: there is no such checkpoint, or it cannot be read.
+        """
+        file = self._file(path)
+        try:
+            with open_safetensors(file, framework="numpy") as opened:
+                return msgspec.json.decode(opened.metadata()[_KEY], type=Facts)
+        except (SafetensorError, OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
+            raise ValidationError(f"checkpoint {path} cannot be read: {error}") from error
+
+    def arrays(self, path: CheckpointPath) -> Arrays:
+        """The arrays of a named checkpoint.
+
+        Raises:
+            ValidationError: there is no such checkpoint, or it cannot be read.
+        """
+        file = self._file(path)
+        try:
+            return _load(file)
+        except (SafetensorError, OSError) as error:
+            raise ValidationError(f"checkpoint {path} cannot be read: {error}") from error
+
+    def _file(self, path: CheckpointPath) -> Path:
+        file = self._named(path) / self.FILE
+        if not file.is_file():
+            raise ValidationError(f"there is no checkpoint {path}")
+        return file
+
+    def _named(self, path: CheckpointPath) -> Path:
+        return self._root / "checkpoints" / path.training_run_id / path.kind / path.name
+
+    # Weights saved without a name
+
+    def save_sampler(self, sampling_session_id: str, content: bytes) -> None:
+        """Write the weights of an ephemeral save."""
+        put_file(self._sampler(sampling_session_id), content, self._scratch)
+
+    def sampler_arrays(self, sampling_session_id: str) -> Arrays:
+        """The weights of an ephemeral save."""
+        return _load(self._sampler(sampling_session_id))
+
+    def sampler_facts(self, sampling_session_id: str) -> Facts:
+        """What the weights of an ephemeral save say of themselves."""
+        with open_safetensors(self._sampler(sampling_session_id), framework="numpy") as opened:
+            return msgspec.json.decode(opened.metadata()[_KEY], type=Facts)
+
+    def _sampler(self, sampling_session_id: str) -> Path:
+        return self._root / "samplers" / f"{sampling_session_id}.safetensors"
+
+    # Snapshots
+
+    def snapshot(self, model_id: str, seq_id: int) -> Path:
+        """Where the snapshot of a model after `seq_id` lies."""
+        return self.snapshots(model_id) / f"{seq_id}.safetensors"
+
+    def snapshots(self, model_id: str) -> Path:
+        """The directory of a model's snapshots."""
+        return self._root / "models" / model_id
+
+    def save_snapshot(self, model_id: str, seq_id: int, content: bytes) -> None:
+        """Write the snapshot of a model after `seq_id`."""
+        put_directory_file(self.snapshots(model_id), f"{seq_id}.safetensors", content, self._scratch)
+
+    def load_snapshot(self, model_id: str, seq_id: int) -> Arrays:
+        """The snapshot of a model after `seq_id`."""
+        return _load(self.snapshot(model_id, seq_id))
+
+    def drop_snapshots(self, model_id: str, keep: int) -> None:
+        """Remove the snapshots of a model but the one after `keep`."""
+        for file in self.snapshots(model_id).glob("*.safetensors"):
+            if file.name != f"{keep}.safetensors":
+                file.unlink(missing_ok=True)

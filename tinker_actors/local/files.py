@@ -1,0 +1,74 @@
+"""Files that are there completely or not at all, also after a power cut."""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+__all__ = ["put_directory_file", "put_file", "remove"]
+
+
+def put_file(target: Path, content: bytes, scratch: Path) -> None:
+    """Write `content` to `target`, replacing what was there in one step.
+
+    Args:
+        target: its directory exists.
+        content: the whole file.
+        scratch: a directory of the same file system.
+    """
+    part = scratch / uuid.uuid4().hex
+    try:
+        _write(part, content)
+        part.replace(target)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_directory(target.parent)
+
+
+def put_directory_file(directory: Path, name: str, content: bytes, scratch: Path) -> None:
+    """Make `directory` with one file in it, or replace that file if the directory is there."""
+    if directory.is_dir():
+        put_file(directory / name, content, scratch)
+        return
+    _make_parents(directory.parent)
+    part = scratch / uuid.uuid4().hex
+    try:
+        part.mkdir(mode=0o700)
+        _write(part / name, content)
+        _sync_directory(part)
+        part.rename(directory)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    _sync_directory(directory.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory with all in it, if there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _make_parents(directory: Path) -> None:
+    if not directory.is_dir():
+        _make_parents(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        _sync_directory(directory.parent)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

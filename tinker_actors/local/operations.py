@@ -1,0 +1,153 @@
+"""What each kind of request does when its turn comes."""
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tinker_actors.local import ledger, records
+from tinker_actors.local.bodies import decode, read_sample
+from tinker_actors.local.checkpoints import Checkpoints, encode
+from tinker_actors.local.live_models import Models, train
+from tinker_actors.local.samplers import Samplers
+from tinker_actors.local.specs import Result, Ticket, as_json
+from tinker_actors.local.store import Store
+from tinker_actors.types import CheckpointPath, ForwardBackwardOutput, TensorData
+from tinker_actors.wire.documents import (
+    LoadWeightsRequest,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
+)
+from tinker_actors.wire.protobuf import encode_output, encode_sample
+
+__all__ = ["Operations", "Outcome", "checkpoint_of"]
+
+Write = Callable[[sqlite3.Connection], None]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A result, and what is written in the same transaction."""
+
+    result: Result
+    also: Write | None = None
+
+
+def checkpoint_of(request: SaveWeightsRequest | SaveWeightsForSamplerRequest) -> CheckpointPath:
+    """The checkpoint a save writes; a training checkpoint without a name is called by its place."""
+    kind = "weights" if isinstance(request, SaveWeightsRequest) else "sampler_weights"
+    name = request.path if isinstance(request.path, str) else f"{request.seq_id:08d}"
+    return CheckpointPath(request.model_id, cast("Any", kind), name)
+
+
+class Operations:
+    """Executes tickets, one at a time, on the engine's thread.
+
+    Every method may raise: `ValidationError` and `RefusedError` are the caller's mistakes, all else is
+    the server's.
+    """
+
+    def __init__(self, store: Store, checkpoints: Checkpoints, models: Models) -> None:
+        self._store = store
+        self._checkpoints = checkpoints
+        self._samplers = Samplers(store, checkpoints)
+        self._models = models
+
+    def execute(self, ticket: Ticket) -> Outcome:
+        """What `ticket` comes to."""
+        execute = getattr(self, f"_{ticket.kind}")
+        outcome: Outcome = execute(ticket)
+        return outcome
+
+    # Models
+
+    def _create_model(self, ticket: Ticket) -> Outcome:
+        self._models.create(ticket.queue)
+        source = self._models.spec(ticket.queue).source
+        if source is None:
+            return _json(model_id=ticket.queue, type="create_model")
+        return _json(model_id=ticket.queue, path=source, type="load_weights")
+
+    def _load_weights(self, ticket: Ticket) -> Outcome:
+        self._models.change(self._models.trainer(ticket), ticket)
+        request = self._read(ticket, LoadWeightsRequest)
+        return _json(path=request.path, model_id=ticket.queue, type="load_weights")
+
+    def _unload_model(self, ticket: Ticket) -> Outcome:
+        self._models.unload(ticket.queue)
+        return _json(model_id=ticket.queue, type="unload_model")
+
+    def _forward_backward(self, ticket: Ticket) -> Outcome:
+        return _output(self._models.change(self._models.trainer(ticket), ticket))
+
+    def _forward(self, ticket: Ticket) -> Outcome:
+        media, body, _ = self._store.ask(lambda db: ledger.body_of(db, ticket.request_id))
+        return _output(train(self._models.trainer(ticket), media, body))
+
+    def _optim_step(self, ticket: Ticket) -> Outcome:
+        metrics = self._models.change(self._models.trainer(ticket), ticket)
+        return _json(metrics=metrics, type="optim_step")
+
+    # Saves
+
+    def _save_weights(self, ticket: Ticket) -> Outcome:
+        request = self._read(ticket, SaveWeightsRequest)
+        return self._save_named(ticket, request, overwrite=request.overwrite)
+
+    def _save_weights_for_sampler(self, ticket: Ticket) -> Outcome:
+        request = self._read(ticket, SaveWeightsForSamplerRequest)
+        if not isinstance(request.sampling_session_seq_id, int):
+            return self._save_named(ticket, request, overwrite=False)
+        session_id = ticket.queue.rpartition(":train:")[0]
+        sampling_session_id = f"{session_id}:sample:{request.sampling_session_seq_id}"
+        content = self._content(ticket, optimizer=False)
+        self._checkpoints.save_sampler(sampling_session_id, content)
+        outcome = _json(sampling_session_id=sampling_session_id, type="save_weights_for_sampler")
+        return Outcome(outcome.result, lambda db: records.sampler_ready(db, sampling_session_id))
+
+    def _save_named(
+        self, ticket: Ticket, request: SaveWeightsRequest | SaveWeightsForSamplerRequest, *, overwrite: bool
+    ) -> Outcome:
+        path = checkpoint_of(request)
+        if not overwrite:
+            self._store.ask(lambda db: records.check_name(db, str(path), ticket.request_id))
+        content = self._content(ticket, optimizer=path.kind == "weights")
+        self._checkpoints.save(path, content)
+        given = {"ttl_seconds": request.ttl_seconds, "user_metadata": request.user_metadata}
+        facts = as_json({name: value for name, value in given.items() if value is not msgspec.UNSET})
+
+        def also(db: sqlite3.Connection) -> None:
+            records.add_checkpoint(db, str(path), ticket.request_id, len(content), facts)
+
+        return Outcome(_json(path=str(path), type=ticket.kind).result, also)
+
+    def _content(self, ticket: Ticket, *, optimizer: bool) -> bytes:
+        model_id = ticket.queue
+        return encode(self._models.spec(model_id), self._models.trainer(ticket), optimizer=optimizer)
+
+    # Sampling
+
+    def _sample(self, ticket: Ticket) -> Outcome:
+        _, body, seed = self._store.ask(lambda db: ledger.body_of(db, ticket.request_id))
+        response = self._samplers.sample(read_sample(body)[0], seed)
+        return Outcome(Result(form="sample", body=encode_sample(response)))
+
+    def _read(self, ticket: Ticket, kind: type[Any]) -> Any:
+        _, body, _ = self._store.ask(lambda db: ledger.body_of(db, ticket.request_id))
+        return decode(body, kind)[0]
+
+
+def _json(**document: Any) -> Outcome:
+    return Outcome(Result(form="json", body=as_json(document)))
+
+
+def _output(computed: Any) -> Outcome:
+    logprobs: list[npt.NDArray[np.float32]]
+    metrics: Mapping[str, float]
+    logprobs, metrics = computed
+    output = ForwardBackwardOutput(
+        loss_fn_outputs=[{"logprobs": TensorData(values)} for values in logprobs], metrics=dict(metrics)
+    )
+    return Outcome(Result(form="output", body=encode_output(output)))

@@ -1,0 +1,292 @@
+"""Sessions, models, samplers and checkpoints in the store. Each function is a job's body."""
+
+import sqlite3
+import time
+import uuid
+from typing import Any
+
+import msgspec
+
+from tinker_actors.local.ledger import Accepted, Request, accept
+from tinker_actors.local.refusals import RefusedError
+from tinker_actors.local.specs import ModelSpec, Ticket, as_json
+
+__all__ = [
+    "Model",
+    "Sampler",
+    "add_checkpoint",
+    "add_model",
+    "add_sampler",
+    "add_session",
+    "bury",
+    "check_name",
+    "finish_session",
+    "known_checkpoint",
+    "live_models",
+    "model",
+    "open_session",
+    "reserve_sampler",
+    "sampler",
+    "sampler_ready",
+    "set_snapshot",
+    "unload",
+]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's row."""
+
+    model_id: str
+    spec: ModelSpec
+    live: bool
+    executed: int
+    snapshot: int
+    numerics: str
+
+
+class Sampler(msgspec.Struct, frozen=True, kw_only=True):
+    """A sampling session's row."""
+
+    sampling_session_id: str
+    base_model: str
+    path: str | None
+    """`tinker://` path of the weights."""
+    ephemeral: bool
+    """Whether the weights are its own, saved without a name."""
+
+
+# Sessions ---------------------------------------------------------------------------------------
+
+
+def add_session(db: sqlite3.Connection, facts: bytes) -> str:
+    """A new session's id."""
+    session_id = str(uuid.uuid4())
+    db.execute("INSERT INTO sessions VALUES (?, ?, ?, NULL)", (session_id, time.time(), facts))
+    return session_id
+
+
+def open_session(db: sqlite3.Connection, session_id: str) -> None:
+    """Nothing if the session is open.
+
+    Raises:
+        RefusedError: 404, there is no such session; 410, it is finished.
+    """
+    row = db.execute("SELECT finished FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
+    if row is None:
+        raise RefusedError(404, f"there is no session {session_id}")
+    if row[0] is not None:
+        raise RefusedError(410, f"session {session_id} is finished")
+
+
+def finish_session(db: sqlite3.Connection, session_id: str, reason: bytes) -> list[Ticket]:
+    """Finish a session and unload its models; a finished one stays as it is.
+
+    Returns:
+        What is to be executed.
+
+    Raises:
+        RefusedError: 404, there is no such session.
+    """
+    try:
+        open_session(db, session_id)
+    except RefusedError as refusal:
+        if refusal.status == 404:  # noqa: PLR2004
+            raise
+        return []
+    db.execute("UPDATE sessions SET finished = ? WHERE session_id = ?", (reason, session_id))
+    models = db.execute(
+        "SELECT model_id FROM models WHERE session_id = ? AND live = 1", (session_id,)
+    ).fetchall()
+    accepted = [unload(db, model_id, b"{}") for (model_id,) in models]
+    return [entry.ticket for entry in accepted if entry.ticket is not None]
+
+
+# Models -----------------------------------------------------------------------------------------
+
+
+def add_model(
+    db: sqlite3.Connection, session_id: str, request: Request, spec: ModelSpec, numerics: str
+) -> Accepted:
+    """Keep a new model and the request that makes it, or find the one that it repeats.
+
+    Raises:
+        RefusedError: 404 or 410, there is no open session; 409, the id was used with another body.
+    """
+    known = db.execute("SELECT digest FROM models WHERE model_id = ?", (request.queue,)).fetchone()
+    if known is None:
+        open_session(db, session_id)
+        db.execute(
+            "INSERT INTO models VALUES (?, ?, ?, ?, 1, -1, -1, ?)",
+            (request.queue, session_id, request.digest, as_json(spec), numerics),
+        )
+    elif known[0] != request.digest:
+        raise RefusedError(409, f"model {request.queue} was created before with another body")
+    return accept(db, request)
+
+
+def model(db: sqlite3.Connection, model_id: str) -> Model:
+    """A live model.
+
+    Raises:
+        RefusedError: 404, there is none of this id.
+    """
+    row = db.execute(
+        "SELECT model_id, spec, live, executed, snapshot, numerics FROM models WHERE model_id = ?",
+        (model_id,),
+    ).fetchone()
+    if row is None or not row[2]:
+        raise RefusedError(404, f"there is no model {model_id}" + (", it was unloaded" if row else ""))
+    return _model(row)
+
+
+def live_models(db: sqlite3.Connection) -> list[Model]:
+    """All models that were not unloaded, or whose unloading still waits."""
+    rows = db.execute(
+        "SELECT model_id, spec, live, executed, snapshot, numerics FROM models WHERE live = 1 OR model_id IN"
+        " (SELECT queue FROM requests WHERE form IS NULL AND kind = 'unload_model')"
+    )
+    return [_model(row) for row in rows]
+
+
+def _model(row: Any) -> Model:
+    return Model(
+        model_id=row[0],
+        spec=msgspec.json.decode(row[1], type=ModelSpec),
+        live=bool(row[2]),
+        executed=row[3],
+        snapshot=row[4],
+        numerics=row[5],
+    )
+
+
+def set_snapshot(db: sqlite3.Connection, model_id: str, seq_id: int) -> None:
+    """The newest snapshot stands after `seq_id`."""
+    db.execute("UPDATE models SET snapshot = ? WHERE model_id = ?", (seq_id, model_id))
+
+
+def bury(db: sqlite3.Connection, model_id: str) -> None:
+    """A model that could not be made is none."""
+    db.execute("UPDATE models SET live = 0 WHERE model_id = ?", (model_id,))
+
+
+def unload(db: sqlite3.Connection, model_id: str, digest: bytes) -> Accepted:
+    """Begin to unload a model: from now on no request reaches it. Repeating it changes nothing.
+
+    Raises:
+        RefusedError: 404, there is no such model.
+    """
+    if db.execute("SELECT 1 FROM models WHERE model_id = ?", (model_id,)).fetchone() is None:
+        raise RefusedError(404, f"there is no model {model_id}")
+    request_id = f"{model_id}:unload"
+    if db.execute("SELECT 1 FROM requests WHERE request_id = ?", (request_id,)).fetchone():
+        return Accepted(request_id=request_id, ticket=None)
+    db.execute("UPDATE models SET live = 0 WHERE model_id = ?", (model_id,))
+    return accept(
+        db,
+        Request(
+            request_id=request_id, kind="unload_model", queue=model_id, seq_id=None, digest=digest, body=b"{}"
+        ),
+    )
+
+
+# Samplers ---------------------------------------------------------------------------------------
+
+
+def add_sampler(
+    db: sqlite3.Connection, sampling_session_id: str, digest: bytes, *, base: str, path: str | None
+) -> None:
+    """Keep a sampling session, or find that it was kept.
+
+    Raises:
+        RefusedError: 404 or 410, there is no open session; 409, the id was used for another one.
+    """
+    if not _known_sampler(db, sampling_session_id, digest):
+        session_id = sampling_session_id.rpartition(":sample:")[0]
+        open_session(db, session_id)
+        db.execute(
+            "INSERT INTO samplers VALUES (?, ?, ?, ?, ?, NULL, 1)",
+            (sampling_session_id, session_id, digest, base, path),
+        )
+
+
+def reserve_sampler(db: sqlite3.Connection, sampling_session_id: str, save: Request) -> None:
+    """Keep the id of the sampling session that an ephemeral save will make.
+
+    Raises:
+        RefusedError: 404 or 410, there is no open session; 409, the id was used for another one.
+    """
+    if not _known_sampler(db, sampling_session_id, save.digest):
+        session_id = sampling_session_id.rpartition(":sample:")[0]
+        open_session(db, session_id)
+        spec = model(db, save.queue).spec
+        db.execute(
+            "INSERT INTO samplers VALUES (?, ?, ?, ?, NULL, ?, 0)",
+            (sampling_session_id, session_id, save.digest, spec.base_model, save.queue),
+        )
+
+
+def _known_sampler(db: sqlite3.Connection, sampling_session_id: str, digest: bytes) -> bool:
+    row = db.execute(
+        "SELECT digest FROM samplers WHERE sampling_session_id = ?", (sampling_session_id,)
+    ).fetchone()
+    if row is not None and row[0] != digest:
+        raise RefusedError(
+            409, f"sampling session {sampling_session_id} was created before with another body"
+        )
+    return row is not None
+
+
+def sampler_ready(db: sqlite3.Connection, sampling_session_id: str) -> None:
+    """The weights of an ephemeral save are there."""
+    db.execute("UPDATE samplers SET ready = 1 WHERE sampling_session_id = ?", (sampling_session_id,))
+
+
+def sampler(db: sqlite3.Connection, sampling_session_id: str) -> Sampler:
+    """A sampling session.
+
+    Raises:
+        RefusedError: 404, there is none of this id, or its weights are not saved yet.
+    """
+    row = db.execute(
+        "SELECT base_model, path, model_id, ready FROM samplers WHERE sampling_session_id = ?",
+        (sampling_session_id,),
+    ).fetchone()
+    if row is None or not row[3]:
+        raise RefusedError(
+            404, f"there is no sampling session {sampling_session_id}" + (" yet" if row else "")
+        )
+    return Sampler(
+        sampling_session_id=sampling_session_id, base_model=row[0], path=row[1], ephemeral=row[2] is not None
+    )
+
+
+# Checkpoints ------------------------------------------------------------------------------------
+
+
+def check_name(db: sqlite3.Connection, path: str, request_id: str) -> None:
+    """Nothing if `request_id` may write the checkpoint `path`.
+
+    Raises:
+        RefusedError: 400, another request wrote it.
+    """
+    row = db.execute("SELECT request_id FROM checkpoints WHERE path = ?", (path,)).fetchone()
+    if row is not None and row[0] != request_id:
+        raise RefusedError(400, f"checkpoint {path} exists; choose another name or save with overwrite")
+
+
+def known_checkpoint(db: sqlite3.Connection, path: str) -> None:
+    """Nothing if the checkpoint `path` is complete.
+
+    Raises:
+        RefusedError: 404, there is none.
+    """
+    if db.execute("SELECT 1 FROM checkpoints WHERE path = ?", (path,)).fetchone() is None:
+        raise RefusedError(404, f"there is no checkpoint {path}")
+
+
+def add_checkpoint(db: sqlite3.Connection, path: str, request_id: str, size_bytes: int, facts: bytes) -> None:
+    """The checkpoint `path` is complete."""
+    db.execute(
+        "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)",
+        (path, time.time(), request_id, size_bytes, facts),
+    )

@@ -1,0 +1,87 @@
+"""The service itself, and sessions."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tinker_actors.local import records
+from tinker_actors.local.bodies import decode, parse
+from tinker_actors.local.catalog import model_names
+from tinker_actors.local.live_models import base_model
+from tinker_actors.local.refusals import RefusedError
+from tinker_actors.local.routes.http import answer, endpoint, read_body
+from tinker_actors.local.service import Service
+from tinker_actors.wire.documents import CreateSessionRequest, SessionRequest
+
+__all__ = ["ROUTES"]
+
+REASONS = ("success", "errored", "interrupted")
+
+
+async def healthz(_service: Service, _request: Request) -> Response:
+    """Whether the server answers."""
+    return answer({"status": "ok"})
+
+
+async def get_server_capabilities(_service: Service, _request: Request) -> Response:
+    """The base models."""
+    models = [
+        {
+            "model_name": name,
+            "max_context_length": base_model(name).config.max_context_length,
+            "trainable": True,
+            "sampleable": True,
+        }
+        for name in model_names()
+    ]
+    return answer({"supported_models": models})
+
+
+async def client_config(_service: Service, _request: Request) -> Response:
+    """Flags for clients: all at their defaults."""
+    return answer({})
+
+
+async def telemetry(_service: Service, request: Request) -> Response:
+    """Clients' telemetry, which nobody here reads."""
+    await read_body(request)
+    return answer({"status": "accepted"})
+
+
+async def create_session(service: Service, request: Request) -> Response:
+    """A new session."""
+    body = await read_body(request)
+    decode(body, CreateSessionRequest)
+    session_id = await service.run(lambda db: records.add_session(db, body))
+    return answer({"session_id": session_id, "type": "create_session"})
+
+
+async def session_heartbeat(service: Service, request: Request) -> Response:
+    """A sign of life: 404 for an unknown session, 410 for a finished one."""
+    document, _, _ = decode(await read_body(request), SessionRequest)
+    await service.ask(lambda db: records.open_session(db, document.session_id))
+    return answer({"type": "session_heartbeat"})
+
+
+async def finish_session(service: Service, request: Request) -> Response:
+    """The end of a session and of its models; only the first one counts."""
+    body = await read_body(request)
+    reason: Any = parse(body).get("reason")
+    if not isinstance(reason, dict) or reason.get("type") not in REASONS:
+        raise RefusedError(422, f"reason.type must be one of {', '.join(REASONS)}, got {reason!r}")
+    session_id = request.path_params["session_id"]
+    await service.finish_session(session_id, body)
+    return answer({})
+
+
+ROUTES = [
+    endpoint("GET", "/healthz", healthz),
+    endpoint("GET", "/get_server_capabilities", get_server_capabilities),
+    endpoint("POST", "/client/config", client_config),
+    endpoint("POST", "/client/dynamic_config", client_config),
+    endpoint("POST", "/telemetry", telemetry),
+    endpoint("POST", "/create_session", create_session),
+    endpoint("POST", "/session_heartbeat", session_heartbeat),
+    endpoint("POST", "/sessions/{session_id}/finish", finish_session),
+]

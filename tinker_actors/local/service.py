@@ -1,0 +1,137 @@
+"""The server's parts put together, without the network: what the routes work with."""
+
+import asyncio
+import platform
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tinker_actors.local import ledger, records
+from tinker_actors.local.catalog import ModelConfig
+from tinker_actors.local.checkpoints import Checkpoints
+from tinker_actors.local.data_dir import DataDirectory
+from tinker_actors.local.engine import Engine
+from tinker_actors.local.ledger import Accepted
+from tinker_actors.local.live_models import Models, base_model
+from tinker_actors.local.operations import Operations
+from tinker_actors.local.options import Options
+from tinker_actors.local.refusals import RefusedError
+from tinker_actors.local.reports import report
+from tinker_actors.local.store import Job, Store
+from tinker_actors.local.waiters import Waiters
+
+__all__ = ["Service"]
+
+T = TypeVar("T")
+
+
+class Service:
+    """Store, engine and those who wait for results.
+
+    Args:
+        options: how the server was started.
+        data: its directory, open.
+    """
+
+    def __init__(self, options: Options, data: DataDirectory) -> None:
+        self.options = options
+        self.numerics = f"numpy {np.__version__}, {options.threads} BLAS threads, {platform.machine()}"
+        self.store = Store(data.database)
+        self.checkpoints = Checkpoints(data.path)
+        self.waiters = Waiters()
+        models = Models(self.store, self.checkpoints, options.snapshot_every)
+        operations = Operations(self.store, self.checkpoints, models)
+        self.engine = Engine(self.store, operations, models, self.waiters.publish)
+        self._base_of_model: dict[str, str] = {}
+        self._base_of_sampler: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Line up what waited when the server last ended, and begin to execute."""
+        models = self.store.ask(records.live_models)
+        for model in models:
+            self._base_of_model[model.model_id] = model.spec.base_model
+            self.engine.open_model(model.model_id, model.executed)
+        self._check_numerics(models)
+        self.engine.offer(self.store.ask(ledger.pending))
+        self.engine.start()
+
+    def _check_numerics(self, models: list[records.Model]) -> None:
+        others = [model for model in models if model.live and model.numerics != self.numerics]
+        if others:
+            report(
+                "numerics_changed",
+                message="live models were made with other numerics; they will go on, but not bit for bit",
+                stored=sorted({model.numerics for model in others}),
+                current=self.numerics,
+                models=len(others),
+            )
+
+    def stop(self) -> None:
+        """End the parts in order; what waits stays stored."""
+        self.waiters.release()
+        self.engine.stop(timeout_s=1.0)
+        self.store.close()
+
+    async def run(self, job: Job[T], *, durable: bool = True) -> T:
+        """The result of a job on the store, without holding up the event loop."""
+        return await asyncio.wrap_future(self.store.submit(job, durable=durable))
+
+    async def ask(self, job: Job[T]) -> T:
+        """The result of a job that changes nothing."""
+        return await self.run(job, durable=False)
+
+    async def accept(self, job: Job[Accepted], before: Callable[[], None] | None = None) -> str:
+        """Accept a request durably and line it up; its id.
+
+        A client that goes away meanwhile changes nothing: what is committed is lined up all the same.
+        """
+        return await asyncio.shield(self._accept(job, before))
+
+    async def _accept(self, job: Job[Accepted], before: Callable[[], None] | None) -> str:
+        accepted = await self.run(job)
+        if accepted.ticket is not None:
+            if before is not None:
+                before()
+            self.engine.offer([accepted.ticket])
+        return accepted.request_id
+
+    async def finish_session(self, session_id: str, reason: bytes) -> None:
+        """Finish a session and line up the end of its models.
+
+        Raises:
+            RefusedError: 404, there is no such session.
+        """
+        self.engine.offer(await self.run(lambda db: records.finish_session(db, session_id, reason)))
+
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What `work` returns; for what would hold the event loop up."""
+        return await asyncio.to_thread(work, *arguments)
+
+    def model_added(self, model_id: str, base: str) -> None:
+        """Take a model's operations from now on."""
+        self._base_of_model[model_id] = base
+        self.engine.open_model(model_id, -1)
+
+    def config_of_model(self, model_id: str) -> ModelConfig:
+        """The shape of a model's base.
+
+        Raises:
+            RefusedError: 404, there is no such model.
+        """
+        base = self._base_of_model.get(model_id)
+        if base is None:
+            raise RefusedError(404, f"there is no model {model_id}")
+        return base_model(base).config
+
+    async def config_of_sampler(self, sampling_session_id: str) -> ModelConfig:
+        """The shape of the base that a sampling session samples from.
+
+        Raises:
+            RefusedError: 404, there is no such sampling session.
+        """
+        base = self._base_of_sampler.get(sampling_session_id)
+        if base is None:
+            base = (await self.ask(lambda db: records.sampler(db, sampling_session_id))).base_model
+            self._base_of_sampler[sampling_session_id] = base
+        return base_model(base).config
