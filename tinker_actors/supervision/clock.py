@@ -24,9 +24,9 @@ class Timer:
 
     __slots__ = ("_callback", "due")
 
-    def __init__(self, due: float, callback: Callable[[], None]) -> None:
+    def __init__(self, due: float, callback: Callable[[], object]) -> None:
         self.due = due
-        self._callback: Callable[[], None] | None = callback
+        self._callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
         """Make sure that the callback does not begin from here on."""
@@ -58,7 +58,7 @@ class Clock(Protocol):
         """Seconds since some fixed instant; never runs backwards."""
         ...
 
-    def schedule(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+    def schedule(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Run `callback` once, `delay_s` seconds from now, in the clock's own thread."""
         ...
 
@@ -120,14 +120,15 @@ class MonotonicClock:
         """`time.monotonic()`."""
         return time.monotonic()
 
-    def schedule(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+    def schedule(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Run `callback` once, `delay_s` seconds from now, in the timer thread."""
         timer = Timer(time.monotonic() + max(0.0, delay_s), callback)
         with self._lock:
             self._heap.push(timer)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="actor-timers", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="actor-timers", daemon=True)
+                thread.start()  # it waits for this lock
+                self._thread = thread
             elif timer.due < self._wakes_at:
                 self._wakeup.notify()
         return timer

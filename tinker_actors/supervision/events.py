@@ -162,7 +162,7 @@ class ShutdownEnded(Event):
 class _Listener:
     """One callback, its queue and its thread."""
 
-    def __init__(self, callback: Callable[[object], None], limit: int) -> None:
+    def __init__(self, callback: Callable[[object], object], limit: int) -> None:
         self._callback = callback
         self._queue: deque[object] = deque()
         self._limit = limit
@@ -224,7 +224,7 @@ class EventStream:
             for listener in self._listeners:
                 listener.offer(event)
 
-    def subscribe(self, callback: Callable[[object], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[object], object]) -> Callable[[], None]:
         """Call `callback` with every later event, on a thread of its own; returns the way to end that.
 
         When the callback falls more than the queue's bound behind, the oldest events are dropped and counted.

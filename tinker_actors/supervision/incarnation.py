@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 
 from pykka import ActorRegistry
+from pykka.messages import _ActorStop
 
 from tinker_actors.errors import ConfigError
 from tinker_actors.supervision.actor import Context, SupervisedActor
@@ -118,19 +119,25 @@ class Incarnation:
             leave()
 
     def _live(self) -> ExitReason:
-        # The frame and the actor are two halves of one thing, hence the private calls.
+        # A traceback keeps this frame, so no local of it may hold the actor.
         try:
-            actor = self._build()
+            self._build()
         except BaseException as error:  # noqa: BLE001 - also SystemExit: it ends this start, not the process
             return StartFailed(error)
         try:
-            actor.on_start()
-            actor._begin()  # noqa: SLF001
+            self._own_actor.on_start()
+            self._own_actor._begin()  # noqa: SLF001 - frame and actor are two halves of one thing
         except BaseException as error:  # noqa: BLE001
-            return actor._wind_down(StartFailed(error))  # noqa: SLF001
-        return actor._wind_down(actor._serve())  # noqa: SLF001
+            return self._own_actor._wind_down(StartFailed(error))  # noqa: SLF001
+        return self._own_actor._wind_down(self._own_actor._serve())  # noqa: SLF001
 
-    def _build(self) -> SupervisedActor:
+    @property
+    def _own_actor(self) -> SupervisedActor:
+        if self._actor is None:
+            raise _Fenced
+        return self._actor
+
+    def _build(self) -> None:
         actor = self.spec.start()
         if not isinstance(actor, SupervisedActor):
             raise ConfigError(
@@ -147,7 +154,6 @@ class Incarnation:
             if self.is_fenced:
                 raise _Fenced
             ActorRegistry.register(actor.actor_ref)
-        return actor
 
     def _end(self, reason: ExitReason) -> None:
         self._guarded(
@@ -200,7 +206,10 @@ class Incarnation:
     def _settle_all(self, left: list[Envelope], why: str) -> None:
         for envelope in left:
             if envelope.reply is not None:
-                envelope.reply.lose(why)
+                if isinstance(envelope.message, _ActorStop):
+                    envelope.reply.set(True)
+                else:
+                    envelope.reply.lose(why)
             elif not envelope.is_control:
                 self.dead_letter(envelope.message, why)
         current = self.current

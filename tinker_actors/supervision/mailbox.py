@@ -12,7 +12,7 @@ from typing import Any
 from pykka import ActorDeadError
 from pykka.messages import _ActorStop
 
-from tinker_actors.errors import MailboxFullError
+from tinker_actors.errors import MailboxFullError, NotDeliveredError
 from tinker_actors.supervision.replies import Reply
 
 __all__ = ["Envelope", "Mailbox", "Offer"]
@@ -146,6 +146,10 @@ class Mailbox:
 
 def _pass_on(reply: Reply, future: Any) -> None:
     error = reply.exception()
+    if isinstance(error, NotDeliveredError) and not isinstance(error, MailboxFullError):
+        dead = ActorDeadError(str(error))
+        dead.__cause__ = error
+        error = dead
     if error is None:
         future.set(reply.result())
     else:

@@ -54,7 +54,7 @@ class Reply:
         self._error: BaseException | None = None
         self._timer: Timer | None = None
         self._waiters: list[threading.Lock] = []
-        self._callbacks: list[Callable[[Reply], None]] = []
+        self._callbacks: list[Callable[[Reply], object]] = []
 
     def done(self) -> bool:
         """Whether the outcome is known."""
@@ -81,7 +81,7 @@ class Reply:
             self._wait()
         return self._error
 
-    def add_done_callback(self, callback: Callable[["Reply"], None]) -> None:
+    def add_done_callback(self, callback: Callable[["Reply"], object]) -> None:
         """Call `callback(self)` once the outcome is known: at once, or later on the thread that settles it.
 
         That thread is an actor's or the timer's, so the callback must be short; what it raises is logged.
@@ -97,8 +97,7 @@ class Reply:
 
     def begin(self) -> bool:
         """Note that a handler begins; False when the outcome is known already, so that it must not."""
-        if self._deadline is not None:
-            self._check_deadline()
+        self._check_deadline()
         with self._lock:
             if self._state == _SETTLED:
                 return False
@@ -130,6 +129,7 @@ class Reply:
         self._settle(other.result() if error is None else None, error)
 
     def _settle(self, value: Any, error: BaseException | None) -> bool:
+        self._check_deadline()
         with self._lock:
             finish = self._seal(value, error)
         return finish is not None and finish()
@@ -154,7 +154,7 @@ class Reply:
 
         return finish
 
-    def _run(self, callback: Callable[["Reply"], None]) -> None:
+    def _run(self, callback: Callable[["Reply"], object]) -> None:
         try:
             callback(self)
         except Exception:
@@ -176,6 +176,7 @@ class Reply:
             waiter.acquire()
         elif not self._clock.is_real:
             self._arm()
+            self._check_deadline()  # its timer would not run before the next advance
             waiter.acquire()
         else:
             left = self._deadline - self._clock.now()
@@ -191,9 +192,10 @@ class Reply:
             self._timer = self._clock.schedule(self._deadline - self._clock.now(), self._expire)
 
     def _check_deadline(self) -> None:
-        if self._clock is not None and self._deadline is not None and self._state != _SETTLED:  # noqa: SIM102
-            if self._clock.now() >= self._deadline:
-                self._expire()
+        if self._deadline is None or self._clock is None or self._state == _SETTLED:
+            return
+        if self._clock.now() >= self._deadline:
+            self._expire()
 
     def _expire(self) -> None:
         self.lose(f"no answer from {self.target} within its time limit; raise timeout_s to wait longer")

@@ -35,7 +35,7 @@ class VirtualClock:
         """Virtual seconds since the clock was made."""
         return self._now
 
-    def schedule(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+    def schedule(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Run `callback` when the clock has advanced by `delay_s`."""
         with self._lock:
             timer = Timer(self._now + max(0.0, delay_s), callback)

@@ -111,6 +111,8 @@ class ActorTree:
                 )
             self._incarnation = Incarnation(self._runtime, self._slot, _RootParent(self))
         try:
+            if self.clock.is_real:
+                self.clock.schedule(0.0, _nothing)  # so that its thread is there when threads run out
             self._incarnation.launch()
         except RuntimeError as error:
             self._root_ended(StartFailed(error))
@@ -233,6 +235,10 @@ class _RootParent:
             case Exited(reason=reason):
                 self._tree._root_ended(reason)  # noqa: SLF001
         return True
+
+
+def _nothing() -> None:
+    pass
 
 
 def _node(slot: Slot) -> TreeNode:
