@@ -29,7 +29,17 @@ class Process:
         self._errors = data.with_name(data.name + ".stderr")
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tinker_actors.local", "--data", str(data), "--owned", *options],
+                # One thread: idle BLAS threads spin, which starves whatever else runs on a small machine.
+                [
+                    sys.executable,
+                    "-m",
+                    "tinker_actors.local",
+                    "--data",
+                    data,
+                    "--owned",
+                    "--threads=1",
+                    *options,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -225,9 +235,9 @@ def start() -> Iterator[Callable[..., Process]]:
         process.stop()
 
 
-@pytest.fixture
-def call() -> Iterator[Callable[[Process], Caller]]:
-    """Clients of a test's own servers."""
+@pytest.fixture(scope="module")
+def open_caller() -> Iterator[Callable[[Process], Caller]]:
+    """Clients of servers that are not the shared one."""
     with ExitStack() as stack:
         yield lambda process: stack.enter_context(calling(process.url))
 

@@ -29,9 +29,9 @@ def test_a_signal_stops_it_in_order(start: Any, tmp_path: Path, number: int) -> 
     assert process.errors == ""
 
 
-def test_a_held_poll_does_not_keep_it_from_leaving(start: Any, call: Any, tmp_path: Path) -> None:
+def test_a_held_poll_does_not_keep_it_from_leaving(start: Any, open_caller: Any, tmp_path: Path) -> None:
     process = start(tmp_path / "s", "--hold", "600")
-    caller = call(process)
+    caller = open_caller(process)
     request_id = caller.optim_step(caller.model(), 2).json()["request_id"]
     with socket.create_connection(("127.0.0.1", process.listening["port"])) as connection:
         body = json.dumps({"request_id": request_id}).encode()
@@ -89,9 +89,9 @@ def test_what_is_no_database_is_refused(refused: Any, tmp_path: Path) -> None:
     assert (code, errors.count("\n")) == (2, 1)
 
 
-def test_other_numerics_under_a_live_model_are_named(start: Any, call: Any, tmp_path: Path) -> None:
+def test_other_numerics_under_a_live_model_are_named(start: Any, open_caller: Any, tmp_path: Path) -> None:
     process = start(tmp_path / "s", "--threads", "1")
-    call(process).model()
+    open_caller(process).model()
     process.stop()
     process = start(tmp_path / "s", "--threads", "2")
     process.stop()

@@ -22,7 +22,7 @@ from tinker_actors.wire.protobuf import TrainingRequest, decode_training_request
 
 __all__ = ["adam_params", "decode", "digest_of", "examples_of", "parse", "read_sample", "read_training"]
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 LARGEST_ID = 2**63 - 1
 
 
@@ -83,8 +83,9 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], bytes]:
         document = msgspec.convert(values, kind)
     except (msgspec.ValidationError, ValueError) as error:
         raise RefusedError(422, f"the body is no {kind.__name__.strip('_')}: {error}") from error
-    for name, value in values.items():
-        if name.endswith("seq_id") and not 0 <= value <= LARGEST_ID:
+    for name in values.keys() & set(kind.__struct_fields__):
+        value = getattr(document, name)
+        if name.endswith("seq_id") and isinstance(value, int) and not 0 <= value <= LARGEST_ID:
             raise RefusedError(422, f"{name} must lie in [0, 2**63), got {value}")
     return document, values, digest_of(values)
 
