@@ -15,6 +15,7 @@ from tinker_actors.supervision.signals import Crash
 __all__ = ["Address", "IncarnationAddress"]
 
 _DEFAULT_TIMEOUT_S = 30.0
+_CONTROL = (Command, Crash)
 
 
 class Address:
@@ -78,7 +79,7 @@ class Address:
             if self._runtime.names.stopped is not None:
                 raise self._runtime.names.stopped_error()
             raise NotDeliveredError(f"there is no actor {self.path}")
-        if isinstance(message, Command | Crash):
+        if isinstance(message, _CONTROL):
             _send_control(slot, message, reply)
         else:
             slot.send(Envelope(message, reply, carries=True))
@@ -123,7 +124,7 @@ class IncarnationAddress(Address):
         self._mailbox = mailbox
 
     def _send(self, message: Any, reply: Reply | None) -> None:
-        if isinstance(message, Command | Crash):
+        if isinstance(message, _CONTROL):
             delivered = self._mailbox.post(message, reply)
         else:
             delivered = self._mailbox.offer(Envelope(message, reply), bounded=False) is Offer.ACCEPTED

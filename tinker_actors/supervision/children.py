@@ -81,8 +81,9 @@ class Children:
         leftover = [slot for slot in self._home.children if slot.spec.id not in {spec.id for spec in specs}]
         for slot in leftover:
             self._runtime.names.delete(slot, State.DOWN)
-        self._home.children = ()
-        self.plan = Plan(to_start=[self.add(spec) for spec in specs])
+        added = [self.add(spec) for spec in specs]
+        self._home.children = tuple(child.slot for child in added)
+        self.plan = Plan(to_start=added)
         self.advance()
 
     def add(self, spec: ChildSpec) -> Child:

@@ -6,7 +6,9 @@ A slot is changed by its supervisor only; anybody may read it or send through it
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
+from typing import NoReturn
 
 from tinker_actors.errors import (
     HandleClosedError,
@@ -214,6 +216,8 @@ class NameTable:
         slot.children = ()
         slot.shut(state, parks=True)
         slot._parks = False  # noqa: SLF001 - dropping happens outside of the table's lock
+        # A name that is only remembered keeps nothing of the application alive.
+        slot.spec, slot.last_exit = replace(slot.spec, start=_gone), None
         self._tombs[slot.path] = None
         return buried
 
@@ -237,3 +241,7 @@ class NameTable:
         error = RuntimeStoppedError("the actor tree is down", first_cause=cause)
         error.__cause__ = cause
         return error
+
+
+def _gone() -> NoReturn:
+    raise HandleClosedError("the child was deleted")

@@ -28,6 +28,7 @@ class VirtualClock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._scheduled = threading.Condition(self._lock)
         self._heap = TimerHeap()
         self._now = 0.0
 
@@ -40,6 +41,7 @@ class VirtualClock:
         with self._lock:
             timer = Timer(self._now + max(0.0, delay_s), callback)
             self._heap.push(timer)
+            self._scheduled.notify_all()
         return timer
 
     def advance(self, seconds: float) -> None:
@@ -57,6 +59,18 @@ class VirtualClock:
         """How many timers are still to run."""
         with self._lock:
             return self._heap.pending()
+
+    def wait_for_timers(self, count: int = 1, timeout_s: float = _TIMEOUT_S) -> None:
+        """Wait until at least `count` timers are to run, so that an `advance` meets them.
+
+        Raises:
+            AssertionError: there are fewer after `timeout_s` real seconds.
+        """
+        with self._scheduled:
+            if not self._scheduled.wait_for(lambda: self._heap.pending() >= count, timeout_s):
+                raise AssertionError(
+                    f"expected {count} timers, got {self._heap.pending()} within {timeout_s:g} s"
+                )
 
     def close(self) -> None:
         """Drop all timers."""
