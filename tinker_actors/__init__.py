@@ -1,1 +1,196 @@
-"""A supervised runtime and client for the Tinker training API."""
+"""A supervised runtime and client for the Tinker training API.
+
+Names are loaded when they are first used, so that importing the package costs little.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinker_actors.clients.future import APIFuture, ClientFuture
+    from tinker_actors.clients.sampling import SamplingClient
+    from tinker_actors.clients.service import ServiceClient
+    from tinker_actors.clients.training import TrainingClient
+    from tinker_actors.config import RecoveryPolicy
+    from tinker_actors.errors import (
+        APIConnectionError,
+        APIResponseValidationError,
+        APIStatusError,
+        APITimeoutError,
+        AuthenticationError,
+        BadRequestError,
+        BillingError,
+        ConfigError,
+        ConflictError,
+        ForkedProcessError,
+        FutureExpiredError,
+        HandleClosedError,
+        InternalServerError,
+        JournalError,
+        MailboxFullError,
+        NotDeliveredError,
+        NotFoundError,
+        OutcomeUnknownError,
+        PermissionDeniedError,
+        RateLimitError,
+        RequestFailedError,
+        RunHaltedError,
+        RuntimeStoppedError,
+        SamplerLostError,
+        ShapeError,
+        StartFailedError,
+        StepVoidError,
+        TinkerActorsError,
+        TinkerPathError,
+        UnprocessableEntityError,
+        ValidationError,
+        WouldDeadlockError,
+    )
+    from tinker_actors.types import (
+        AdamParams,
+        Datum,
+        EncodedTextChunk,
+        ForwardBackwardOutput,
+        GetInfoResponse,
+        LoraConfig,
+        ModelInput,
+        OptimStepResponse,
+        SampledSequence,
+        SampleResponse,
+        SamplingParams,
+        SaveWeightsForSamplerResponse,
+        SaveWeightsResponse,
+        ServerCapabilities,
+        TensorData,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "clients.future": ["APIFuture", "ClientFuture"],
+    "clients.sampling": ["SamplingClient"],
+    "clients.service": ["ServiceClient"],
+    "clients.training": ["TrainingClient"],
+    "config": ["RecoveryPolicy"],
+    "errors": [
+        "APIConnectionError",
+        "APIResponseValidationError",
+        "APIStatusError",
+        "APITimeoutError",
+        "AuthenticationError",
+        "BadRequestError",
+        "BillingError",
+        "ConfigError",
+        "ConflictError",
+        "ForkedProcessError",
+        "FutureExpiredError",
+        "HandleClosedError",
+        "InternalServerError",
+        "JournalError",
+        "MailboxFullError",
+        "NotDeliveredError",
+        "NotFoundError",
+        "OutcomeUnknownError",
+        "PermissionDeniedError",
+        "RateLimitError",
+        "RequestFailedError",
+        "RunHaltedError",
+        "RuntimeStoppedError",
+        "SamplerLostError",
+        "ShapeError",
+        "StartFailedError",
+        "StepVoidError",
+        "TinkerActorsError",
+        "TinkerPathError",
+        "UnprocessableEntityError",
+        "ValidationError",
+        "WouldDeadlockError",
+    ],
+    "types": [
+        "AdamParams",
+        "Datum",
+        "EncodedTextChunk",
+        "ForwardBackwardOutput",
+        "GetInfoResponse",
+        "LoraConfig",
+        "ModelInput",
+        "OptimStepResponse",
+        "SampleResponse",
+        "SampledSequence",
+        "SamplingParams",
+        "SaveWeightsForSamplerResponse",
+        "SaveWeightsResponse",
+        "ServerCapabilities",
+        "TensorData",
+    ],
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "APIConnectionError",
+    "APIFuture",
+    "APIResponseValidationError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AdamParams",
+    "AuthenticationError",
+    "BadRequestError",
+    "BillingError",
+    "ClientFuture",
+    "ConfigError",
+    "ConflictError",
+    "Datum",
+    "EncodedTextChunk",
+    "ForkedProcessError",
+    "ForwardBackwardOutput",
+    "FutureExpiredError",
+    "GetInfoResponse",
+    "HandleClosedError",
+    "InternalServerError",
+    "JournalError",
+    "LoraConfig",
+    "MailboxFullError",
+    "ModelInput",
+    "NotDeliveredError",
+    "NotFoundError",
+    "OptimStepResponse",
+    "OutcomeUnknownError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "RecoveryPolicy",
+    "RequestFailedError",
+    "RunHaltedError",
+    "RuntimeStoppedError",
+    "SampleResponse",
+    "SampledSequence",
+    "SamplerLostError",
+    "SamplingClient",
+    "SamplingParams",
+    "SaveWeightsForSamplerResponse",
+    "SaveWeightsResponse",
+    "ServerCapabilities",
+    "ServiceClient",
+    "ShapeError",
+    "StartFailedError",
+    "StepVoidError",
+    "TensorData",
+    "TinkerActorsError",
+    "TinkerPathError",
+    "TrainingClient",
+    "UnprocessableEntityError",
+    "ValidationError",
+    "WouldDeadlockError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -30,6 +30,7 @@ TinkerActorsError
     ├── WouldDeadlockError (RuntimeError)       waiting here could never end
     ├── ForkedProcessError (RuntimeError)       a handle used in a forked child
     ├── JournalError                            the run directory cannot be used or trusted
+    ├── SamplerLostError                        an unnamed sampler that the service forgot
     ├── StepVoidError                           a part of this optimizer step failed
     └── RunHaltedError                          recovery gave up; nothing was rewound
 ```
@@ -61,6 +62,7 @@ __all__ = [
     "RequestFailedError",
     "RunHaltedError",
     "RuntimeStoppedError",
+    "SamplerLostError",
     "ShapeError",
     "StartFailedError",
     "StepVoidError",
@@ -260,6 +262,10 @@ class ForkedProcessError(TinkerActorsError, RuntimeError):
 
 class JournalError(TinkerActorsError):
     """The run directory cannot be used or cannot be trusted."""
+
+
+class SamplerLostError(TinkerActorsError):
+    """The service forgot a sampler that was saved under no name."""
 
 
 class StepVoidError(TinkerActorsError):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tinker_actors.errors import JournalError
@@ -105,8 +106,10 @@ def test_bodies_are_loaded_back_to_the_checkpoint_before_the_newest(open_store: 
 
 def test_dropped_bodies_leave_their_rows(open_store: Open) -> None:
     store = open_store(None)
-    store.write([RUN, operation(1), part(1), operation(2), part(2)])
-    store.drop_contents("1", 1)
+    checkpoints = [CheckpointRecord(run="1", place=p, step=p, path=f"tinker://m/weights/{p}") for p in (1, 2)]
+    store.write([RUN, operation(1), part(1), operation(2), part(2), *checkpoints])
+    store.drop_contents("1")
+    store.write([msgspec.structs.replace(one, usable=0) for one in checkpoints])
     image = store.load("1")
     assert image is not None
     assert [record.content for record in image.parts] == [None, b"body"]

@@ -124,12 +124,16 @@ class Store:
         except sqlite3.Error as error:
             raise JournalError(f"journal {self._path} cannot be written: {error}") from error
 
-    def drop_contents(self, run: str, through_place: int) -> None:
-        """Forget the bodies of what stands at or before `through_place`; its rows stay."""
+    def drop_contents(self, run: str, *, spare_checkpoints: int = 1) -> None:
+        """Forget the bodies that the newest usable checkpoint and `spare_checkpoints` before it make needless."""
         self._database.execute(
             "UPDATE parts SET content = NULL, result = NULL WHERE run = ? AND place <= ? AND content IS NOT NULL",
-            (run, through_place),
+            (run, self._covered_place(run, spare_checkpoints)),
         )
+
+    def _covered_place(self, run: str, spare_checkpoints: int) -> int:
+        usable = self._select(CheckpointRecord, "run = ? AND usable = 1 ORDER BY place", run)
+        return usable[-1 - spare_checkpoints].place if len(usable) > spare_checkpoints else 0
 
     def sessions(self, server: str) -> list[SessionRecord]:
         """Sessions on `server`, oldest first."""
@@ -170,8 +174,7 @@ class Store:
         if not found:
             return None
         checkpoints = self._select(CheckpointRecord, "run = ? ORDER BY place", run)
-        usable = [checkpoint.place for checkpoint in checkpoints if checkpoint.usable]
-        since = usable[-1 - spare_checkpoints] if len(usable) > spare_checkpoints else 0
+        since = self._covered_place(run, spare_checkpoints)
         models = self._select(ModelRecord, "run = ? ORDER BY generation", run)
         generation = models[-1].generation if models else 0
         (steps,) = self._database.execute(

@@ -1,0 +1,1 @@
+"""The tree's children: one file per kind of actor. Messages first, then the actor."""

@@ -1,0 +1,201 @@
+"""What outlives an actor's crash: the requests that callers submitted, and the futures they hold."""
+
+import itertools
+import queue
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Generic, TypeVar
+
+from tinker_actors.errors import WouldDeadlockError
+from tinker_actors.supervision.current import current_incarnation
+
+__all__ = ["Settler", "Submission", "Submissions", "check_may_wait", "forbid_waiting", "is_of_this_process"]
+
+T = TypeVar("T")
+
+_thread = threading.local()
+_process = uuid.uuid4().hex[:12]
+_numbers = itertools.count()
+
+
+def forbid_waiting(name: str) -> None:
+    """Say that this thread settles futures or feeds what settles them, so that it must not wait for one."""
+    _thread.name = name
+
+
+def check_may_wait() -> None:
+    """Refuse to block this thread on an unfinished future if that could never end.
+
+    Raises:
+        WouldDeadlockError: this is the thread of an actor, of the I/O loop or of the settler.
+    """
+    here = current_incarnation()
+    name = here.path if here is not None else getattr(_thread, "name", None)
+    if name is not None:
+        raise WouldDeadlockError(
+            f"waiting here would block {name}, which the result depends on; use a callback"
+        )
+
+
+class Settler:
+    """Settles futures on a thread of its own, so that callbacks of callers run in no actor."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="future-settler", daemon=True)
+        self._thread.start()
+
+    def settle(self, future: "Future[Any]", value: Any) -> None:
+        """Give `future` its result, soon."""
+        self._queue.put(lambda: _settle(future.set_result, value))
+
+    def fail(self, future: "Future[Any]", error: BaseException) -> None:
+        """Give `future` its error, soon."""
+        self._queue.put(lambda: _settle(future.set_exception, error))
+
+    def close(self, timeout_s: float) -> None:
+        """Settle what is waiting, then end the thread."""
+        self._queue.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        forbid_waiting("the thread that settles futures")
+        while (job := self._queue.get()) is not None:
+            job()
+
+
+def _settle(put: Callable[[Any], None], outcome: Any) -> None:
+    try:
+        put(outcome)
+    except InvalidStateError:
+        return  # cancelled by its holder, or settled when the tree went down
+
+
+def is_of_this_process(ticket: str | None) -> bool:
+    """Whether a submission of this process has this ticket."""
+    return ticket is not None and ticket.startswith(f"{_process}-")
+
+
+class Submission(Generic[T]):
+    """One request of a caller, and the future it holds for the result."""
+
+    __slots__ = ("future", "request", "ticket")
+
+    def __init__(self, request: T) -> None:
+        self.ticket = f"{_process}-{next(_numbers)}"
+        """Unique among all processes that ever used the journal."""
+        self.request = request
+        self.future: Future[Any] = Future()
+
+
+class Submissions(Generic[T]):
+    """The unsettled requests to one child, in the order of the calls; thread-safe.
+
+    It belongs to the child, not to an incarnation: a new one finds here what its predecessor left.
+
+    Args:
+        settler: settles the futures.
+        cancellable: whether cancelling a future takes its request back.
+    """
+
+    def __init__(self, settler: Settler, *, cancellable: bool) -> None:
+        self._settler = settler
+        self._cancellable = cancellable
+        self._lock = threading.Lock()
+        self._open: dict[str, Submission[T]] = {}
+        self._untaken: dict[str, Submission[T]] = {}
+        self._closed: BaseException | None = None
+        self._wake: Callable[[], None] | None = None
+        self._is_woken = False
+
+    def bind(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when there is something to take; once, until it is taken."""
+        with self._lock:
+            self._wake = wake
+
+    def add(self, request: T) -> "Future[Any]":
+        """Reserve the next place for `request`; the future of its result.
+
+        Raises:
+            TinkerActorsError: whatever this was closed with.
+        """
+        submission = Submission(request)
+        if not self._cancellable:
+            submission.future.set_running_or_notify_cancel()
+        with self._lock:
+            if self._closed is not None:
+                raise self._closed
+            self._open[submission.ticket] = self._untaken[submission.ticket] = submission
+            wake = None if self._is_woken else self._wake
+            self._is_woken = True
+        if wake is not None:
+            wake()
+        return submission.future
+
+    def restart(self, known: set[str]) -> None:
+        """A new incarnation begins: everything unsettled can be taken again, but for the tickets it knows."""
+        with self._lock:
+            self._untaken = {ticket: one for ticket, one in self._open.items() if ticket not in known}
+            self._is_woken = False
+
+    def untaken(self) -> list[Submission[T]]:
+        """What waits to be taken, in order."""
+        with self._lock:
+            self._is_woken = False
+            waiting = list(self._untaken.values())
+        for submission in waiting:
+            if submission.future.cancelled():
+                self._remove(submission.ticket)
+        return [submission for submission in waiting if not submission.future.cancelled()]
+
+    def is_open(self, ticket: str | None) -> bool:
+        """Whether a future of this process waits behind `ticket`."""
+        with self._lock:
+            return ticket in self._open
+
+    def take(self, ticket: str) -> None:
+        """Note that the incarnation has it."""
+        with self._lock:
+            self._untaken.pop(ticket, None)
+
+    def settle(self, ticket: str | None, value: Any) -> None:
+        """Give the future behind `ticket` its result, if a future of this process is behind it."""
+        submission = self._remove(ticket)
+        if submission is not None:
+            self._settler.settle(submission.future, value)
+
+    def fail(self, ticket: str | None, error: BaseException) -> None:
+        """Give the future behind `ticket` its error, if a future of this process is behind it."""
+        submission = self._remove(ticket)
+        if submission is not None:
+            self._settler.fail(submission.future, error)
+
+    def close(self, error: BaseException) -> None:
+        """Fail all that is open, and refuse what comes later, with `error`."""
+        with self._lock:
+            self._closed = self._closed or error
+            abandoned = list(self._open.values())
+            self._open.clear()
+            self._untaken.clear()
+        for submission in abandoned:
+            self._settler.fail(submission.future, error)
+
+    def refuse(self, error: BaseException) -> None:
+        """Refuse what comes later; what is open goes on."""
+        with self._lock:
+            self._closed = self._closed or error
+
+    def is_idle(self) -> bool:
+        """Whether nothing is open."""
+        with self._lock:
+            return not self._open
+
+    def _remove(self, ticket: str | None) -> Submission[T] | None:
+        if ticket is None:
+            return None
+        with self._lock:
+            self._untaken.pop(ticket, None)
+            return self._open.pop(ticket, None)

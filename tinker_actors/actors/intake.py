@@ -1,0 +1,194 @@
+"""From what callers submit to what is sent: each operation gets its place in the journal, then its turn."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from tinker_actors.actors.adoption import adopt, remaining_gradients
+from tinker_actors.actors.futures import Submission
+from tinker_actors.actors.journal import AllocateSampler, Append, LoadRun
+from tinker_actors.actors.outbox import Outbox, Pending
+from tinker_actors.actors.published import Published
+from tinker_actors.actors.results import recorded_result
+from tinker_actors.actors.run import Run, TrainingOperation
+from tinker_actors.api.training import SaveContent
+from tinker_actors.errors import StepVoidError, TinkerActorsError
+from tinker_actors.journal.records import Kind, OperationRecord, PartRecord, Record, State
+from tinker_actors.journal.store import RunImage
+from tinker_actors.supervision import Address
+from tinker_actors.wire.calls import json_body
+
+__all__ = ["Intake", "parts_of"]
+
+
+def parts_of(image: RunImage) -> dict[int, list[PartRecord]]:
+    """The requests of each operation, by place."""
+    parts: dict[int, list[PartRecord]] = {}
+    for part in image.parts:
+        parts.setdefault(part.place, []).append(part)
+    return parts
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Operations that go into the journal together."""
+
+    place: int
+    """The last one given away."""
+    requests: int = 0
+    submissions: list[Submission[TrainingOperation]] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
+    gradients_to_drop: list[OperationRecord] = field(default_factory=list)
+    """What must be undone before more can be taken."""
+
+
+class Intake:
+    """Takes submissions of one run, in order; nothing is queued that is not in the journal.
+
+    Args:
+        run: whose.
+        published: of the service client.
+        journal: the journal's address.
+        last_place: the last place in the journal.
+    """
+
+    def __init__(self, run: Run, published: Published, journal: Address, last_place: int) -> None:
+        self._run = run
+        self._published = published
+        self._journal = journal
+        self._last_place = last_place
+        self.open_void: TinkerActorsError | None = None
+        """Why the optimizer step that callers are in the middle of will not be taken."""
+
+    def take(self, outbox: Outbox, steps: int) -> list[OperationRecord]:
+        """Journal what waits, and queue it.
+
+        Args:
+            outbox: where it is queued.
+            steps: optimizer steps with a result.
+
+        Returns:
+            Gradients of a dead process that must be undone before the rest can be taken.
+
+        Raises:
+            JournalError: the journal cannot be written; nothing was taken.
+        """
+        batch = _Batch(self._last_place)
+        steps += sum(outbox[place].kind is Kind.OPTIM_STEP for place in outbox.places())
+        for submission in self._run.submissions.untaken():
+            operation = submission.request
+            if self._adopted(submission) or self._void(submission):
+                continue
+            batch.gradients_to_drop = remaining_gradients(self._run.left_behind, operation)
+            if batch.gradients_to_drop:
+                break
+            self._put(batch, outbox, operation, submission)
+            if operation.kind is Kind.OPTIM_STEP:
+                steps += 1
+                every = self._published.policy.checkpoint_every_steps
+                if every and steps % every == 0:
+                    self._put(batch, outbox, self.checkpoint(outbox, steps), None)
+        self._commit(batch, outbox)
+        return batch.gradients_to_drop
+
+    def take_checkpoint(self, outbox: Outbox, steps: int) -> None:
+        """Queue a checkpoint of the runtime's own."""
+        batch = _Batch(self._last_place)
+        self._put(batch, outbox, self.checkpoint(outbox, steps), None)
+        self._commit(batch, outbox)
+
+    def checkpoint(self, outbox: Outbox, steps: int) -> TrainingOperation:
+        """A save of training state under a name that no other save has."""
+        run = "".join(letter if letter.isalnum() else "-" for letter in self._run.name)
+        name = f"auto-{run}-{steps:06d}-g{outbox.model.generation}-p{self._last_place + 1}"
+        return TrainingOperation.save(Kind.SAVE_WEIGHTS, SaveContent(name=name))
+
+    def renumbered(self, part: PartRecord) -> PartRecord:
+        """The request for a sampler; an unnamed one gets a number in the session it is made in."""
+        return msgspec.structs.replace(part, content=self._numbered(part.content or b""))
+
+    def _put(
+        self,
+        batch: _Batch,
+        outbox: Outbox,
+        operation: TrainingOperation,
+        submission: Submission[TrainingOperation] | None,
+    ) -> None:
+        batch.place += 1
+        record = OperationRecord(
+            run=self._run.name,
+            place=batch.place,
+            kind=operation.kind,
+            digest=operation.digest,
+            ticket=None if submission is None else submission.ticket,
+        )
+        contents = list(operation.contents)
+        if operation.kind is Kind.SAVE_FOR_SAMPLER:
+            contents = [self._numbered(content) for content in contents]
+        sends = outbox.number(batch.place, len(contents), batch.requests)
+        batch.pending.append(Pending(record, contents, [None] * len(contents), sends))
+        batch.requests += len(contents)
+        if submission is not None:
+            batch.submissions.append(submission)
+
+    def _commit(self, batch: _Batch, outbox: Outbox) -> None:
+        records: list[Record] = []
+        for pending in batch.pending:
+            record = pending.record
+            records.append(record)
+            records.extend(
+                PartRecord(run=record.run, place=record.place, part=part, content=content)
+                for part, content in enumerate(pending.contents)
+            )
+            records.extend(pending.sends)
+        if records:
+            self._journal.call(Append(tuple(records)))
+        self._last_place = batch.place
+        for submission in batch.submissions:
+            self._run.submissions.take(submission.ticket)
+        for pending in batch.pending:
+            outbox.put(pending)
+
+    def _numbered(self, content: bytes) -> bytes:
+        save = msgspec.json.decode(content, type=SaveContent)
+        if save.name is not None:
+            return content
+        assert self._published.session_id is not None  # noqa: S101 - the model lives in it
+        number: int = self._journal.call(AllocateSampler(self._published.session_id))
+        return json_body(msgspec.structs.replace(save, sampling_session_seq_id=number))
+
+    def _adopted(self, submission: Submission[TrainingOperation]) -> bool:
+        """Whether a dead process had it done: then its recorded result is the result."""
+        record = adopt(self._run.left_behind, submission.request)
+        if record is None:
+            return False
+        image: RunImage = self._journal.call(LoadRun(self._run.name))
+        value: Any = None
+        for operation in image.operations:
+            if operation.place == record.place and operation.state == State.DONE:
+                value = recorded_result(operation, parts_of(image)[operation.place])
+        if value is None:
+            return False
+        self._run.submissions.settle(submission.ticket, value)
+        return True
+
+    def _void(self, submission: Submission[TrainingOperation]) -> bool:
+        """Whether it belongs to an optimizer step that failed already."""
+        kind = submission.request.kind
+        if self.open_void is None or not kind.changes_the_model:
+            return False
+        error = self.open_void
+        if kind is Kind.OPTIM_STEP:
+            self.open_void = None
+            self._run.note_step_void()
+            error = step_void(error)
+        self._run.submissions.fail(submission.ticket, error)
+        return True
+
+
+def step_void(cause: TinkerActorsError) -> StepVoidError:
+    """The error of an optim_step whose gradients failed."""
+    error = StepVoidError(f"the optimizer step was not taken, because a part of it failed: {cause}")
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,155 @@
+"""The one writer of the run directory."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+
+from tinker_actors.actors.published import Published
+from tinker_actors.errors import JournalError
+from tinker_actors.journal import exports
+from tinker_actors.journal.records import OperationRecord, Record, SessionRecord
+from tinker_actors.journal.store import RunImage
+from tinker_actors.supervision import SupervisedActor
+
+__all__ = [
+    "AllocateModel",
+    "AllocateSampler",
+    "Append",
+    "DropContents",
+    "JournalActor",
+    "LatestSession",
+    "LoadHistory",
+    "LoadRun",
+    "NoteSession",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Write records, all or none; answered once that is done."""
+
+    records: tuple[Record, ...]
+    durable: bool = True
+    """Whether the answer waits for the disk."""
+    lines: tuple[exports.Line, ...] = ()
+    """For the files that other programs read."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRun:
+    """Answered with the `RunImage`, or None."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadHistory:
+    """Answered with all `OperationRecord`s of a run."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropContents:
+    """Forget the bodies that the checkpoint before the newest one makes needless."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class LatestSession:
+    """Answered with the newest `SessionRecord` on this server, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoteSession:
+    """Write a session that was opened, or another state of one."""
+
+    session_id: str
+    state: str = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class AllocateModel:
+    """Answered with a number for a model that was never used in the session."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllocateSampler:
+    """Answered with a number for a sampling session that was never used in the session."""
+
+    session_id: str
+
+
+class JournalActor(SupervisedActor):
+    """Reads and writes the store for everybody else.
+
+    A failing disk is an answer, not a crash: whoever asked keeps what it has and tries again.
+    """
+
+    reply_errors: ClassVar[tuple[type[Exception], ...]] = (JournalError,)
+
+    def __init__(self, published: Published) -> None:
+        super().__init__()
+        self._published = published
+        self._store = published.store
+
+    def on_receive(self, message: Any) -> Any:
+        match message:
+            case Append(records, durable, lines):
+                self._store.write(records, durable=durable)
+                if self._published.directory is not None:
+                    exports.append(self._published.directory, lines)
+                return None
+            case LoadRun(run):
+                return self._load(run)
+            case LoadHistory(run):
+                return self._history(run)
+            case DropContents(run):
+                return self._store.drop_contents(run)
+            case LatestSession():
+                sessions = self._store.sessions(self._published.settings.base_url)
+                return sessions[-1] if sessions else None
+            case NoteSession(session_id, state):
+                return self._note(session_id, state)
+            case AllocateModel(session_id):
+                return self._allocate(session_id, "next_model_seq")
+            case AllocateSampler(session_id):
+                return self._allocate(session_id, "next_sampling_seq")
+            case _:
+                raise TypeError(f"the journal does not understand {type(message).__name__}")
+
+    def _load(self, run: str) -> RunImage | None:
+        return self._store.load(run)
+
+    def _history(self, run: str) -> list[OperationRecord]:
+        return self._store.history(run)
+
+    def _note(self, session_id: str, state: str) -> None:
+        known = [
+            one
+            for one in self._store.sessions(self._published.settings.base_url)
+            if one.session_id == session_id
+        ]
+        if known:
+            self._store.write([msgspec.structs.replace(known[0], state=state)])
+            return
+        self._store.write(
+            [
+                SessionRecord(
+                    session_id=session_id,
+                    server=self._published.settings.base_url,
+                    ordinal=self._store.count_sessions(),
+                    state=state,
+                )
+            ]
+        )
+
+    def _allocate(self, session_id: str, counter: str) -> int:
+        session = self._store.session(session_id)
+        number: int = getattr(session, counter)
+        self._store.write([msgspec.structs.replace(session, **{counter: number + 1})])
+        return number

@@ -1,0 +1,166 @@
+"""What one model is being sent: operations in order, the requests they consist of, the ids those have.
+
+A data structure without I/O; the training actor owns it.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, SendRecord
+from tinker_actors.wire.calls import Answer
+
+__all__ = ["Outbox", "Pending"]
+
+Part = tuple[int, int]
+"""Place of the operation and number of the request in it."""
+
+
+@dataclass(slots=True)
+class Pending:
+    """An operation without a result from this model."""
+
+    record: OperationRecord
+    contents: list[bytes]
+    """Bodies without ids, one per request."""
+    recorded: list[str | None]
+    """Digests of the results from an earlier model, one per request."""
+    sends: list[SendRecord]
+    """One per request."""
+    answers: list[Answer | None] = field(default_factory=list)
+    """One per request, None before it came."""
+
+    def __post_init__(self) -> None:
+        self.answers = [None] * len(self.contents)
+
+    @property
+    def kind(self) -> Kind:
+        """What it does."""
+        return Kind(self.record.kind)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every answer is there."""
+        return None not in self.answers
+
+
+class Outbox:
+    """Operations on their way to one model.
+
+    Requests are posted one after another in order; an id is used up only by a request that the service accepted.
+
+    Args:
+        model: with its `model_id`.
+        next_seq_id: the first id never used on it.
+    """
+
+    def __init__(self, model: ModelRecord, next_seq_id: int) -> None:
+        self.model = model
+        self.posting: Part | None = None
+        """The request whose acceptance is awaited."""
+        self._next_seq_id = next_seq_id
+        self._pending: dict[int, Pending] = {}
+        self._queue: deque[Part] = deque()
+
+    @property
+    def model_id(self) -> str:
+        """The service's id of the model."""
+        assert self.model.model_id is not None  # noqa: S101 - an outbox is made when it is known
+        return self.model.model_id
+
+    def __bool__(self) -> bool:
+        """Whether anything is pending."""
+        return bool(self._pending)
+
+    def __contains__(self, place: int) -> bool:
+        return place in self._pending
+
+    def __getitem__(self, place: int) -> Pending:
+        return self._pending[place]
+
+    def places(self) -> list[int]:
+        """Of all pending operations, in order."""
+        return list(self._pending)
+
+    def number(self, place: int, parts: int, offset: int = 0) -> list[SendRecord]:
+        """Sends for `parts` requests of a new operation, `offset` requests behind those already queued."""
+        first = self._next_seq_id + offset
+        return [
+            SendRecord(
+                run=self.model.run,
+                generation=self.model.generation,
+                place=place,
+                part=part,
+                seq_id=first + part,
+            )
+            for part in range(parts)
+        ]
+
+    def put(self, pending: Pending) -> None:
+        """Queue an operation; what `number` gave it is then in the journal."""
+        place = pending.record.place
+        self._pending[place] = pending
+        self._queue.extend((place, part) for part in range(len(pending.contents)))
+        self._next_seq_id = max(self._next_seq_id, pending.sends[-1].seq_id + 1)
+
+    def post(self) -> Part | None:
+        """The next request to post, unless one is being posted."""
+        if self.posting is not None or not self._queue:
+            return None
+        self.posting = self._queue.popleft()
+        return self.posting
+
+    def accepted(self) -> None:
+        """The request being posted was accepted."""
+        self.posting = None
+
+    def post_again(self, part: Part) -> None:
+        """Whether a request was accepted is not known: it goes first, with the id it has."""
+        if part == self.posting:
+            self.posting = None
+        self._queue.appendleft(part)
+
+    def is_untouched(self, place: int) -> bool:
+        """Whether no request of an operation can have reached the service."""
+        waiting = sum(queued == place for queued, _ in self._queue)
+        return waiting == len(self._pending[place].contents)
+
+    def finished(self) -> Iterator[Pending]:
+        """Complete operations at the head of the order; results count only in order."""
+        for pending in self._pending.values():
+            if not pending.is_complete:
+                return
+            yield pending
+
+    def remove(self, places: Iterable[int]) -> list[SendRecord]:
+        """Forget operations; the new ids of those not yet posted, which move up to where a request was refused.
+
+        A refused request is one that is being posted: its id goes to the next. Ids of requests that were
+        accepted are used up.
+        """
+        gone = set(places)
+        refused = self.posting if self.posting is not None and self.posting[0] in gone else None
+        freed = [self._seq_id(part) for part in self._queue if part[0] in gone]
+        if refused is not None:
+            freed.append(self._seq_id(refused))
+            self.posting = None
+        for place in gone:
+            self._pending.pop(place, None)
+        self._queue = deque(part for part in self._queue if part[0] not in gone)
+        return self._renumber(min(freed)) if freed else []
+
+    def _seq_id(self, part: Part) -> int:
+        return self._pending[part[0]].sends[part[1]].seq_id
+
+    def _renumber(self, seq_id: int) -> list[SendRecord]:
+        moved = []
+        for place, part in self._queue:
+            sends = self._pending[place].sends
+            if sends[part].seq_id > seq_id:
+                sends[part] = msgspec.structs.replace(sends[part], seq_id=seq_id)
+                moved.append(sends[part])
+                seq_id += 1
+        self._next_seq_id = seq_id
+        return moved

@@ -1,0 +1,103 @@
+"""What is read on each call without a mailbox round trip: values that one actor publishes for all."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tinker_actors.actors.futures import Settler
+from tinker_actors.config import RecoveryPolicy, Settings
+from tinker_actors.journal.store import Store
+from tinker_actors.supervision import ChildSpec
+
+__all__ = [
+    "HEARTBEAT",
+    "JOURNAL",
+    "LOCAL_SERVER",
+    "SAMPLING",
+    "TRAINING",
+    "TRANSPORT",
+    "Endpoint",
+    "Published",
+]
+
+JOURNAL = "service/journal"
+TRANSPORT = "service/transport"
+LOCAL_SERVER = "service/local-server"
+HEARTBEAT = "service/session/heartbeat"
+TRAINING = "service/session/training"
+SAMPLING = "service/session/sampling"
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where the service listens."""
+
+    base_url: str
+    """Without a trailing slash."""
+    pid: int | None = None
+    """Of the embedded server's process."""
+
+
+class Published:
+    """One service's shared state; each attribute has one writer."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        policy: RecoveryPolicy,
+        store: Store,
+        settler: Settler,
+        directory: Path | None,
+        server_directory: Path | None,
+        user_metadata: dict[str, Any],
+        display_name: str | None,
+    ) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.store = store
+        """Used by the journal actor alone."""
+        self.settler = settler
+        self.directory = directory
+        """The run directory; None keeps the journal in memory."""
+        self.server_directory = server_directory
+        """The embedded server's data."""
+        self.user_metadata = user_metadata
+        self.display_name = display_name
+        self.endpoint: Endpoint | None = None if settings.is_local else Endpoint(settings.base_url)
+        """Written by the local-server actor; None while there is no server to talk to."""
+        self.session_id: str | None = None
+        """Written by the heartbeat actor."""
+        self._lock = threading.Lock()
+        self._children: dict[str, dict[str, ChildSpec]] = {TRAINING: {}, SAMPLING: {}}
+        self._closers: list[Callable[[BaseException], None]] = []
+        self._stopped: BaseException | None = None
+
+    def add_child(self, supervisor: str, spec: ChildSpec) -> None:
+        """Note that `supervisor` must bring `spec` back whenever it starts itself."""
+        with self._lock:
+            self._children[supervisor][spec.id] = spec
+
+    def children(self, supervisor: str) -> list[ChildSpec]:
+        """The named children of a dynamic supervisor, in the order they were added."""
+        with self._lock:
+            return list(self._children[supervisor].values())
+
+    def when_stopped(self, close: Callable[[BaseException], None]) -> None:
+        """Call `close` with the reason once the tree is down; at once if it is."""
+        with self._lock:
+            reason = self._stopped
+            if reason is None:
+                self._closers.append(close)
+        if reason is not None:
+            close(reason)
+
+    def stop(self, reason: BaseException) -> None:
+        """The tree is down: what callers still hold ends with `reason`."""
+        with self._lock:
+            self._stopped = self._stopped or reason
+            closers, self._closers = self._closers, []
+        for close in closers:
+            close(reason)

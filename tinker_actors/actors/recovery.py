@@ -1,0 +1,242 @@
+"""How a run gets its model: attached where it lives, restored where it was lost, created where it never was."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tinker_actors.actors.journal import AllocateModel, Append, LoadRun
+from tinker_actors.actors.published import JOURNAL, TRANSPORT, Published
+from tinker_actors.actors.run import Run
+from tinker_actors.actors.transport import Answered, Cancel, Failed, Send
+from tinker_actors.api.futures import Expectation, json_result
+from tinker_actors.api.sessions import get_server_capabilities
+from tinker_actors.api.training import create_model, get_info, load_weights
+from tinker_actors.errors import (
+    APIStatusError,
+    BadRequestError,
+    NotFoundError,
+    OutcomeUnknownError,
+    RequestFailedError,
+    TinkerActorsError,
+    ValidationError,
+)
+from tinker_actors.journal.records import CheckpointRecord, ModelRecord
+from tinker_actors.journal.replay import RestorePoint, restore_points
+from tinker_actors.journal.store import RunImage
+from tinker_actors.supervision import Context
+from tinker_actors.types import GetInfoResponse, ServerCapabilities
+from tinker_actors.wire.calls import Answer, Call
+from tinker_actors.wire.documents import ModelCreated
+
+__all__ = ["Attached", "Recovery"]
+
+_CREATED: dict[bool, Expectation] = {
+    True: json_result("CreateModel", ModelCreated),
+    False: json_result("LoadWeights", ModelCreated),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The run has a model that answers."""
+
+    model: ModelRecord
+    info: GetInfoResponse
+    restored_because: str | None
+    """Why it is another model than before; None where it is not."""
+    is_fresh: bool
+    """Whether it was created just now, and not from a checkpoint."""
+
+
+class _Step(msgspec.Struct, frozen=True):
+    """Tag of a request of recovery."""
+
+    name: str
+    generation: int
+
+
+class Recovery:
+    """Climbs the ladder for one run: attach, else restore from the newest usable checkpoint, else say why not.
+
+    Every step is in the journal before it is taken, so that a crash in the middle begins it again.
+
+    Args:
+        run: whose model it is about.
+        published: of the service client.
+        context: of the actor this works for, in whose thread all of it runs.
+        attached: called once there is a model.
+        stuck: called with the reason when there is nothing left to try; the run stands where it was.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        published: Published,
+        context: Context,
+        *,
+        attached: Callable[[Attached], None],
+        stuck: Callable[[TinkerActorsError | str], None],
+    ) -> None:
+        self._run = run
+        self._policy = published.policy
+        self._context = context
+        self._journal = context.address(JOURNAL)
+        self._transport = context.address(TRANSPORT)
+        self._attached = attached
+        self._stuck = stuck
+        self._session_id = ""
+        self._model: ModelRecord | None = None
+        self._reason: str | None = None
+        self._is_fresh = False
+        self._attempts = 0
+        self._calls: dict[str, Send] = {}
+
+    def begin(self, session_id: str) -> None:
+        """There is a session: find the run's model in it, or bring it there."""
+        self._session_id = session_id
+        image = self._image()
+        if not image.models:
+            self._ask("capabilities", get_server_capabilities())
+            return
+        self._model = image.models[-1]
+        if self._model.session_id != session_id:
+            self.restore("its session is gone")
+        elif self._model.model_id is None:
+            self._create(self._model)
+        else:
+            self._probe()
+
+    def restore(self, reason: str) -> None:
+        """Give up the present model and make another one in the newest state that can be had."""
+        self._attempts += 1
+        if self._attempts > self._policy.max_attempts:
+            self._stuck(f"{self._attempts - 1} restores brought no progress; the last one because {reason}")
+            return
+        self._transport.tell(Cancel(self._context.path))
+        self._reason = reason
+        point = next(restore_points(self._image()), None)
+        if point is None:
+            self._stuck(f"{reason}, and the journal has no checkpoint that can serve")
+            return
+        self._new_model(point)
+
+    def note_progress(self) -> None:
+        """The present model does its work: later losses count from nought."""
+        self._attempts = 0
+
+    def receive(self, message: Answered | Failed) -> bool:
+        """Act on the answer to a request of this; False when it is not one."""
+        if not isinstance(message.tag, _Step):
+            return False
+        if message.tag.generation == self._generation:
+            match message:
+                case Answered(tag, answer):
+                    self._go_on(tag.name, answer)
+                case Failed(tag, OutcomeUnknownError()):
+                    self._transport.tell(self._calls[tag.name])
+                case Failed(tag, error):
+                    self._fall_back(tag.name, error)
+        return True
+
+    @property
+    def _generation(self) -> int:
+        return 0 if self._model is None else self._model.generation
+
+    def _image(self) -> RunImage:
+        image: RunImage | None = self._journal.call(LoadRun(self._run.name))
+        assert image is not None  # noqa: S101 - the actor wrote the run before anything else
+        return image
+
+    def _ask(self, name: str, call: Call[Any], expected: Expectation | None = None) -> None:
+        tag = _Step(name, self._generation)
+        send = Send(call, tag, self._context.me, owner=self._context.path, expected=expected)
+        self._calls[name] = send
+        self._transport.tell(send)
+
+    def _go_on(self, name: str, answer: Answer) -> None:
+        match name:
+            case "capabilities":
+                self._check_model_is_served(self._calls[name].call.read(answer))
+            case "create":
+                self._note_created(answer)
+            case "probe":
+                info: GetInfoResponse = self._calls[name].call.read(answer)
+                assert self._model is not None  # noqa: S101 - probed
+                attached = Attached(self._model, info, self._reason, self._is_fresh)
+                self._reason, self._is_fresh = None, False
+                self._attached(attached)
+
+    def _check_model_is_served(self, capabilities: ServerCapabilities) -> None:
+        names = [model.model_name for model in capabilities.supported_models if model.model_name]
+        if names and self._run.config.base_model not in names:
+            self._run.close(
+                ValidationError(
+                    f"a model that the service has is wanted ({', '.join(names)}), got {self._run.config.base_model!r}"
+                )
+            )
+            return
+        self._is_fresh = True
+        self._new_model(RestorePoint(0, None))
+
+    def _new_model(self, point: RestorePoint) -> None:
+        number: int = self._journal.call(AllocateModel(self._session_id))
+        model = ModelRecord(
+            run=self._run.name,
+            generation=self._generation + 1,
+            session_id=self._session_id,
+            model_seq_id=number,
+            base_place=point.place,
+            checkpoint=point.checkpoint,
+        )
+        self._journal.call(Append((model,)))
+        self._create(model)
+
+    def _create(self, model: ModelRecord) -> None:
+        """Ask for the model; the same ids give the same one, however often it is asked for."""
+        self._model = model
+        config = self._run.config
+        ids = model.session_id, model.model_seq_id
+        if model.checkpoint is None:
+            call = create_model(*ids, config.base_model, config.lora(), config.user_metadata)
+        else:
+            call = load_weights(*ids, model.checkpoint, optimizer=True)
+        self._ask("create", call, _CREATED[model.checkpoint is None])
+
+    def _note_created(self, answer: Answer) -> None:
+        model = self._model
+        assert model is not None  # noqa: S101 - it was asked for
+        created: ModelCreated = _CREATED[model.checkpoint is None].read(answer)
+        # The service names models like this; the official SDK relies on it for models from checkpoints.
+        model_id = created.model_id or f"{model.session_id}:train:{model.model_seq_id}"
+        self._model = msgspec.structs.replace(model, model_id=model_id)
+        self._journal.call(Append((self._model,)))
+        self._probe()
+
+    def _probe(self) -> None:
+        assert self._model is not None  # noqa: S101 - there is one to probe
+        assert self._model.model_id is not None  # noqa: S101 - and it has its id
+        self._ask("probe", get_info(self._model.model_id))
+
+    def _fall_back(self, name: str, error: TinkerActorsError) -> None:
+        model = self._model
+        if name == "probe" and isinstance(error, NotFoundError):
+            self.restore("the service no longer has its model")
+        elif name == "create" and model is not None and model.checkpoint is not None:
+            self._pass_over(model, error)
+        elif name in ("create", "capabilities") and isinstance(error, APIStatusError | RequestFailedError):
+            self._run.close(error)
+        else:
+            self._stuck(error)
+
+    def _pass_over(self, model: ModelRecord, error: TinkerActorsError) -> None:
+        """A checkpoint cannot be loaded: mark it, so that the next older one is used."""
+        if not isinstance(error, NotFoundError | BadRequestError | RequestFailedError):
+            self._stuck(error)
+            return
+        bad = [one for one in self._image().checkpoints if one.path == model.checkpoint]
+        unusable: list[CheckpointRecord] = [msgspec.structs.replace(one, usable=0) for one in bad]
+        self._journal.call(Append(tuple(unusable)))
+        self._attempts -= 1  # the marks make an end of it
+        self.restore(f"checkpoint {model.checkpoint} cannot be loaded ({error})")

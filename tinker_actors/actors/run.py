@@ -1,0 +1,251 @@
+"""A training run, whatever incarnation serves it: what it was created with, what callers asked of it."""
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+
+from tinker_actors.actors.futures import Settler, Submissions
+from tinker_actors.api import training as calls
+from tinker_actors.api.chunks import combine, split
+from tinker_actors.api.futures import Expectation, json_result, output_result
+from tinker_actors.errors import ConfigError
+from tinker_actors.journal import replay
+from tinker_actors.journal.records import Kind, OperationRecord
+from tinker_actors.journal.store import RunImage
+from tinker_actors.types import (
+    AdamParams,
+    Datum,
+    GetInfoResponse,
+    LoraConfig,
+    OptimStepResponse,
+    SaveWeightsForSamplerResponse,
+    SaveWeightsResponse,
+)
+from tinker_actors.wire.calls import Answer, Call, json_body
+from tinker_actors.wire.documents import FutureHandle
+from tinker_actors.wire.protobuf import encode_training_content
+
+__all__ = ["Run", "RunConfig", "TrainingOperation", "call_for", "expectation_of", "read_result"]
+
+MAX_SEED = 2**31 - 1
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is created with, and compared by when it is resumed."""
+
+    base_model: str
+    rank: int
+    train_mlp: bool
+    train_attn: bool
+    train_unembed: bool
+    seed: int | None
+    """None until the runtime picked one."""
+    server: str
+    """Base URL, or "local"."""
+    optimizer: str = "adamw"
+    user_metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+    def lora(self) -> LoraConfig:
+        """The low-rank matrices of its models."""
+        return LoraConfig(
+            rank=self.rank,
+            seed=msgspec.UNSET if self.seed is None else self.seed,
+            train_unembed=self.train_unembed,
+            train_mlp=self.train_mlp,
+            train_attn=self.train_attn,
+        )
+
+    def seeded(self) -> "RunConfig":
+        """The same with a seed."""
+        if self.seed is not None:
+            return self
+        return msgspec.structs.replace(self, seed=secrets.randbelow(MAX_SEED))
+
+    def check_resumes(self, run: str, recorded: "RunConfig") -> None:
+        """Refuse to go on with a run that was created otherwise.
+
+        Raises:
+            ConfigError: it names what differs.
+        """
+        names = (
+            "base_model",
+            "rank",
+            "train_mlp",
+            "train_attn",
+            "train_unembed",
+            "optimizer",
+            "server",
+            "seed",
+        )
+        differences = [
+            f"{name} was {getattr(recorded, name)!r}, now {getattr(self, name)!r}"
+            for name in names
+            if getattr(recorded, name) != getattr(self, name) and not (name == "seed" and self.seed is None)
+        ]
+        if differences:
+            raise ConfigError(
+                f"run {run!r} was created otherwise: {'; '.join(differences)}; "
+                "use the same arguments, another run= name or another run_dir"
+            )
+
+
+class TrainingOperation(msgspec.Struct, frozen=True, kw_only=True):
+    """One call on a training client, ready to be sent but for ids."""
+
+    kind: Kind
+    contents: tuple[bytes, ...]
+    """Of each request."""
+    name: str | None = None
+    """Of a save."""
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal requests."""
+        digest = hashlib.sha256(self.kind.encode())
+        for content in self.contents:
+            digest.update(len(content).to_bytes(8, "big"))
+            digest.update(content)
+        return digest.hexdigest()
+
+    @classmethod
+    def train(
+        cls, kind: Kind, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None
+    ) -> "TrainingOperation":
+        """A forward or forward_backward, in as many requests as its data need."""
+        contents = (
+            encode_training_content(chunk, loss_fn, loss_fn_config, forward_only=kind is Kind.FORWARD)
+            for chunk in split(data)
+        )
+        return cls(kind=kind, contents=tuple(contents))
+
+    @classmethod
+    def optim_step(cls, params: AdamParams) -> "TrainingOperation":
+        """An optimizer step."""
+        return cls(kind=Kind.OPTIM_STEP, contents=(json_body(params),))
+
+    @classmethod
+    def save(cls, kind: Kind, content: calls.SaveContent) -> "TrainingOperation":
+        """A save of training state or of sampler weights."""
+        return cls(kind=kind, contents=(json_body(content),), name=content.name)
+
+
+def call_for(kind: Kind, model_id: str, seq_id: int, content: bytes) -> Call[FutureHandle]:
+    """The request for one part of an operation."""
+    make: dict[Kind, Callable[[str, int, bytes], Call[FutureHandle]]] = {
+        Kind.FORWARD_BACKWARD: calls.forward_backward,
+        Kind.FORWARD: calls.forward_backward,
+        Kind.OPTIM_STEP: calls.optim_step,
+        Kind.SAVE_WEIGHTS: calls.save_weights,
+        Kind.SAVE_FOR_SAMPLER: calls.save_weights_for_sampler,
+    }
+    return make[kind](model_id, seq_id, content)
+
+
+_EXPECTED: dict[Kind, Expectation] = {
+    Kind.FORWARD_BACKWARD: output_result,
+    Kind.FORWARD: output_result,
+    Kind.OPTIM_STEP: json_result("OptimStep", OptimStepResponse),
+    Kind.SAVE_WEIGHTS: json_result("SaveWeights", SaveWeightsResponse),
+    Kind.SAVE_FOR_SAMPLER: json_result("SaveWeightsForSampler", SaveWeightsForSamplerResponse),
+}
+
+
+def expectation_of(kind: Kind) -> Expectation:
+    """What the future of such an operation gives."""
+    return _EXPECTED[kind]
+
+
+def read_result(kind: Kind, answers: Sequence[Answer]) -> Any:
+    """The result of an operation out of the answers to its requests.
+
+    Raises:
+        APIResponseValidationError: an answer cannot be understood.
+    """
+    results = [_EXPECTED[kind].read(answer) for answer in answers]
+    if kind in (Kind.FORWARD_BACKWARD, Kind.FORWARD):
+        return combine(results)
+    return results[0]
+
+
+class Run:
+    """What a run is, whatever incarnation serves it; thread-safe.
+
+    Args:
+        name: within the run directory.
+        config: what the caller wants; the journal's takes its place when the run is resumed.
+        settler: settles its futures.
+    """
+
+    def __init__(self, name: str, config: RunConfig, settler: Settler) -> None:
+        self.name = name
+        self.config = config
+        self.submissions: Submissions[TrainingOperation] = Submissions(settler, cancellable=False)
+        self.ready: Future[GetInfoResponse] = Future()
+        """Done once the model is there and all that an earlier process committed to has ended."""
+        self.left_behind: list[OperationRecord] = []
+        """What a dead process asked for behind its last optimizer step, until it is asked for again."""
+        self._settler = settler
+        self._is_resumed = False
+        self._lock = threading.Lock()
+        self._done = 0
+        self._submitted = 0
+        self._called = 0
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps with a result."""
+        return self._done
+
+    @property
+    def steps_submitted(self) -> int:
+        """Optimizer steps submitted, by this process or an earlier one."""
+        return self._submitted
+
+    def resume(self, image: RunImage) -> None:
+        """Begin where earlier processes left the run; only the first call in this process counts."""
+        with self._lock:
+            if not self._is_resumed:
+                self._is_resumed = True
+                self.left_behind = replay.dangling(image)
+                self._done, self._submitted = replay.steps_done(image), replay.steps_submitted(image)
+
+    @property
+    def optim_steps_called(self) -> int:
+        """Calls of optim_step in this process."""
+        return self._called
+
+    def submit(self, operation: TrainingOperation) -> "Future[Any]":
+        """Reserve the next place for `operation`; the future of its result.
+
+        Raises:
+            TinkerActorsError: the run is closed or halted.
+        """
+        future = self.submissions.add(operation)
+        if operation.kind is Kind.OPTIM_STEP:
+            with self._lock:
+                self._called += 1
+                self._submitted += 1
+        return future
+
+    def note_steps_done(self, steps: int) -> None:
+        """So many have their result."""
+        self._done = steps
+
+    def note_step_void(self) -> None:
+        """One that was submitted was not taken."""
+        with self._lock:
+            self._submitted -= 1
+
+    def note_ready(self, info: GetInfoResponse) -> None:
+        """The client may be used."""
+        self._settler.settle(self.ready, info)
+
+    def close(self, error: BaseException) -> None:
+        """It will not go on in this process."""
+        self._settler.fail(self.ready, error)
+        self.submissions.close(error)

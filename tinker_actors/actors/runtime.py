@@ -1,0 +1,193 @@
+"""Everything one service client owns: run directory, journal, threads, tree; opened together, closed in order."""
+
+import shutil
+import tempfile
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from tinker_actors.actors.futures import Settler
+from tinker_actors.actors.published import HEARTBEAT, SAMPLING, TRAINING, TRANSPORT, Published
+from tinker_actors.actors.run import Run
+from tinker_actors.actors.sampling import Sampler
+from tinker_actors.actors.session import FinishSession
+from tinker_actors.actors.training import Drain
+from tinker_actors.actors.transport import Fetch
+from tinker_actors.actors.tree import sampler_spec, service_spec, training_spec
+from tinker_actors.config import RecoveryPolicy, Settings
+from tinker_actors.errors import RuntimeStoppedError, TinkerActorsError
+from tinker_actors.journal import exports
+from tinker_actors.journal.directory import RunDirectory
+from tinker_actors.journal.store import Store
+from tinker_actors.supervision import (
+    ActorTree,
+    ChildSpec,
+    CommandRefusedError,
+    Reply,
+    ShutdownEnded,
+    StartChild,
+)
+from tinker_actors.wire.calls import Call
+
+__all__ = ["Runtime"]
+
+FETCH_TIMEOUT_S = 3600.0
+FINISH_TIMEOUT_S = 5.0
+
+
+class Runtime:
+    """A running tree with its journal.
+
+    Args:
+        settings: of the client.
+        policy: of recovery.
+        run_dir: the run directory; None keeps the journal in memory.
+        user_metadata: of the session.
+        display_name: of the session.
+
+    Raises:
+        JournalError: the run directory cannot be used.
+        StartFailedError: the tree did not come up.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        policy: RecoveryPolicy,
+        run_dir: str | None,
+        user_metadata: dict[str, Any],
+        display_name: str | None,
+    ) -> None:
+        self._directory = None if run_dir is None else RunDirectory(run_dir)
+        try:
+            self._open(settings, policy, user_metadata, display_name)
+        except BaseException:
+            self._release()
+            raise
+
+    def _open(
+        self,
+        settings: Settings,
+        policy: RecoveryPolicy,
+        user_metadata: dict[str, Any],
+        display_name: str | None,
+    ) -> None:
+        directory = None if self._directory is None else self._directory.path
+        self._store = Store(None if directory is None else directory / "journal.db")
+        if directory is not None:
+            exports.rebuild(directory, self._store)
+        self._scratch = (
+            tempfile.mkdtemp(prefix="tinker-actors-") if settings.is_local and directory is None else None
+        )
+        server_directory = directory / "server" if directory is not None else Path(self._scratch or ".")
+        self._settler = Settler()
+        self.published = Published(
+            settings=settings,
+            policy=policy,
+            store=self._store,
+            settler=self._settler,
+            directory=directory,
+            server_directory=server_directory if settings.is_local else None,
+            user_metadata=user_metadata,
+            display_name=display_name,
+        )
+        self.tree = ActorTree(service_spec(self.published))
+        self.tree.events.subscribe(self._on_event)
+        self._runs: list[Run] = []
+        self._close_lock = threading.Lock()
+        self._is_closed = False
+        self.tree.start()
+
+    @property
+    def settler(self) -> Settler:
+        """Settles the futures of callers."""
+        return self._settler
+
+    def start_run(self, run: Run) -> None:
+        """Supervise `run`; whether that works shows in its `ready`."""
+        self._runs.append(run)
+        self.published.when_stopped(run.close)
+        self._start_child(TRAINING, training_spec(run, self.published), run)
+
+    def start_sampler(self, sampler: Sampler) -> None:
+        """Supervise `sampler`; whether that works shows in its `ready`."""
+        self.published.when_stopped(sampler.close)
+        self._start_child(SAMPLING, sampler_spec(sampler, self.published), sampler)
+
+    def _start_child(self, supervisor: str, spec: ChildSpec, owner: Run | Sampler) -> None:
+        self.published.add_child(supervisor, spec)
+
+        def look(reply: Reply) -> None:
+            error = reply.exception()
+            # A supervisor that was just restarted has it from the published table.
+            if isinstance(error, TinkerActorsError) and not isinstance(error, CommandRefusedError):
+                owner.close(error)
+
+        self.tree.address(supervisor).ask(StartChild(spec)).add_done_callback(look)
+
+    def fetch(self, call: Call[Any]) -> "Future[Any]":
+        """The result of a request that needs neither order nor journal."""
+        future: Future[Any] = Future()
+
+        def pass_on(reply: Reply) -> None:
+            error = reply.exception()
+            if error is not None:
+                self._settler.fail(future, error)
+            else:
+                self._settler.settle(future, reply.result())
+
+        self.tree.address(TRANSPORT).ask(Fetch(call), timeout_s=FETCH_TIMEOUT_S).add_done_callback(pass_on)
+        return future
+
+    def _on_event(self, event: object) -> None:
+        if isinstance(event, ShutdownEnded):
+            cause = event.first_cause
+            text = "the service client is closed" if cause is None else f"the service client stopped: {cause}"
+            self.published.stop(RuntimeStoppedError(text, first_cause=cause))
+
+    def close(self, status: str, timeout_s: float) -> bool:
+        """Finish what was submitted, save what no checkpoint covers, end the session, stop the tree.
+
+        Args:
+            status: of the session: "success", "errored" or "interrupted".
+            timeout_s: for all of it; the session stays open when that was not enough to save everything.
+
+        Returns:
+            Whether everything is saved. Only the first call does something.
+        """
+        with self._close_lock:
+            if self._is_closed:
+                return True
+            self._is_closed = True
+        clock = self.tree.clock
+        give_up_at = clock.now() + timeout_s
+        for run in self._runs:
+            run.submissions.refuse(RuntimeStoppedError("the service client is closed"))
+        replies = [
+            self.tree.address(f"{TRAINING}/training:{run.name}").ask(Drain(), timeout_s=timeout_s)
+            for run in self._runs
+            if run.ready.done() and run.ready.exception() is None
+        ]
+        is_saved = all(_succeeded(reply) for reply in replies)
+        if is_saved:
+            left_s = max(0.1, min(FINISH_TIMEOUT_S, give_up_at - clock.now()))
+            self.tree.address(HEARTBEAT).ask(FinishSession(status), timeout_s=left_s).exception()
+        self.tree.stop(max(1.0, give_up_at - clock.now()))
+        self.published.stop(RuntimeStoppedError("the service client is closed"))
+        self._release()
+        return is_saved
+
+    def _release(self) -> None:
+        if hasattr(self, "_settler"):
+            self._settler.close(timeout_s=5.0)
+        if hasattr(self, "_store"):
+            self._store.close()
+        if getattr(self, "_scratch", None) is not None:
+            shutil.rmtree(str(self._scratch), ignore_errors=True)
+        if self._directory is not None:
+            self._directory.close()
+
+
+def _succeeded(reply: Reply) -> bool:
+    return reply.exception() is None and bool(reply.result())

@@ -1,0 +1,199 @@
+"""A sampler: its sampling session on the service, and the requests to it."""
+
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+
+from tinker_actors.actors.futures import Settler, Submission, Submissions
+from tinker_actors.actors.journal import AllocateSampler
+from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
+from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
+from tinker_actors.actors.transport import Accepted, Answered, Failed, Send
+from tinker_actors.api.futures import sample_result
+from tinker_actors.api.sampling import asample, create_sampling_session
+from tinker_actors.errors import (
+    FutureExpiredError,
+    NotFoundError,
+    OutcomeUnknownError,
+    SamplerLostError,
+    TinkerActorsError,
+)
+from tinker_actors.supervision import SupervisedActor
+from tinker_actors.types import ModelInput, SampleResponse, SamplingParams
+
+__all__ = ["SampleOrder", "Sampler", "SamplingActor", "Woken"]
+
+CLONE = 1_000_000_000
+"""Numbers of requests of one incarnation begin at a multiple of this, so that none is used twice."""
+
+
+class SampleOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call of `sample` asks for."""
+
+    prompt: ModelInput
+    num_samples: int
+    sampling_params: SamplingParams
+    prompt_logprobs: bool = False
+
+
+class Woken:
+    """There is something to take."""
+
+
+class Sampler:
+    """What a sampler is, whatever incarnation serves it.
+
+    Args:
+        name: within its service client.
+        settler: settles its futures.
+        base_model: sample from this base model,
+        model_path: or from these saved weights,
+        sampling_session_id: or from an ephemeral save.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settler: Settler,
+        *,
+        base_model: str | None = None,
+        model_path: str | None = None,
+        sampling_session_id: str | None = None,
+    ) -> None:
+        self.name = name
+        self.base_model = base_model
+        self.model_path = model_path
+        self.sampling_session_id = sampling_session_id
+        self.submissions: Submissions[SampleOrder] = Submissions(settler, cancellable=True)
+        self.ready: Future[None] = Future()
+        """Done once the service knows the sampler."""
+        self._settler = settler
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """Whether nothing but its session holds its weights."""
+        return self.base_model is None and self.model_path is None
+
+    def note_ready(self) -> None:
+        """The service knows it."""
+        self._settler.settle(self.ready, None)
+
+    def close(self, error: BaseException) -> None:
+        """It will never work again."""
+        self._settler.fail(self.ready, error)
+        self.submissions.close(error)
+
+
+class SamplingActor(SupervisedActor):
+    """Keeps one sampler alive. Sampling changes nothing, so what was under way at a crash is asked again."""
+
+    def __init__(self, sampler: Sampler, published: Published) -> None:
+        super().__init__()
+        self._sampler = sampler
+        self._published = published
+        self._session_id: str | None = None
+        self._under_way: dict[int, Submission[SampleOrder]] = {}
+        self._sequence_ids: dict[int, list[str]] = {}
+        self._next = 0
+
+    def on_start(self) -> None:
+        self._transport = self.context.address(TRANSPORT)
+        self._next = (self.context.epoch - 1) * CLONE
+        submissions = self._sampler.submissions
+        submissions.restart(known=set())
+        address = self.context.address(self.context.path)
+        submissions.bind(lambda: address.tell(Woken()))
+        if self._sampler.sampling_session_id is not None and self._sampler.is_ephemeral:
+            self._serve_session(self._sampler.sampling_session_id)
+        else:
+            self.context.address(HEARTBEAT).tell(AwaitSession(self.context.me))
+
+    def on_receive(self, message: Any) -> None:
+        match message:
+            case Woken():
+                self._take()
+            case SessionReady(session_id):
+                self._create(session_id)
+            case SessionFailed(error):
+                self._sampler.close(error)
+            case Answered("create", answer):
+                self._serve_session(self._creating.read(answer).sampling_session_id)
+            case Failed("create", OutcomeUnknownError()):
+                self._send_creation()
+            case Failed("create", error):
+                self._sampler.close(error)
+            case Accepted(int(number), handle):
+                ids = handle.sample_sequence_ids
+                self._sequence_ids[number] = list(ids) if ids is not msgspec.UNSET else []
+            case Answered(int(number), answer):
+                self._settle(number, sample_result.read(answer))
+            case Failed(int(number), error):
+                self._note_failure(number, error)
+
+    def _create(self, session_id: str) -> None:
+        number = self.context.address(JOURNAL).call(AllocateSampler(session_id))
+        self._creating = create_sampling_session(
+            session_id, number, base_model=self._sampler.base_model, model_path=self._sampler.model_path
+        )
+        self._send_creation()
+
+    def _send_creation(self) -> None:
+        self._transport.tell(Send(self._creating, "create", self.context.me))
+
+    def _serve_session(self, sampling_session_id: str) -> None:
+        self._session_id = sampling_session_id
+        self._sampler.note_ready()
+        self._take()
+
+    def _take(self) -> None:
+        if self._session_id is None:
+            return
+        for submission in self._sampler.submissions.untaken():
+            self._sampler.submissions.take(submission.ticket)
+            self._ask(submission)
+
+    def _ask(self, submission: Submission[SampleOrder]) -> None:
+        assert self._session_id is not None  # noqa: S101 - asked only while there is one
+        number, self._next = self._next, self._next + 1
+        self._under_way[number] = submission
+        order = submission.request
+        call = asample(
+            self._session_id,
+            number,
+            order.prompt,
+            order.sampling_params,
+            num_samples=order.num_samples,
+            prompt_logprobs=order.prompt_logprobs,
+        )
+        self._transport.tell(Send(call, number, self.context.me, expected=sample_result))
+
+    def _settle(self, number: int, response: SampleResponse) -> None:
+        submission = self._under_way.pop(number)
+        for sequence, sequence_id in zip(
+            response.sequences, self._sequence_ids.pop(number, []), strict=False
+        ):
+            sequence.sequence_id = sequence_id
+        self._sampler.submissions.settle(submission.ticket, response)
+
+    def _note_failure(self, number: int, error: TinkerActorsError) -> None:
+        submission = self._under_way.pop(number)
+        self._sequence_ids.pop(number, None)
+        match error:
+            case FutureExpiredError() | OutcomeUnknownError() if self._session_id is not None:
+                self._ask(submission)
+            case NotFoundError():
+                self._lose_session(submission, error)
+            case _:
+                self._sampler.submissions.fail(submission.ticket, error)
+
+    def _lose_session(self, submission: Submission[SampleOrder], error: TinkerActorsError) -> None:
+        """The service forgot the sampling session: get another one, or say that there is none to get."""
+        if self._sampler.is_ephemeral:
+            lost = SamplerLostError(
+                "the service no longer has this unnamed sampler; save weights under a name to sample from them for long"
+            )
+            lost.__cause__ = error
+            self._sampler.submissions.fail(submission.ticket, lost)
+            return
+        raise error  # a new incarnation creates a session and asks everything again

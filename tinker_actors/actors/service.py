@@ -1,0 +1,30 @@
+"""The root of the service's tree, and the supervisors of named children below it."""
+
+from collections.abc import Sequence
+
+from tinker_actors.actors.published import Published
+from tinker_actors.supervision import ChildSpec, DynamicSupervisor, StartChild, Supervisor
+
+__all__ = ["NamedChildren", "ServiceActor"]
+
+
+class ServiceActor(Supervisor):
+    """Supervises everything that one service client needs."""
+
+    def __init__(self, children: Sequence[ChildSpec]) -> None:
+        super().__init__(children, max_restarts=3, within_s=60.0)
+
+
+class NamedChildren(DynamicSupervisor):
+    """A dynamic supervisor that begins with the children that were published for it.
+
+    A dynamic supervisor starts empty; what runs and samplers there are must outlive its restart.
+    """
+
+    def __init__(self, published: Published) -> None:
+        super().__init__(max_restarts=3, within_s=60.0)
+        self._published = published
+
+    def on_start(self) -> None:
+        for spec in self._published.children(self.context.path):
+            self.context.me.ask(StartChild(spec))

@@ -1,0 +1,464 @@
+"""A training run's actor: it sends what callers submit, in their order, and settles their futures.
+
+Starting is always the same, after a crash of the actor, of the process or of the service: open the journal, get the
+model (`recovery`), send what has no result, go on.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tinker_actors.actors.futures import is_of_this_process
+from tinker_actors.actors.intake import Intake, parts_of, step_void
+from tinker_actors.actors.journal import Append, DropContents, LoadRun
+from tinker_actors.actors.outbox import Outbox, Part, Pending
+from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
+from tinker_actors.actors.recovery import Attached, Recovery
+from tinker_actors.actors.results import Conclusion, Progress, conclude, digest_of, recorded_result
+from tinker_actors.actors.run import Run, RunConfig, call_for, expectation_of
+from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
+from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send
+from tinker_actors.config import LOCAL
+from tinker_actors.errors import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APITimeoutError,
+    ConfigError,
+    ConflictError,
+    FutureExpiredError,
+    InternalServerError,
+    JournalError,
+    NotFoundError,
+    OutcomeUnknownError,
+    RateLimitError,
+    RequestFailedError,
+    RunHaltedError,
+    TinkerActorsError,
+)
+from tinker_actors.events import (
+    CheckpointSaved,
+    GradientDropped,
+    JournalParked,
+    ModelAttached,
+    ModelCreated,
+    ModelRestored,
+    RunHalted,
+    StepDone,
+    StepVoided,
+)
+from tinker_actors.journal import replay
+from tinker_actors.journal.records import Kind, OperationRecord, Record, RunRecord, State
+from tinker_actors.journal.store import RunImage
+from tinker_actors.supervision import Reply, SupervisedActor
+from tinker_actors.types import GetInfoResponse
+from tinker_actors.wire.calls import Answer, json_body
+
+__all__ = ["Drain", "TrainingActor", "Woken"]
+
+JOURNAL_RETRY_S = 1.0
+"""Pause before a journal that cannot be written is tried again."""
+
+
+class Woken:
+    """There is something to take, or the journal may be writable again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Finish what was submitted, save what no checkpoint covers; answered with whether all is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Tag of a training request."""
+
+    generation: int
+    part: Part
+
+
+class TrainingActor(SupervisedActor):
+    """Serves one run; what it must not lose is in the journal or in the run's submissions."""
+
+    _intake: Intake
+    _recovery: Recovery
+    _info: GetInfoResponse
+
+    def __init__(self, run: Run, published: Published) -> None:
+        super().__init__()
+        self._run = run
+        self._published = published
+        self._outbox: Outbox | None = None
+        """None while there is no model to send to."""
+        self._progress = Progress(0, 0)
+        self._drained: Reply | None = None
+        self._is_halted = False
+
+    def on_start(self) -> None:
+        self._journal = self.context.address(JOURNAL)
+        self._transport = self.context.address(TRANSPORT)
+        self._recovery = Recovery(
+            self._run, self._published, self.context, attached=self._serve_model, stuck=self._halt
+        )
+        try:
+            image = self._open_journal()
+        except ConfigError as error:
+            self._is_halted = True
+            self._run.close(error)
+            return
+        self._intake = Intake(self._run, self._published, self._journal, image.last_place)
+        self._intake.open_void = _open_void(image)
+        self._note(image)
+        self._settle_recorded(image)
+        address = self.context.address(self.context.path)
+        self._run.submissions.bind(lambda: address.tell(Woken()))
+        self._run.submissions.restart(
+            known={one.ticket for one in image.operations if one.ticket is not None}
+        )
+        self.context.address(HEARTBEAT).tell(AwaitSession(self.context.me))
+
+    def on_receive(self, message: Any) -> Any:
+        match message:
+            case Woken():
+                self._go_on()
+            case SessionReady(session_id):
+                self._recovery.begin(session_id)
+            case SessionFailed(error):
+                self._run.close(error)
+            case Accepted(_Request(generation), _) if self._is_current(generation):
+                self._accept()
+            case Answered(_Request(generation, (place, part)), answer) if self._is_current(generation):
+                self._note_answer(place, part, answer)
+            case Failed(_Request(generation, part), error, accepted) if self._is_current(generation):
+                self._note_failure(part, error, accepted=accepted)
+            case Answered() | Failed():
+                self._recovery.receive(message)
+            case Drain():
+                self._drained = self._drained or Reply()
+                self._go_on()
+                return self._drained
+        return None
+
+    def _is_current(self, generation: int) -> bool:
+        return self._outbox is not None and self._outbox.model.generation == generation
+
+    # Starting ------------------------------------------------------------------------------------
+
+    def _open_journal(self) -> RunImage:
+        """The run as the journal has it; one that is not there is noted.
+
+        Raises:
+            ConfigError: it was created otherwise than it is asked for now.
+        """
+        run = self._run
+        image: RunImage | None = self._journal.call(LoadRun(run.name))
+        if image is None:
+            self._journal.call(Append((RunRecord(run=run.name, config=json_body(run.config.seeded())),)))
+            image = self._load()
+        recorded = msgspec.json.decode(image.run.config, type=RunConfig)
+        run.config.check_resumes(run.name, recorded)
+        run.config = recorded
+        run.resume(image)
+        return image
+
+    def _load(self) -> RunImage:
+        image: RunImage | None = self._journal.call(LoadRun(self._run.name))
+        assert image is not None  # noqa: S101 - noted when the actor started
+        return image
+
+    def _note(self, image: RunImage) -> None:
+        """Where the journal says the run stands."""
+        covered = max((checkpoint.place for checkpoint in image.checkpoints), default=0)
+        self._progress = Progress(replay.steps_done(image), covered)
+        for operation in image.operations:
+            if operation.state == State.DONE and operation.kind == Kind.OPTIM_STEP:
+                self._progress.step_place = operation.place
+                self._progress.summaries.clear()
+            elif (
+                operation.state == State.DONE
+                and operation.kind == Kind.FORWARD_BACKWARD
+                and operation.summary
+            ):
+                self._progress.summaries.append(msgspec.json.decode(operation.summary))
+        self._saved_steps = max(
+            (checkpoint.step for checkpoint in image.checkpoints if checkpoint.usable), default=0
+        )
+
+    def _settle_recorded(self, image: RunImage) -> None:
+        """Futures whose operations ended, while a predecessor died before it could settle them."""
+        parts = parts_of(image)
+        for operation in image.operations:
+            if not self._run.submissions.is_open(operation.ticket):
+                continue
+            match operation.state:
+                case State.DONE:
+                    value = recorded_result(operation, parts[operation.place])
+                    self._run.submissions.settle(operation.ticket, value)
+                case State.FAILED | State.VOID:
+                    self._run.submissions.fail(operation.ticket, _recorded_error(operation))
+
+    def _serve_model(self, attached: Attached) -> None:
+        """The run has a model: send it what it lacks, then what is new."""
+        image = self._load()
+        self._note(image)
+        outbox = Outbox(attached.model, replay.next_seq_id(image.sends))
+        parts = parts_of(image)
+        sent = {(send.place, send.part): send for send in image.sends}
+        fresh: list[Record] = []
+        lacking = replay.outstanding(image, attached.model)
+        for operation in lacking:
+            requests = parts[operation.place]
+            sends = [sent[one.place, one.part] for one in requests if (one.place, one.part) in sent]
+            if len(sends) < len(requests):
+                sends = outbox.number(operation.place, len(requests))
+                if operation.kind == Kind.SAVE_FOR_SAMPLER:
+                    requests = [self._intake.renumbered(one) for one in requests]
+                    fresh.extend(requests)
+                fresh.extend(sends)
+            contents = [one.content or b"" for one in requests]
+            outbox.put(Pending(operation, contents, [one.result_digest for one in requests], sends))
+        self._journal.call(Append(tuple(fresh)))
+        self._outbox, self._info = outbox, attached.info
+        self._tell_attached(attached, len(lacking))
+        self._go_on()
+
+    def _tell_attached(self, attached: Attached, count: int) -> None:
+        run, model = self._run.name, attached.model
+        model_id = model.model_id or ""
+        if attached.restored_because is not None:
+            self.context.emit(
+                ModelRestored(
+                    run=run,
+                    model_id=model_id,
+                    checkpoint=model.checkpoint,
+                    replayed=count,
+                    reason=attached.restored_because,
+                )
+            )
+        elif attached.is_fresh:
+            self.context.emit(ModelCreated(run=run, model_id=model_id))
+        else:
+            self.context.emit(ModelAttached(run=run, model_id=model_id, sent_again=count))
+
+    # Sending -------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Do whatever can be done now: settle, take, post, finish starting, finish draining."""
+        if self._outbox is None:
+            if self._is_halted and self._drained is not None:
+                self._drained.set(False)
+            return
+        try:
+            if self._settle(self._outbox):
+                self._take(self._outbox)
+        except JournalError as error:
+            self.context.emit(
+                JournalParked(run=self._run.name, reason=str(error), retry_in_s=JOURNAL_RETRY_S)
+            )
+            self.context.send_after(JOURNAL_RETRY_S, Woken())
+            return
+        if self._outbox is not None:
+            self._post(self._outbox)
+            self._note_ready(self._outbox)
+
+    def _take(self, outbox: Outbox) -> None:
+        gradients = self._intake.take(outbox, self._progress.steps)
+        if gradients:
+            self._drop(gradients)
+        elif self._drained is not None:
+            self._finish_draining(outbox)
+
+    def _drop(self, gradients: list[OperationRecord]) -> None:
+        """A dead process left gradients that the program does not ask for again: go back to before them."""
+        dropped = [msgspec.structs.replace(one, state=State.DROPPED) for one in gradients]
+        self._journal.call(Append(tuple(dropped)))
+        self._run.left_behind.clear()
+        self.context.emit(GradientDropped(run=self._run.name, operations=len(dropped)))
+        self._restore("gradients of a dead process had to be undone")
+
+    def _post(self, outbox: Outbox) -> None:
+        """Send the next request, once the service has accepted the one before."""
+        part = outbox.post()
+        if part is None:
+            return
+        place, number = part
+        pending = outbox[place]
+        call = call_for(pending.kind, outbox.model_id, pending.sends[number].seq_id, pending.contents[number])
+        tag = _Request(outbox.model.generation, part)
+        self._transport.tell(
+            Send(call, tag, self.context.me, owner=self.context.path, expected=expectation_of(pending.kind))
+        )
+
+    def _accept(self) -> None:
+        if self._outbox is not None:
+            self._outbox.accepted()
+            self._post(self._outbox)
+
+    def _note_answer(self, place: int, part: int, answer: Answer) -> None:
+        if self._outbox is not None and place in self._outbox:
+            self._outbox[place].answers[part] = answer
+            self._go_on()
+
+    def _note_ready(self, outbox: Outbox) -> None:
+        """The client may be used once all that earlier processes committed to has ended."""
+        if self._run.ready.done():
+            return
+        if all(is_of_this_process(outbox[place].record.ticket) for place in outbox.places()):
+            self._run.note_ready(self._info)
+
+    def _finish_draining(self, outbox: Outbox) -> None:
+        if outbox or not self._run.submissions.is_idle() or self._drained is None:
+            return
+        if self._published.directory is not None and self._progress.steps > self._saved_steps:
+            self._intake.take_checkpoint(outbox, self._progress.steps)
+        else:
+            self._drained.set(True)
+
+    # Settling ------------------------------------------------------------------------------------
+
+    def _settle(self, outbox: Outbox) -> bool:
+        """Record results and settle futures, in order; False when the run takes another turn."""
+        progress = msgspec.structs.replace(self._progress, summaries=list(self._progress.summaries))
+        conclusions: list[Conclusion] = []
+        failed: tuple[Pending, TinkerActorsError] | None = None
+        for pending in outbox.finished():
+            if self._diverged(pending):
+                self._halt(f"operation {pending.record.place} was repeated and gave another result")
+                return False
+            try:
+                conclusions.append(conclude(pending, progress))
+            except APIResponseValidationError as error:
+                failed = pending, error
+                break
+        if conclusions:
+            records = [record for one in conclusions for record in one.records]
+            lines = [line for one in conclusions for line in one.lines]
+            self._journal.call(Append(tuple(records), durable=False, lines=tuple(lines)))
+            self._progress = progress
+            outbox.remove(one.pending.record.place for one in conclusions)
+            for conclusion in conclusions:
+                self._tell_concluded(conclusion)
+        if failed is not None:
+            self._fail(outbox, failed[0], failed[1])
+        return failed is None
+
+    def _diverged(self, pending: Pending) -> bool:
+        """Whether a repeated operation gave another result than before; only the embedded server is exact."""
+        if pending.record.state != State.DONE or self._published.settings.base_url != LOCAL:
+            return False
+        return any(
+            recorded is not None and answer is not None and digest_of(answer.body) != recorded
+            for recorded, answer in zip(pending.recorded, pending.answers, strict=True)
+        )
+
+    def _tell_concluded(self, conclusion: Conclusion) -> None:
+        record = conclusion.pending.record
+        if record.state == State.PLACED:
+            self._recovery.note_progress()
+            self._run.submissions.settle(record.ticket, conclusion.value)
+        if conclusion.step is not None:
+            self._run.note_steps_done(conclusion.step)
+            self.context.emit(StepDone(run=self._run.name, step=conclusion.step, metrics=conclusion.metrics))
+        if conclusion.checkpoint is not None:
+            saved = conclusion.checkpoint
+            self._saved_steps = saved.step
+            self._journal.call(DropContents(self._run.name))
+            self.context.emit(
+                CheckpointSaved(
+                    run=self._run.name, step=saved.step, path=saved.path, automatic=bool(saved.automatic)
+                )
+            )
+
+    # Failing -------------------------------------------------------------------------------------
+
+    def _note_failure(self, part: Part, error: TinkerActorsError, *, accepted: bool) -> None:
+        outbox = self._outbox
+        if outbox is None or part[0] not in outbox:
+            return
+        pending = outbox[part[0]]
+        match error:
+            case OutcomeUnknownError():
+                outbox.post_again(part)
+                self._post(outbox)
+            case NotFoundError() | FutureExpiredError():
+                self._restore(f"the service lost the model or a result of it ({error})")
+            case ConflictError() if not accepted:
+                self._halt(f"the service has another request under the id of {pending.record.kind}: {error}")
+            case APIConnectionError() | InternalServerError() | RateLimitError() | APITimeoutError():
+                self._halt(error)
+            case _:
+                self._fail(outbox, pending, error)
+
+    def _fail(self, outbox: Outbox, pending: Pending, error: TinkerActorsError) -> None:
+        """An operation will have no result: its step is void, or it alone is."""
+        if pending.kind.changes_the_model:
+            self._void(outbox, pending, error)
+            return
+        place = pending.record.place
+        failed = msgspec.structs.replace(pending.record, state=State.FAILED, summary=_error_summary(error))
+        self._journal.call(Append((failed, *outbox.remove([place]))))
+        self._run.submissions.fail(pending.record.ticket, error)
+        self._go_on()
+
+    def _void(self, outbox: Outbox, pending: Pending, error: TinkerActorsError) -> None:
+        """A part of an optimizer step failed: none of the step counts, and what ran of it is undone."""
+        step = replay.step_of(self._load().operations, pending.record.place)
+        is_refused = outbox.posting is not None and outbox.posting[0] == pending.record.place
+        ran = [
+            one
+            for one in step
+            if not (one.place in outbox and outbox.is_untouched(one.place))
+            and not (is_refused and one.place == pending.record.place and outbox.posting == (one.place, 0))
+        ]
+        void = [msgspec.structs.replace(one, state=State.VOID, summary=_error_summary(error)) for one in step]
+        self._journal.call(Append((*void, *outbox.remove(one.place for one in step))))
+        if any(one.kind == Kind.OPTIM_STEP for one in step):
+            self._run.note_step_void()
+        else:
+            self._intake.open_void = error
+        for one in step:
+            self._run.submissions.fail(one.ticket, step_void(error) if one.kind == Kind.OPTIM_STEP else error)
+        self.context.emit(StepVoided(run=self._run.name, reason=str(error)))
+        if ran:
+            self._restore("a part of an optimizer step failed")
+        else:
+            self._go_on()
+
+    def _restore(self, reason: str) -> None:
+        self._outbox = None
+        self._recovery.restore(reason)
+
+    def _halt(self, cause: TinkerActorsError | str) -> None:
+        """Stand still, visibly; nothing is sent and nothing is rewound."""
+        self._outbox, self._is_halted = None, True
+        self._transport.tell(Cancel(self.context.path))
+        resume = "start the program again on the same run directory"
+        error = RunHaltedError(
+            f"run {self._run.name} is halted: {cause}; to resume, {resume}", run=self._run.name, resume=resume
+        )
+        error.__cause__ = cause if isinstance(cause, BaseException) else None
+        self._run.close(error)
+        self.context.emit(RunHalted(run=self._run.name, reason=str(cause)))
+        if self._drained is not None:
+            self._drained.set(False)
+
+
+def _error_summary(error: TinkerActorsError) -> bytes:
+    return json_body({"error": str(error), "category": getattr(error, "category", "unknown")})
+
+
+def _recorded_error(operation: OperationRecord) -> TinkerActorsError:
+    summary = msgspec.json.decode(operation.summary or b"{}")
+    error = RequestFailedError(summary.get("error", "failed"), category=summary.get("category", "unknown"))
+    return step_void(error) if operation.kind == Kind.OPTIM_STEP else error
+
+
+def _open_void(image: RunImage) -> TinkerActorsError | None:
+    """The failure of a step that callers of this process are in the middle of."""
+    last: OperationRecord | None = None
+    for operation in image.operations:
+        if Kind(operation.kind).changes_the_model and is_of_this_process(operation.ticket):
+            last = operation
+    if last is not None and last.state == State.VOID and last.kind == Kind.FORWARD_BACKWARD:
+        return _recorded_error(last)
+    return None

@@ -1,0 +1,274 @@
+"""The network: one thread with one event loop, owned by one actor. Answers come back as messages."""
+
+import asyncio
+import itertools
+import random
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tinker_actors.actors.futures import forbid_waiting
+from tinker_actors.actors.published import Published
+from tinker_actors.api.futures import Expectation, Pause, RoundTrips, follow, with_retries
+from tinker_actors.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    NotDeliveredError,
+    OutcomeUnknownError,
+    TinkerActorsError,
+)
+from tinker_actors.events import RequestRetried
+from tinker_actors.supervision import Address, ExitReason, Reply, SupervisedActor
+from tinker_actors.wire.calls import Answer, Call
+from tinker_actors.wire.documents import FutureHandle
+from tinker_actors.wire.http import HttpxTransport, Transport
+
+__all__ = ["Accepted", "Answered", "Cancel", "EndpointChanged", "Failed", "Fetch", "Send", "TransportActor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send `call`, by its retry rule; with `expected`, follow the future it gives to its end."""
+
+    call: Call[Any]
+    tag: Any
+    """Comes back with each answer."""
+    reply_to: Address
+    owner: str = ""
+    """All requests of one owner can be cancelled together."""
+    expected: Expectation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Send `call`, by its retry rule; answered with what its `read` makes of the answer."""
+
+    call: Call[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Give up all requests of an owner; nothing more is answered to them."""
+
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointChanged:
+    """The published endpoint is another one, or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The service took the request and works on it."""
+
+    tag: Any
+    handle: FutureHandle
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The result is there, still to be read."""
+
+    tag: Any
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """There will be no result."""
+
+    tag: Any
+    error: TinkerActorsError
+    accepted: bool
+    """Whether the service had taken the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    number: int
+    error: BaseException | None
+
+
+class _Loop:
+    """A thread that runs an event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        forbid_waiting("the network's thread")
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.close()
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run `function` on the loop, soon."""
+        self._loop.call_soon_threadsafe(function)
+
+    def start(self, work: Coroutine[Any, Any, None], done: Callable[["asyncio.Task[None]"], None]) -> None:
+        """Run `work` as a task; `done` is called with it at its end."""
+        self.call(lambda: self._loop.create_task(work).add_done_callback(done))
+
+    def finish(self, farewell: Callable[[], Coroutine[Any, Any, None]], timeout_s: float) -> None:
+        """Cancel everything, run `farewell`, end the thread; wait for that at most `timeout_s`."""
+
+        async def wind_up() -> None:
+            tasks = asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await farewell()
+
+        future = asyncio.run_coroutine_threadsafe(wind_up(), self._loop)
+        future.add_done_callback(lambda _: self.call(self._loop.stop))
+        self._thread.join(timeout_s)
+
+
+class TransportActor(SupervisedActor):
+    """Owns connections and the requests under way.
+
+    When it ends, each request under way fails with `OutcomeUnknownError`: whoever sent it sends it again.
+    """
+
+    def __init__(self, published: Published, make_transport: Callable[[], Transport] | None = None) -> None:
+        super().__init__()
+        self._published = published
+        self._make_transport = make_transport or partial(_httpx_transport, published)
+        self._under_way: dict[int, Send] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._numbers = itertools.count()
+
+    def on_start(self) -> None:
+        self._loop = _Loop()
+        self._ready = asyncio.Event()
+        self._transport = self._make_transport()
+        self._random = random.Random(self.context.random.random())
+        self._note_endpoint()
+
+    def on_receive(self, message: Any) -> Reply | None:
+        match message:
+            case Send():
+                number = next(self._numbers)
+                self._under_way[number] = message
+                self._start(number, self._run(number, message))
+            case Fetch(call):
+                reply = Reply()
+                self._start(next(self._numbers), self._fetch(call, reply))
+                return reply
+            case Cancel(owner):
+                for number in [number for number, send in self._under_way.items() if send.owner == owner]:
+                    self._loop.call(partial(self._cancel, number))
+            case EndpointChanged():
+                self._note_endpoint()
+            case _Ended(number, error):
+                if error is not None:
+                    raise error
+                self._under_way.pop(number, None)
+        return None
+
+    def on_exit(self, reason: ExitReason) -> None:  # noqa: ARG002 - the same for each reason
+        """Close connections; tell whoever waits that no answer will come."""
+        if hasattr(self, "_loop"):
+            self._loop.finish(self._transport.close, timeout_s=2.0)
+        for send in self._under_way.values():
+            _tell(
+                send.reply_to,
+                Failed(send.tag, OutcomeUnknownError("the transport was restarted"), accepted=False),
+            )
+
+    def _start(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        here = self.context.me
+        self._loop.start(
+            work, lambda task: here.tell(_Ended(number, None if task.cancelled() else task.exception()))
+        )
+
+    def _note_endpoint(self) -> None:
+        self._loop.call(self._ready.clear if self._published.endpoint is None else self._ready.set)
+
+    def _cancel(self, number: int) -> None:
+        if number in self._tasks:
+            self._tasks[number].cancel()
+
+    # On the event loop ---------------------------------------------------------------------------
+
+    async def _run(self, number: int, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine that runs has a task
+        self._tasks[number] = task
+        accepted = False
+        clock, operation = self.context.clock.now, send.call.operation
+        try:
+            answer = await self._drive(operation, with_retries(send.call, clock, self._random))
+            if send.expected is not None:
+                handle: FutureHandle = send.call.read(answer)
+                accepted = True
+                _tell(send.reply_to, Accepted(send.tag, handle))
+                answer = await self._drive(
+                    operation, follow(handle.request_id, send.expected, clock, self._random)
+                )
+            _tell(send.reply_to, Answered(send.tag, answer))
+        except TinkerActorsError as error:
+            _tell(send.reply_to, Failed(send.tag, error, accepted))
+        finally:
+            del self._tasks[number]
+
+    async def _fetch(self, call: Call[Any], reply: Reply) -> None:
+        try:
+            steps = with_retries(call, self.context.clock.now, self._random)
+            reply.set(call.read(await self._drive(call.operation, steps)))
+        except TinkerActorsError as error:
+            reply.fail(error)
+
+    async def _drive(self, operation: str, steps: RoundTrips[Answer]) -> Answer:
+        """Send what `steps` yield, and send it the outcomes."""
+        outcome: Answer | TinkerActorsError | None = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration as done:
+                answer: Answer = done.value
+                return answer
+            if isinstance(step, Pause):
+                if step.cause != "pending":
+                    self.context.emit(
+                        RequestRetried(operation=operation, reason=step.cause, delay_s=step.delay_s)
+                    )
+                await asyncio.sleep(step.delay_s)
+                outcome = None
+            else:
+                try:
+                    outcome = await self._once(step)
+                except TinkerActorsError as error:
+                    outcome = error
+
+    async def _once(self, call: Call[Any]) -> Answer:
+        try:
+            await asyncio.wait_for(self._ready.wait(), call.timeout_s)
+        except TimeoutError:
+            raise APITimeoutError(
+                f"no server to send {call.operation} to within {call.timeout_s} s"
+            ) from None
+        endpoint = self._published.endpoint
+        if endpoint is None:
+            raise APIConnectionError("the embedded server is not up")
+        return await self._transport.send(call, endpoint.base_url)
+
+
+def _tell(address: Address, message: Any) -> None:
+    try:
+        address.tell(message)
+    except NotDeliveredError:
+        return  # its incarnation is gone; the next one sends what it needs anew
+
+
+def _httpx_transport(published: Published) -> Transport:
+    headers = {
+        "x-api-key": published.settings.api_key.reveal(),
+        "user-agent": "tinker-actors",
+    }
+    return HttpxTransport(headers, direct=published.settings.is_local)

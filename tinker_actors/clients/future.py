@@ -1,0 +1,119 @@
+"""The one kind of future that public methods return."""
+
+import asyncio
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from tinker_actors.actors.futures import check_may_wait
+from tinker_actors.errors import APITimeoutError
+
+__all__ = ["APIFuture", "ClientFuture"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class APIFuture(Generic[T]):
+    """A result on its way: block for it with `result`, or `await` it, as often and on as many loops as you like.
+
+    Args:
+        future: settled by the runtime.
+        is_cancellable: whether cancelling an await cancels the request. Training operations go on: a hole in
+            their order would stop the model.
+    """
+
+    def __init__(self, future: "Future[T]", *, is_cancellable: bool = False) -> None:
+        self._future = future
+        self._is_cancellable = is_cancellable
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the result, at most `timeout` seconds; also on a thread that runs an event loop.
+
+        Raises:
+            APITimeoutError: it did not come in time; the request goes on.
+            WouldDeadlockError: this thread must not wait, because the result depends on it.
+            TinkerActorsError: why there is no result.
+        """
+        if not self._future.done():
+            check_may_wait()
+        try:
+            return self._future.result(timeout)
+        except TimeoutError as error:
+            if self._future.done():
+                raise
+            raise APITimeoutError(f"no result within {timeout} s; the request goes on") from error
+
+    async def result_async(self, timeout: float | None = None) -> T:
+        """Like `result`, without blocking the event loop."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self
+        except TimeoutError as error:
+            if self._future.done():
+                raise
+            raise APITimeoutError(f"no result within {timeout} s; the request goes on") from error
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return asyncio.wrap_future(self._copy()).__await__()
+
+    async def coroutine(self) -> T:
+        """The same as a coroutine, for `asyncio.gather` and `create_task`."""
+        return await self
+
+    def future(self) -> "Future[T]":
+        """The `concurrent.futures.Future` behind it, for callbacks; they run on the settling thread."""
+        return self._future
+
+    def done(self) -> bool:
+        """Whether it has its result or its error."""
+        return self._future.done()
+
+    def add_done_callback(self, callback: Callable[["Future[T]"], object]) -> None:
+        """Call `callback` with the future behind it once it is done."""
+        self._future.add_done_callback(callback)
+
+    def then(self, change: "Callable[[T], U]") -> "APIFuture[U]":
+        """A future of `change(result)`; `change` runs on the settling thread and must be short."""
+        changed: Future[U] = Future()
+        changed.set_running_or_notify_cancel()
+
+        def pass_on(done: "Future[T]") -> None:
+            try:
+                changed.set_result(change(done.result()))
+            except BaseException as error:  # noqa: BLE001 - whatever it is belongs to who waits
+                changed.set_exception(error)
+
+        self._future.add_done_callback(pass_on)
+        return APIFuture(changed)
+
+    def _copy(self) -> "Future[T]":
+        """A future of its own for one await, because cancelling the await cancels it."""
+        source, copy = self._future, Future[T]()
+
+        def pass_on(done: "Future[T]") -> None:
+            if not copy.set_running_or_notify_cancel():
+                return
+            if done.cancelled():
+                copy.set_exception(asyncio.CancelledError())
+            elif (error := done.exception()) is not None:
+                copy.set_exception(error)
+            else:
+                copy.set_result(done.result())
+
+        source.add_done_callback(pass_on)
+        if self._is_cancellable:
+            copy.add_done_callback(lambda done: source.cancel() if done.cancelled() else None)
+        return copy
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'done' if self.done() else 'pending'}>"
+
+
+class ClientFuture(APIFuture[T]):
+    """A client on its way that also works as the client: its attributes wait until it is there."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.result(), name)

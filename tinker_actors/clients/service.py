@@ -1,0 +1,243 @@
+"""The way in: one client per service, as the official SDK names it."""
+
+import itertools
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self
+
+from tinker_actors.actors.run import Run, RunConfig
+from tinker_actors.actors.runtime import Runtime
+from tinker_actors.actors.sampling import Sampler
+from tinker_actors.api.sessions import get_server_capabilities
+from tinker_actors.clients.future import APIFuture, ClientFuture
+from tinker_actors.clients.sampling import SamplingClient
+from tinker_actors.clients.training import TrainingClient
+from tinker_actors.config import RecoveryPolicy, Settings
+from tinker_actors.errors import ValidationError
+from tinker_actors.supervision import Address, TreeNode
+from tinker_actors.types import CheckpointPath, ServerCapabilities
+
+__all__ = ["ServiceClient"]
+
+CLOSE_TIMEOUT_S = 30.0
+_RUN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+
+class ServiceClient:
+    """Everything that training and sampling on one service need, under one supervisor.
+
+    Made in a `with` block, it finishes its session at the end: with "success", or "errored" after an exception.
+
+    Args:
+        user_metadata: kept with the session.
+        project_id: of the session; default `TINKER_PROJECT_ID`.
+        display_name: of the session.
+        base_url: of the service, or "local" for the embedded server; default `TINKER_BASE_URL`.
+        api_key: default `TINKER_API_KEY`; the embedded server needs none.
+        run_dir: where runs remember what they did, so that a killed program goes on where it was; None keeps
+            that in memory, so that only crashes inside of the process are survived.
+        recovery: how runs are recovered.
+
+    Raises:
+        ConfigError: an argument or a variable of the environment is wrong.
+        JournalError: the run directory cannot be used.
+    """
+
+    def __init__(
+        self,
+        user_metadata: dict[str, str] | None = None,
+        project_id: str | None = None,
+        *,
+        display_name: str | None = None,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        run_dir: str | None = None,
+        recovery: RecoveryPolicy | None = None,
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            warnings.warn(f"ServiceClient ignores {', '.join(sorted(unknown))}", stacklevel=2)
+        settings = Settings.resolve(base_url=base_url, api_key=api_key, project_id=project_id)
+        self._runtime = Runtime(
+            settings,
+            recovery or RecoveryPolicy(),
+            None if run_dir is None else str(run_dir),
+            dict(user_metadata or {}),
+            display_name,
+        )
+        self._server = settings.base_url
+        self._ordinals = itertools.count(1)
+        self._samplers = itertools.count(1)
+        self._names: set[str] = set()
+
+    # Clients -------------------------------------------------------------------------------------
+
+    def create_lora_training_client(
+        self,
+        base_model: str,
+        rank: int = 32,
+        seed: int | None = None,
+        train_mlp: bool = True,
+        train_attn: bool = True,
+        train_unembed: bool = True,
+        user_metadata: Mapping[str, str] | None = None,
+        optimizer: None = None,
+        *,
+        run: str | None = None,
+    ) -> ClientFuture[TrainingClient]:
+        """A model in training; the one that the run directory remembers, if it does.
+
+        Args:
+            base_model: what is fine-tuned.
+            rank: of the low-rank matrices.
+            seed: of their initial values; None picks one and remembers it.
+            train_mlp: also in the feed-forward layers.
+            train_attn: also in the attention layers.
+            train_unembed: also at the output embedding.
+            user_metadata: kept with the model.
+            optimizer: only AdamW, the default.
+            run: the run's name; by default "1" for the first call of this client, "2" for the second.
+
+        Raises:
+            ValidationError: an argument is wrong; nothing was sent.
+        """
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise ValidationError(f"LoRA rank must be at least 1, got {rank!r}")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+            raise ValidationError(f"seed must be 0 or more, got {seed!r}")
+        if not (train_mlp or train_attn or train_unembed):
+            raise ValidationError(
+                "something must be trained; set one of train_mlp, train_attn, train_unembed"
+            )
+        if optimizer is not None:
+            raise ValidationError(f"only the default optimizer (AdamW) is known, got {optimizer!r}")
+        config = RunConfig(
+            base_model=base_model,
+            rank=rank,
+            train_mlp=train_mlp,
+            train_attn=train_attn,
+            train_unembed=train_unembed,
+            seed=seed,
+            server=self._server,
+            user_metadata=dict(user_metadata or {}),
+        )
+        wanted = Run(self._run_name(run), config, self._runtime.settler)
+        self._runtime.start_run(wanted)
+        ready = APIFuture(wanted.ready)
+        client = ready.then(lambda info: TrainingClient(wanted, info, self._make_sampler))
+        return ClientFuture(client.future())
+
+    async def create_lora_training_client_async(self, *args: Any, **kwargs: Any) -> TrainingClient:
+        """`create_lora_training_client`, awaited."""
+        return await self.create_lora_training_client(*args, **kwargs)
+
+    def _run_name(self, run: str | None) -> str:
+        name = str(next(self._ordinals)) if run is None else run
+        if not _RUN_NAME.fullmatch(name):
+            raise ValidationError(f"a run name has 1 to 100 letters, digits, '_', '.' or '-', got {name!r}")
+        if name in self._names:
+            raise ValidationError(f"run {name!r} is already open in this client; use another run= name")
+        self._names.add(name)
+        return name
+
+    def create_sampling_client(
+        self, model_path: str | None = None, base_model: str | None = None
+    ) -> ClientFuture[SamplingClient]:
+        """A sampler over saved weights or over a base model.
+
+        Raises:
+            ValidationError: both or neither given, or the path is malformed.
+        """
+        if (model_path is None) == (base_model is None):
+            raise ValidationError("create_sampling_client wants one of model_path and base_model")
+        if model_path is not None:
+            model_path = str(CheckpointPath.parse(model_path, kind="sampler_weights"))
+        return self._make_sampler(model_path, base_model=base_model)
+
+    async def create_sampling_client_async(self, *args: Any, **kwargs: Any) -> SamplingClient:
+        """`create_sampling_client`, awaited."""
+        return await self.create_sampling_client(*args, **kwargs)
+
+    def _make_sampler(
+        self,
+        model_path: str | None = None,
+        *,
+        base_model: str | None = None,
+        sampling_session_id: str | None = None,
+        trained_from: str = "",
+    ) -> ClientFuture[SamplingClient]:
+        sampler = Sampler(
+            str(next(self._samplers)),
+            self._runtime.settler,
+            base_model=base_model,
+            model_path=model_path,
+            sampling_session_id=sampling_session_id,
+        )
+        self._runtime.start_sampler(sampler)
+        ready = APIFuture(sampler.ready)
+        client = ready.then(lambda _: SamplingClient(sampler, base_model or trained_from))
+        return ClientFuture(client.future())
+
+    # The service ---------------------------------------------------------------------------------
+
+    def get_server_capabilities(self) -> APIFuture[ServerCapabilities]:
+        """The base models on offer."""
+        return APIFuture(self._runtime.fetch(get_server_capabilities()))
+
+    async def get_server_capabilities_async(self) -> ServerCapabilities:
+        """`get_server_capabilities`, awaited."""
+        return await self.get_server_capabilities()
+
+    # The tree ------------------------------------------------------------------------------------
+
+    def tree(self) -> TreeNode:
+        """The supervision tree as it stands: states, restarts, last exits."""
+        return self._runtime.tree.snapshot()
+
+    def address(self, path: str) -> Address:
+        """The address of an actor in the tree, such as `service/session/heartbeat`."""
+        return self._runtime.tree.address(path)
+
+    def subscribe(self, callback: Callable[[object], None]) -> Callable[[], None]:
+        """Call `callback` with every event from now on, on a thread of its own; returns the way to end that."""
+        return self._runtime.tree.events.subscribe(callback)
+
+    @property
+    def server_pid(self) -> int | None:
+        """Process id of the embedded server; None for another service, and while it is down."""
+        endpoint = self._runtime.published.endpoint
+        return None if endpoint is None else endpoint.pid
+
+    # The end -------------------------------------------------------------------------------------
+
+    def close(self, status: str = "success", detail: str | None = None) -> APIFuture[None]:  # noqa: ARG002 - the SDK's
+        """Finish what was submitted, save what no checkpoint covers, end the session, stop everything.
+
+        Blocks at most 30 s. A second call does nothing.
+
+        Raises:
+            ValidationError: the status is not one of success, errored and interrupted.
+        """
+        if status not in ("success", "errored", "interrupted"):
+            raise ValidationError(f"a session ends with success, errored or interrupted, got {status!r}")
+        self._runtime.close(status, CLOSE_TIMEOUT_S)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return APIFuture(done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close("success")
+        else:
+            self.close("errored" if isinstance(error, Exception) else "interrupted")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a ServiceClient belongs to its process; create one there")

@@ -1,0 +1,279 @@
+"""Training, as the official SDK names it."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tinker_actors.actors.run import Run, TrainingOperation
+from tinker_actors.api.training import SaveContent
+from tinker_actors.clients.future import APIFuture, ClientFuture
+from tinker_actors.clients.sampling import SamplingClient
+from tinker_actors.clients.vocabulary import Vocabulary
+from tinker_actors.errors import ShapeError, ValidationError
+from tinker_actors.journal.records import Kind
+from tinker_actors.tokenization import Tokenizer, get_tokenizer
+from tinker_actors.types import (
+    AdamParams,
+    CheckpointPath,
+    Datum,
+    ForwardBackwardOutput,
+    GetInfoResponse,
+    OptimStepResponse,
+    SaveWeightsForSamplerResponse,
+    SaveWeightsResponse,
+)
+
+__all__ = ["TrainingClient"]
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
+_REQUIRED = {"cross_entropy": ("target_tokens", "weights")}
+"""Inputs that a loss function cannot do without."""
+
+MakeSampler = Callable[..., ClientFuture[SamplingClient]]
+
+
+class TrainingClient:
+    """One model in training.
+
+    Calls are carried out in the order in which the methods were called, from whatever threads, whether or not
+    earlier results were waited for. The client outlives its actor, its session and its model on the service.
+    """
+
+    def __init__(self, run: Run, info: GetInfoResponse, make_sampler: MakeSampler) -> None:
+        self._run = run
+        self._info = info
+        self._make_sampler = make_sampler
+        self._vocabulary = Vocabulary(run.config.base_model)
+
+    @property
+    def run(self) -> str:
+        """The run's name in its run directory."""
+        return self._run.name
+
+    @property
+    def model_id(self) -> str:
+        """The service's id of the model the run had when this client was made."""
+        return self._info.model_id
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps with a result, those of earlier processes included."""
+        return self._run.steps_done
+
+    def steps(self, total: int) -> Iterator[int]:
+        """Numbers of the optimizer steps still to be submitted, up to `total`.
+
+        It begins at the first step that neither this process nor an earlier one submitted, and moves on when
+        `optim_step` is called.
+
+        Raises:
+            ValidationError: `total` is negative, or a round of the loop submitted no optim_step.
+        """
+        if total < 0:
+            raise ValidationError(f"total must be 0 or more, got {total}")
+        while (step := self._run.steps_submitted) < total:
+            calls = self._run.optim_steps_called
+            yield step
+            if self._run.optim_steps_called == calls:
+                raise ValidationError(
+                    f"each round of steps() submits one optim_step, but step {step} submitted none; call optim_step"
+                )
+
+    # Training ------------------------------------------------------------------------------------
+
+    def forward_backward(
+        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Loss and gradients of `data`; gradients add up until the next `optim_step`.
+
+        Args:
+            data: at least one.
+            loss_fn: the loss, such as "cross_entropy"; losses are sums over tokens and data.
+            loss_fn_config: its settings.
+
+        Raises:
+            ValidationError: data are missing or malformed; nothing was sent.
+        """
+        return self._train(Kind.FORWARD_BACKWARD, data, loss_fn, loss_fn_config)
+
+    async def forward_backward_async(self, *args: Any, **kwargs: Any) -> APIFuture[ForwardBackwardOutput]:
+        """`forward_backward`, as a coroutine that gives the future."""
+        return self.forward_backward(*args, **kwargs)
+
+    def forward(
+        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Loss of `data` without gradients; otherwise like `forward_backward`."""
+        return self._train(Kind.FORWARD, data, loss_fn, loss_fn_config)
+
+    async def forward_async(self, *args: Any, **kwargs: Any) -> APIFuture[ForwardBackwardOutput]:
+        """`forward`, as a coroutine that gives the future."""
+        return self.forward(*args, **kwargs)
+
+    def optim_step(
+        self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
+    ) -> APIFuture[OptimStepResponse]:
+        """Update the weights with the gradients since the last update.
+
+        Raises:
+            ValidationError: both or neither of the parameters given, or of the wrong kind.
+        """
+        if (optim_params is None) == (adam_params is None):
+            raise ValidationError("optim_step wants one of optim_params and adam_params")
+        operation = TrainingOperation.optim_step(AdamParams.of(optim_params or adam_params))
+        return APIFuture(self._run.submit(operation))
+
+    async def optim_step_async(self, *args: Any, **kwargs: Any) -> APIFuture[OptimStepResponse]:
+        """`optim_step`, as a coroutine that gives the future."""
+        return self.optim_step(*args, **kwargs)
+
+    def _train(
+        self, kind: Kind, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
+    ) -> APIFuture[Any]:
+        known = [Datum.of(datum) for datum in data]
+        if not known:
+            raise ValidationError("No data provided")
+        for number, datum in enumerate(known):
+            self._check(number, datum, loss_fn)
+        return APIFuture(self._run.submit(TrainingOperation.train(kind, known, loss_fn, config)))
+
+    def _check(self, number: int, datum: Datum, loss_fn: str) -> None:
+        tokens = datum.model_input.to_numpy()
+        self._vocabulary.check(tokens, f"datum {number}")
+        inputs = datum.loss_fn_inputs
+        missing = [name for name in _REQUIRED.get(loss_fn, ()) if name not in inputs]
+        if missing:
+            raise ValidationError(
+                f"{loss_fn} needs {' and '.join(missing)}; datum {number} has {sorted(inputs)}"
+            )
+        for name in _REQUIRED.get(loss_fn, ()):
+            values = inputs[name].to_numpy()
+            if values.shape[:1] != tokens.shape:
+                raise ShapeError(
+                    f"{name} must have one entry per input token, {tokens.size}; datum {number} has {values.shape}"
+                )
+            if name == "target_tokens":
+                self._vocabulary.check(values, f"{name} of datum {number}")
+            elif not np.isfinite(values).all():
+                raise ValidationError(f"{name} must be finite numbers; datum {number} has others")
+
+    # Saving --------------------------------------------------------------------------------------
+
+    def save_state(
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        overwrite: bool = False,
+        user_metadata: Mapping[str, Any] | None = None,
+    ) -> APIFuture[SaveWeightsResponse]:
+        """Save weights and optimizer state under `name`, as they are after what was submitted before.
+
+        Raises:
+            ValidationError: the name or the time to live is malformed.
+        """
+        content = _save_content(name, ttl_seconds, user_metadata, overwrite=overwrite)
+        return APIFuture(self._run.submit(TrainingOperation.save(Kind.SAVE_WEIGHTS, content)))
+
+    async def save_state_async(self, *args: Any, **kwargs: Any) -> APIFuture[SaveWeightsResponse]:
+        """`save_state`, as a coroutine that gives the future."""
+        return self.save_state(*args, **kwargs)
+
+    def save_weights_for_sampler(
+        self, name: str, ttl_seconds: int | None = None, user_metadata: Mapping[str, Any] | None = None
+    ) -> APIFuture[SaveWeightsForSamplerResponse]:
+        """Save what sampling needs under `name`.
+
+        Raises:
+            ValidationError: the name or the time to live is malformed.
+        """
+        content = _save_content(name, ttl_seconds, user_metadata)
+        return APIFuture(self._run.submit(TrainingOperation.save(Kind.SAVE_FOR_SAMPLER, content)))
+
+    async def save_weights_for_sampler_async(
+        self, *args: Any, **kwargs: Any
+    ) -> APIFuture[SaveWeightsForSamplerResponse]:
+        """`save_weights_for_sampler`, as a coroutine that gives the future."""
+        return self.save_weights_for_sampler(*args, **kwargs)
+
+    def save_weights_and_get_sampling_client(self, name: str | None = None) -> ClientFuture[SamplingClient]:
+        """Save what sampling needs, under `name` or under none, and sample from it.
+
+        Raises:
+            ValidationError: the name is malformed.
+        """
+        content = SaveContent() if name is None else _save_content(name, None, None)
+        saved = self._run.submit(TrainingOperation.save(Kind.SAVE_FOR_SAMPLER, content))
+        client: Future[SamplingClient] = Future()
+        client.set_running_or_notify_cancel()
+
+        def on_saved(done: "Future[SaveWeightsForSamplerResponse]") -> None:
+            try:
+                response = done.result()
+                sampler = self._sampler_over(response)
+                sampler.add_done_callback(lambda made: _copy_outcome(made, client))
+            except Exception as error:  # noqa: BLE001 - whatever it is belongs to who waits
+                client.set_exception(error)
+
+        saved.add_done_callback(on_saved)
+        return ClientFuture(client)
+
+    async def save_weights_and_get_sampling_client_async(self, name: str | None = None) -> SamplingClient:
+        """`save_weights_and_get_sampling_client`, awaited."""
+        return await self.save_weights_and_get_sampling_client(name)
+
+    def create_sampling_client(self, model_path: str) -> ClientFuture[SamplingClient]:
+        """Sample from sampler weights saved earlier.
+
+        Raises:
+            TinkerPathError: the path is malformed, or is not one of sampler weights.
+        """
+        path = str(CheckpointPath.parse(model_path, kind="sampler_weights"))
+        return self._make_sampler(path, trained_from=self._run.config.base_model)
+
+    def _sampler_over(self, saved: SaveWeightsForSamplerResponse) -> ClientFuture[SamplingClient]:
+        return self._make_sampler(
+            saved.path,
+            sampling_session_id=saved.sampling_session_id,
+            trained_from=self._run.config.base_model,
+        )
+
+    # Looking -------------------------------------------------------------------------------------
+
+    def get_info(self) -> GetInfoResponse:
+        """What the service says of the model; no request is made."""
+        return msgspec.structs.replace(self._info)
+
+    async def get_info_async(self) -> GetInfoResponse:
+        """`get_info`, as a coroutine."""
+        return self.get_info()
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return get_tokenizer(self._run.config.base_model)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a TrainingClient belongs to its process; create one there with another run_dir")
+
+
+def _save_content(
+    name: str, ttl_seconds: int | None, user_metadata: Mapping[str, Any] | None, *, overwrite: bool = False
+) -> SaveContent:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):
+        raise ValidationError(
+            f"a checkpoint name has 1 to 255 letters, digits, '_', '.' or '-', got {name!r}"
+        )
+    if ttl_seconds is not None and ttl_seconds < 1:
+        raise ValidationError(f"ttl_seconds must be positive, or None for ever, got {ttl_seconds}")
+    return SaveContent(name=name, ttl_seconds=ttl_seconds, overwrite=overwrite, user_metadata=user_metadata)
+
+
+def _copy_outcome(done: "Future[Any]", to: "Future[Any]") -> None:
+    error = done.exception()
+    if error is not None:
+        to.set_exception(error)
+    else:
+        to.set_result(done.result())

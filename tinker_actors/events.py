@@ -1,0 +1,149 @@
+"""What the runtime tells about itself, beside the kit's own events (`supervision.events`).
+
+Frozen facts in the past tense; they travel on the tree's event stream. None holds tokens, prompts or keys.
+"""
+
+import msgspec
+
+__all__ = [
+    "CheckpointSaved",
+    "GradientDropped",
+    "HeartbeatMissed",
+    "JournalParked",
+    "LocalServerEnded",
+    "LocalServerStarted",
+    "ModelAttached",
+    "ModelCreated",
+    "ModelRestored",
+    "RequestRetried",
+    "RunHalted",
+    "RuntimeEvent",
+    "SessionOpened",
+    "SessionReattached",
+    "StepDone",
+    "StepVoided",
+]
+
+
+class RuntimeEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the events below."""
+
+
+class LocalServerStarted(RuntimeEvent, frozen=True, kw_only=True):
+    """The embedded server listens."""
+
+    pid: int
+    port: int
+
+
+class LocalServerEnded(RuntimeEvent, frozen=True, kw_only=True):
+    """The embedded server's process is gone; another one is started on its data."""
+
+    pid: int
+    exit_code: int
+    """Negative: the signal that ended it."""
+    restart_in_s: float
+
+
+class SessionOpened(RuntimeEvent, frozen=True, kw_only=True):
+    """The service gave a new session."""
+
+    session_id: str
+
+
+class SessionReattached(RuntimeEvent, frozen=True, kw_only=True):
+    """A session of an earlier process or actor is alive and goes on."""
+
+    session_id: str
+
+
+class HeartbeatMissed(RuntimeEvent, frozen=True, kw_only=True):
+    """A beat got no good answer; the next one is due at its usual time."""
+
+    session_id: str
+    reason: str
+    since_s: float
+    """Age of the last good beat."""
+
+
+class RequestRetried(RuntimeEvent, frozen=True, kw_only=True):
+    """A request failed and is sent again."""
+
+    operation: str
+    reason: str
+    delay_s: float
+
+
+class ModelCreated(RuntimeEvent, frozen=True, kw_only=True):
+    """A run has a fresh model."""
+
+    run: str
+    model_id: str
+
+
+class ModelAttached(RuntimeEvent, frozen=True, kw_only=True):
+    """A run's model is alive and goes on; what had no result is sent again under its old ids."""
+
+    run: str
+    model_id: str
+    sent_again: int
+    """Operations."""
+
+
+class ModelRestored(RuntimeEvent, frozen=True, kw_only=True):
+    """A run's model was lost and is brought back: from a checkpoint, and what followed is replayed."""
+
+    run: str
+    model_id: str
+    checkpoint: str | None
+    """None: from the beginning."""
+    replayed: int
+    """Operations."""
+    reason: str
+
+
+class CheckpointSaved(RuntimeEvent, frozen=True, kw_only=True):
+    """Training state was saved."""
+
+    run: str
+    step: int
+    path: str
+    automatic: bool
+
+
+class StepDone(RuntimeEvent, frozen=True, kw_only=True):
+    """An optimizer step has its result."""
+
+    run: str
+    step: int
+    """Steps taken, this one included."""
+    metrics: dict[str, float]
+
+
+class StepVoided(RuntimeEvent, frozen=True, kw_only=True):
+    """A part of an optimizer step failed; the step was not taken."""
+
+    run: str
+    reason: str
+
+
+class GradientDropped(RuntimeEvent, frozen=True, kw_only=True):
+    """Gradients that a dead process had asked for and the program did not ask for again are undone."""
+
+    run: str
+    operations: int
+
+
+class RunHalted(RuntimeEvent, frozen=True, kw_only=True):
+    """A run stands still until somebody acts."""
+
+    run: str
+    reason: str
+
+
+class JournalParked(RuntimeEvent, frozen=True, kw_only=True):
+    """The journal cannot be written; nothing is sent until it can."""
+
+    run: str
+    reason: str
+    retry_in_s: float
