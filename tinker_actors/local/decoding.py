@@ -12,7 +12,7 @@ from tinker_actors.local.layers import (
     rms_norm,
     rotary_table,
     rotate,
-    softmax,
+    softmax_parts,
     split_heads,
     swiglu,
 )
@@ -95,7 +95,8 @@ def _attend(qkv: Floats, cache: KVCache, index: int, steps: int, config: ModelCo
     scores = np.matmul(q, keys[:, :, :, :end].swapaxes(-1, -2))
     if steps > 1:
         scores += causal_mask(end, scores.dtype.str)[start:]
-    softmax(scores)
+    inverse = softmax_parts(scores)
     mixed = np.matmul(scores, values[:, :, :, :end])
+    mixed *= inverse
     columns: Floats = mixed.transpose(0, 3, 1, 2, 4).reshape(len(qkv), config.query_width)
     return columns

@@ -20,6 +20,7 @@ __all__ = [
     "rms_norm_backward",
     "rotary_table",
     "rotate",
+    "softmax_parts",
     "split_heads",
     "swiglu",
     "swiglu_backward",
@@ -148,7 +149,7 @@ def causal_mask(steps: int, dtype: str) -> Floats:
     return mask
 
 
-def attend(qkv: Floats, config: ModelConfig, rows: int, scratch: Scratch) -> tuple[Floats, Floats]:
+def attend(qkv: Floats, config: ModelConfig, rows: int, scratch: Scratch) -> tuple[Floats, Floats, Floats]:
     """Causal softmax attention within each sequence.
 
     Args:
@@ -158,41 +159,57 @@ def attend(qkv: Floats, config: ModelConfig, rows: int, scratch: Scratch) -> tup
         scratch: where the results lie.
 
     Returns:
-        Mixed values, shape (rows * steps, query_width), and the attention weights, shape (rows,
-        kv_heads, group, steps, steps).
+        Mixed values, shape (rows * steps, query_width); and what `attend_backward` reads: the softmax's
+        numerators, shape (rows, kv_heads, group, steps, steps), and the inverse of their sums, with the
+        last axis 1.
     """
     q, k, v = split_heads(qkv, config, rows)
     steps = q.shape[-2]
     shares = np.matmul(q, k.swapaxes(-1, -2), out=scratch.take(*q.shape[:-1], steps))
     shares += causal_mask(steps, shares.dtype.str)
-    softmax(shares)
+    inverse = softmax_parts(shares)
     mixed = scratch.take(len(qkv), config.query_width)
-    np.matmul(shares, v, out=_by_head(mixed, config, rows))
-    return mixed, shares
+    by_head = _by_head(mixed, config, rows)
+    np.matmul(shares, v, out=by_head)
+    by_head *= inverse
+    return mixed, shares, inverse
 
 
-def softmax(scores: Floats) -> None:
-    """Softmax over the last axis, in place."""
+def softmax_parts(scores: Floats) -> Floats:
+    """Turn scores into the numerators of a softmax over the last axis, in place.
+
+    Returns:
+        The inverse of their sums: to scale a product by it costs less than to divide every numerator.
+    """
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
-    scores /= (scores @ np.ones(scores.shape[-1], scores.dtype))[..., None]
+    sums: Floats = (scores @ np.ones(scores.shape[-1], scores.dtype))[..., None]
+    return np.reciprocal(sums, out=sums)
 
 
 def attend_backward(
-    gradient: Floats, qkv: Floats, mixed: Floats, shares: Floats, *, config: ModelConfig, scratch: Scratch
+    gradient: Floats,
+    qkv: Floats,
+    mixed: Floats,
+    parts: tuple[Floats, Floats],
+    *,
+    config: ModelConfig,
+    scratch: Scratch,
 ) -> Floats:
-    """Gradient of `attend` by `qkv`, shape of `qkv`.
+    """Gradient of `attend` by `qkv`, shape of `qkv`; `gradient` (by `mixed`) is overwritten.
 
     The softmax gradient's row sums are taken as gradient . mixed per head: head_dim products instead of
     one for each earlier step.
 
     Source: Dao et al., "FlashAttention" (2022), appendix B.
     """
+    shares, inverse = parts
     rows = len(shares)
     q, k, v = split_heads(qkv, config, rows)
     result = scratch.take(*qkv.shape)
     to_q, to_k, to_v = split_heads(result, config, rows)
     outgoing = _by_head(gradient, config, rows)
+    outgoing *= inverse
     scores = np.matmul(outgoing, v.swapaxes(-1, -2), out=scratch.take(*shares.shape))
     scores -= np.einsum("...i,...i->...", outgoing, _by_head(mixed, config, rows))[..., None]
     scores *= shares

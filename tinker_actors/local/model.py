@@ -35,7 +35,7 @@ class LayerTape:
     heads: tuple[Floats, Floats, Floats] | None
     qkv: Floats
     mixed: Floats
-    shares: Floats
+    shares: tuple[Floats, Floats]
     before_mlp: Floats
     mlp_input: Floats
     mlp_inverse: Floats
@@ -93,7 +93,7 @@ def _layer_forward(
     qkv = scratch.product(attention_input, layer.qkv.T)
     heads = head_norm(qkv, layer, config, scratch) if config.qk_norm else None
     rotate(qkv, table, rows)
-    mixed, shares = attend(qkv, config, rows, scratch)
+    mixed, numerators, inverse = attend(qkv, config, rows, scratch)
     middle = scratch.product(mixed, layer.o.T)
     middle += x
     mlp_input, mlp_inverse = rms_norm(middle, layer.mlp_norm, config.rms_norm_eps, scratch)
@@ -106,7 +106,7 @@ def _layer_forward(
         heads=heads,
         qkv=qkv,
         mixed=mixed,
-        shares=shares,
+        shares=(numerators, inverse),
         before_mlp=middle,
         mlp_input=mlp_input,
         mlp_inverse=mlp_inverse,
@@ -168,7 +168,7 @@ def _attention_backward(place: _Place, kept: LayerTape, flow: Floats) -> None:
     gradient.add(place.index, "o", kept.mixed, flow)
     to_mixed = scratch.product(flow, layer.o)
     to_qkv = attend_backward(to_mixed, kept.qkv, kept.mixed, kept.shares, config=config, scratch=scratch)
-    rows = len(kept.shares)
+    rows = len(kept.shares[0])
     table = rotary_table(config, flow.dtype.str)[: len(flow) // rows]
     rotate(to_qkv, table.conj(), rows)
     if kept.heads is not None:

@@ -104,7 +104,7 @@ class Trainer:
                 self._pending += gradient.flat
         return logprobs, {"loss:sum": float(losses.sum())}
 
-    def optim_step(  # noqa: PLR0917 - the API's order of settings
+    def optim_step(
         self,
         learning_rate: float = 1e-4,
         beta1: float = 0.9,
