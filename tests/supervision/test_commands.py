@@ -204,3 +204,15 @@ def test_worker_refuses_commands(start_tree: StartTree) -> None:
     a = start_tree(ChildSpec("a", Echo)).address("root/a")
     with pytest.raises(CommandRefusedError):
         a.call(CountChildren())
+
+
+def test_child_added_by_command_is_restarted_like_any_other(start_tree: StartTree) -> None:
+    class Reluctant(Echo):
+        def on_start(self) -> None:
+            if self.context.epoch == 2:
+                raise ValueError("not yet")
+
+    tree = start_tree()
+    a = tree.address("root").call(StartChild(ChildSpec("a", Reluctant)))
+    with expect(tree, ChildStarted, path="root/a", epoch=3):
+        crash(a)

@@ -34,7 +34,7 @@ def refs() -> list[pykka.ActorRef[Any]]:
 
 @pytest.fixture
 def tree(start_tree: StartTree, refs: list[pykka.ActorRef[Any]]) -> ActorTree:
-    return start_tree(ChildSpec("a", lambda: Counter(refs)))
+    return start_tree(ChildSpec("a", lambda: Counter(refs), max_mailbox=10_000))
 
 
 def test_ref_asks_and_tells(tree: ActorTree, refs: list[pykka.ActorRef[Any]]) -> None:

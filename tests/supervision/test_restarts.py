@@ -172,8 +172,8 @@ def test_restart_type_and_exit_reason_decide_together(
     tree = start_tree(ChildSpec("a", Doer, Restart(restart)))
     with expect(tree, ChildExited, path="root/a"):
         tree.address("root/a").tell(act)
-    wait_for(tree, lambda tree: state_of(tree, "root/a") not in ("pending", "starting"))
-    tree.address("root").call(CountChildren())
+    tree.address("root").call(CountChildren())  # answered after the decision
+    wait_for(tree, lambda tree: state_of(tree, "root/a") != "starting")
     assert state_of(tree, "root/a") == state
 
 

@@ -6,6 +6,7 @@ import pytest
 from tinker_actors.supervision import (
     ActorTree,
     Backoff,
+    ChildExited,
     ChildRestarting,
     ChildSpec,
     ChildStarted,
@@ -138,9 +139,9 @@ def test_group_restart_waits_for_the_backoff_of_the_failed_child(
         spec("a", log, backoff=pause), spec("b", log), strategy=Strategy.REST_FOR_ONE, clock=clock
     )
     log.clear()
-    with expect(tree, ChildRestarting, path="root/a"):
+    with expect(tree, ChildExited, path="root/b"):
         crash(tree.address("root/a"))
-    clock.wait_for_timers()
+    tree.address("root").call(CountChildren())
     assert log == ["-a Error", "-b Shutdown"]
     with expect(tree, ChildStarted, path="root/b"):
         clock.advance(2.0)

@@ -251,6 +251,7 @@ class Children:
     def rest(self, child: Child) -> None:
         """Give a child that ended, and was to end, the state it rests in."""
         child.cancel_timer()
+        child.on_start_failure = "decide"
         if self.is_stopping:
             child.slot.shut(State.STOPPED, parks=True)
         elif self.is_dynamic or child.spec.restart is Restart.TEMPORARY:

@@ -89,7 +89,7 @@ class Lifecycle:
     def came_up(self, child: Child, incarnation: Incarnation) -> None:
         """Let messages through to an incarnation that acknowledged its start."""
         child.cancel_timer()
-        child.is_up = True
+        child.is_up, child.on_start_failure = True, "decide"
         child.running_since = self._clock.now()
         child.slot.open(incarnation.mailbox)
 
