@@ -1,6 +1,7 @@
 """A model in training: gradients accumulate, a step consumes them, everything can be saved exactly."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,13 @@ __all__ = ["Example", "Trainer"]
 ADAPTER, FIRST, SECOND, GRADIENT = "adapter.", "optimizer.first.", "optimizer.second.", "gradient."
 STEPS = "optimizer.steps"
 
+WORKERS = 2
+"""Threads that share one call's rectangles. A constant: the order in which gradients are summed, and so
+their last bits, would else depend on the machine's cores."""
+
+Results = list[tuple[int, npt.NDArray[np.float32], float]]
+"""Index, logprobs and loss of some examples."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -37,7 +45,7 @@ class Example:
 class Trainer:
     """One adapter in training on one base model, with its optimizer.
 
-    Not locked: one thread at a time. Equal calls in equal order give equal bits, on one machine, numpy
+    Not locked: one caller at a time. Equal calls in equal order give equal bits, on one machine, numpy
     and BLAS thread count.
     """
 
@@ -46,7 +54,7 @@ class Trainer:
         self.adapter = adapter
         self._adam = AdamState.zeros(adapter.flat)
         self._pending: Floats | None = None
-        self._scratch = Scratch(adapter.flat.dtype)
+        self._workers = [Scratch(adapter.flat.dtype) for _ in range(WORKERS)]
 
     @property
     def steps(self) -> int:
@@ -88,21 +96,41 @@ class Trainer:
             raise ValidationError("forward_backward needs at least one example, got none")
         for example in examples:
             _check(example, loss, self.base.config)
-        weights = self.adapter.merged(self.base)
-        gradient = Gradient(self.adapter) if backward else None
+        work = _Work(self.adapter.merged(self.base), examples, _Objective(loss, loss_fn_config or {}))
+        groups = rectangles([len(example.tokens) for example in examples], len(self._workers))
         logprobs: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(examples)
         losses = np.zeros(len(examples))
-        for group in rectangles([len(example.tokens) for example in examples]):
-            batch = [examples[index] for index in group]
-            results = self._run(weights, batch, _Objective(loss, loss_fn_config or {}), gradient)
-            for index, (values, total) in zip(group, results, strict=True):
+        gradients = []
+        for results, gradient in self._share_out(work, groups, backward=backward):
+            gradients.append(gradient)
+            for index, values, total in results:
                 logprobs[index], losses[index] = values, total
-        if gradient is not None:
-            if self._pending is None:
-                self._pending = gradient.flat
-            else:
-                self._pending += gradient.flat
+        self._collect(gradients)
         return logprobs, {"loss:sum": float(losses.sum())}
+
+    def _share_out(
+        self, work: "_Work", groups: Sequence[Sequence[list[int]]], *, backward: bool
+    ) -> list[tuple[Results, Floats | None]]:
+        """What each worker made of its groups, in the order of the workers."""
+
+        def run(scratch: Scratch, own: Sequence[list[int]]) -> tuple[Results, Floats | None]:
+            gradient = Gradient(self.adapter) if backward else None
+            results = [result for group in own for result in work.run(group, gradient, scratch)]
+            return results, None if gradient is None else gradient.flat
+
+        if len(groups) == 1:
+            return [run(self._workers[0], groups[0])]
+        with ThreadPoolExecutor(len(groups)) as threads:
+            return list(threads.map(run, self._workers, groups))
+
+    def _collect(self, gradients: Sequence[Floats | None]) -> None:
+        for gradient in gradients:
+            if gradient is None:
+                continue
+            if self._pending is None:
+                self._pending = gradient
+            else:
+                self._pending += gradient
 
     def optim_step(
         self,
@@ -200,34 +228,6 @@ class Trainer:
         self.adapter.fill(flat, named)
         return flat
 
-    def _run(
-        self, weights: Weights, batch: Sequence[Example], objective: "_Objective", gradient: Gradient | None
-    ) -> list[tuple[npt.NDArray[np.float32], float]]:
-        """Logprobs and loss of each example of one rectangle; the first is the longest."""
-        scratch = self._scratch
-        scratch.reset()
-        shape = (len(batch), len(batch[0].tokens))
-        tokens, targets = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        for row, example in enumerate(batch):
-            tokens[row, : len(example.tokens)] = example.tokens
-            targets[row, : len(example.tokens)] = example.inputs["target_tokens"]
-        tape = run_forward(weights, tokens, scratch)
-        head = (tape.hidden, weights.unembedding, targets.reshape(-1))
-        logprobs, normalizers = target_logprobs(*head, scratch)
-        slopes = np.zeros(shape, logprobs.dtype)
-        results = []
-        for row, example in enumerate(batch):
-            length = len(example.tokens)
-            own = logprobs[row * shape[1] : row * shape[1] + length]
-            losses, slopes[row, :length] = objective.per_token(own, example.inputs)
-            results.append((own.astype(np.float32), float(losses.sum(dtype=np.float64))))
-        if gradient is not None:
-            outgoing = target_logprobs_backward(
-                slopes.reshape(-1), *head, normalizers, gradient=gradient, scratch=scratch
-            )
-            run_backward(weights, tape, outgoing, gradient, scratch)
-        return results
-
 
 @dataclass(frozen=True, slots=True)
 class _Objective:
@@ -238,6 +238,46 @@ class _Objective:
 
     def per_token(self, logprobs: Floats, inputs: Inputs) -> tuple[Floats, Floats]:
         return self.loss.per_token(logprobs, inputs, self.config)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What all rectangles of one call share; only read while workers run."""
+
+    weights: Weights
+    examples: Sequence[Example]
+    objective: _Objective
+
+    def run(self, group: Sequence[int], gradient: Gradient | None, scratch: Scratch) -> Results:
+        """Logprobs and loss of the examples of one rectangle; the first is the longest."""
+        scratch.reset()
+        batch = [self.examples[index] for index in group]
+        tokens, targets = _rectangle(batch)
+        tape = run_forward(self.weights, tokens, scratch)
+        head = (tape.hidden, self.weights.unembedding, targets.reshape(-1))
+        logprobs, normalizers = target_logprobs(*head, scratch)
+        by_row, slopes = logprobs.reshape(tokens.shape), np.zeros(tokens.shape, logprobs.dtype)
+        results = []
+        for index, example, row, slope in zip(group, batch, by_row, slopes, strict=True):
+            length = len(example.tokens)
+            losses, slope[:length] = self.objective.per_token(row[:length], example.inputs)
+            results.append((index, row[:length].astype(np.float32), float(losses.sum(dtype=np.float64))))
+        if gradient is not None:
+            outgoing = target_logprobs_backward(
+                slopes.reshape(-1), *head, normalizers, gradient=gradient, scratch=scratch
+            )
+            run_backward(self.weights, tape, outgoing, gradient, scratch)
+        return results
+
+
+def _rectangle(batch: Sequence[Example]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Tokens and targets side by side, shape (examples, tokens of the first), filled up with 0."""
+    shape = (len(batch), len(batch[0].tokens))
+    tokens, targets = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for row, example in enumerate(batch):
+        tokens[row, : len(example.tokens)] = example.tokens
+        targets[row, : len(example.tokens)] = example.inputs["target_tokens"]
+    return tokens, targets
 
 
 def _check(example: Example, loss: Loss, config: ModelConfig) -> None:

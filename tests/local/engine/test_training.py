@@ -26,7 +26,7 @@ from tinker_actors.local.training import Example, Trainer
 
 base = load_base_model("local/tiny")
 trainer = Trainer(base, new_adapter(base.config, rank=8, seed=1))
-ids = np.random.default_rng(0).integers(256, size=(20, 41))
+ids = np.random.default_rng(0).integers(256, size=(40, 41))
 batch = [
     Example(row[:-1], {"target_tokens": row[1:], "weights": np.ones(40, np.float32)})
     if index % 2 else Example(row[:25], {"target_tokens": row[1:26], "weights": np.ones(25, np.float32)})
