@@ -5,8 +5,9 @@ Run by hand, in an environment of its own:
     python -m venv /tmp/torchvenv
     /tmp/torchvenv/bin/pip install torch numpy tokenizers safetensors msgspec pykka
     /tmp/torchvenv/bin/pip install --no-deps -e .
-    OPENBLAS_NUM_THREADS=2 /tmp/torchvenv/bin/python tests/benchmarks/engine_vs_torch.py
+    OPENBLAS_NUM_THREADS=1 /tmp/torchvenv/bin/python tests/benchmarks/engine_vs_torch.py
 
+The engine shares a batch between two threads with one BLAS thread each, PyTorch has two threads.
 Both sides start from the same weights and adapter and see the same batches; a round is forward, backward
 and one Adam step. PyTorch uses autograd and its fused attention, with the adapter either merged into each
 weight within the graph or as two thin products beside it; the faster of the two counts.

@@ -25,7 +25,7 @@ ADAPTER, FIRST, SECOND, GRADIENT = "adapter.", "optimizer.first.", "optimizer.se
 STEPS = "optimizer.steps"
 
 WORKERS = 2
-"""Threads that share one call's rectangles. A constant: the order in which gradients are summed, and so
+"""Threads, the caller's among them, that share one call's rectangles. A constant: the order in which gradients are summed, and so
 their last bits, would else depend on the machine's cores."""
 
 Results = list[tuple[int, npt.NDArray[np.float32], float]]
@@ -46,7 +46,7 @@ class Trainer:
     """One adapter in training on one base model, with its optimizer.
 
     Not locked: one caller at a time. Equal calls in equal order give equal bits, on one machine, numpy
-    and BLAS thread count.
+    and BLAS thread count. One BLAS thread is the fastest: the batch is already shared between `WORKERS`.
     """
 
     def __init__(self, base: BaseModel, adapter: Adapter) -> None:
@@ -120,8 +120,9 @@ class Trainer:
 
         if len(groups) == 1:
             return [run(self._workers[0], groups[0])]
-        with ThreadPoolExecutor(len(groups)) as threads:
-            return list(threads.map(run, self._workers, groups))
+        with ThreadPoolExecutor(len(groups) - 1) as threads:
+            others = threads.map(run, self._workers[1:], groups[1:])
+            return [run(self._workers[0], groups[0]), *others]
 
     def _collect(self, gradients: Sequence[Floats | None]) -> None:
         for gradient in gradients:
