@@ -10,7 +10,7 @@ import numpy as np
 from tinker_actors.errors import ValidationError
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.training import Example
-from tinker_actors.types import AdamParams, Datum, ModelInput, SamplingParams, TensorData
+from tinker_actors.types import AdamParams, Datum, TensorData
 from tinker_actors.wire.documents import (
     ForwardBackwardInput,
     OptimStepRequest,
@@ -33,28 +33,6 @@ class _JSONTraining(msgspec.Struct, frozen=True, kw_only=True):
     seq_id: int
     forward_backward_input: ForwardBackwardInput | None = None
     forward_input: ForwardBackwardInput | None = None
-
-
-class _Params(msgspec.Struct, frozen=True, kw_only=True):
-    """`SamplingParams` as msgspec can decode it: it takes no union of two kinds of lists."""
-
-    max_tokens: int | None = None
-    seed: int | None = None
-    stop: str | list[str | int] | None = None
-    temperature: float = 1.0
-    top_k: int = -1
-    top_p: float = 1.0
-
-
-class _Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """POST asample."""
-
-    prompt: ModelInput
-    sampling_params: _Params
-    sampling_session_id: str
-    seq_id: int
-    num_samples: int = 1
-    prompt_logprobs: bool | None = False
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -96,13 +74,7 @@ def read_sample(body: bytes) -> tuple[SampleRequest, dict[str, Any], bytes]:
     Raises:
         RefusedError: 400 or 422, it cannot be read.
     """
-    document, values, digest = decode(body, _Sample)
-    fields = msgspec.structs.asdict(document)
-    try:
-        fields["sampling_params"] = SamplingParams(**msgspec.structs.asdict(document.sampling_params))
-    except ValidationError as error:
-        raise RefusedError(400, str(error)) from error
-    return SampleRequest(**fields), values, digest
+    return decode(body, SampleRequest)
 
 
 def digest_of(content: Mapping[str, Any] | bytes) -> bytes:

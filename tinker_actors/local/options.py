@@ -18,8 +18,8 @@ class Options:
     """Address to listen on."""
     port: int = 0
     """Port to listen on; 0 takes a free one."""
-    threads: int = 2
-    """BLAS threads; equal results need equal numbers."""
+    threads: int = 1
+    """BLAS threads; equal results need equal numbers. One is fastest: the engine has workers of its own."""
     owned: bool = False
     """Whether the end of standard input ends the server."""
     deterministic: bool = False

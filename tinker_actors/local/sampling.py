@@ -14,7 +14,7 @@ from tinker_actors.local.lora import Adapter
 
 __all__ = ["SampledSequence", "Stop", "generate", "prompt_logprobs", "topk_prompt_logprobs"]
 
-Stop = str | Sequence[str] | Sequence[int] | None
+Stop = str | Sequence[str | int] | None
 """None: the end-of-text token stops. Token ids: those stop too. Text: stops when the sample's text has
 it, and so does end-of-text. An empty sequence: nothing stops, not even end-of-text."""
 

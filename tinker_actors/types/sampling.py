@@ -19,7 +19,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Most tokens a sequence gets; None is as many as the context holds."""
     seed: int | None = None
     """Seed of the draws; None draws afresh each time."""
-    stop: str | Sequence[str] | Sequence[int] | None = None
+    stop: str | Sequence[str | int] | None = None
     """Strings or token ids that end a sequence; None ends at end-of-text, an empty list never."""
     temperature: float = 1.0
     """Logits are divided by it; 0 takes the likeliest token."""

@@ -13,6 +13,7 @@ from tinker_actors.errors import TinkerPathError, ValidationError
 from tinker_actors.local import ledger, records
 from tinker_actors.local.bodies import decode
 from tinker_actors.local.catalog import model_names
+from tinker_actors.local.checkpoints import Facts
 from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
@@ -88,7 +89,7 @@ async def load_weights(service: Service, request: Request) -> Response:
     if not isinstance(document.session_id, str) or not isinstance(document.model_seq_id, int):
         raise RefusedError(422, "load_weights needs model_id and seq_id, or session_id and model_seq_id")
     path = await service.ask(lambda db: known_checkpoint(db, document.path, "weights"))
-    facts = await service.in_thread(service.checkpoints.facts, path)
+    facts = await service.in_thread(_facts, service, path)
     if isinstance(document.base_model, str) and document.base_model != facts.base_model:
         raise RefusedError(400, f"{path} is of base model {facts.base_model}, not {document.base_model}")
     spec = facts.spec(document.path, _metadata(document.user_metadata), optimizer=document.optimizer)
@@ -120,12 +121,17 @@ async def _load_into(service: Service, document: LoadWeightsRequest, digest: byt
     return answer({"request_id": await service.accept(accept), "model_id": model_id})
 
 
+def _facts(service: Service, path: CheckpointPath) -> Facts:
+    """What a checkpoint that the store knows says of itself; its file may be gone all the same."""
+    try:
+        return service.checkpoints.facts(path)
+    except ValidationError as error:
+        raise RefusedError(404, str(error)) from error
+
+
 def _check_shape(service: Service, path: CheckpointPath, spec: ModelSpec) -> None:
     names = ("base_model", "rank", "train_attn", "train_mlp", "train_unembed")
-    try:
-        facts = service.checkpoints.facts(path)
-    except ValidationError as error:
-        raise RefusedError(400, str(error)) from error
+    facts = _facts(service, path)
     for name in names:
         wanted, found = getattr(spec, name), getattr(facts, name)
         if wanted != found:
