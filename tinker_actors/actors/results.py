@@ -8,7 +8,8 @@ import msgspec
 
 from tinker_actors.actors.outbox import Pending
 from tinker_actors.actors.run import read_result
-from tinker_actors.journal.exports import Line, checkpoint_line, metrics_line, step_metrics
+from tinker_actors.journal.exports import Line, checkpoint_line, metrics_line
+from tinker_actors.journal.history import StepRecord, step_metrics
 from tinker_actors.journal.records import CheckpointRecord, Kind, OperationRecord, PartRecord, Record, State
 from tinker_actors.wire.calls import Answer
 
@@ -90,7 +91,7 @@ def _summarise(pending: Pending, value: Any, progress: Progress) -> tuple[dict[s
             progress.steps += 1
             progress.step_place = place
             progress.summaries = []
-            line = metrics_line(run, progress.steps, metrics)
+            line = metrics_line(run, StepRecord(progress.steps - 1, metrics))
             return own, Conclusion(pending, value, [], [line], step=progress.steps, metrics=metrics)
         case Kind.SAVE_WEIGHTS:
             # The checkpoint holds no gradients: it is the state after the last optimizer step.

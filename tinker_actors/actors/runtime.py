@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tinker_actors.actors.futures import Settler
-from tinker_actors.actors.published import HEARTBEAT, SAMPLING, TRAINING, TRANSPORT, Published
+from tinker_actors.actors.journal import LoadHistory
+from tinker_actors.actors.published import HEARTBEAT, JOURNAL, SAMPLING, TRAINING, TRANSPORT, Published
 from tinker_actors.actors.run import Run
 from tinker_actors.actors.sampling import Sampler
 from tinker_actors.actors.session import FinishSession
@@ -16,14 +17,14 @@ from tinker_actors.actors.training import Drain
 from tinker_actors.actors.transport import Fetch
 from tinker_actors.actors.tree import sampler_spec, service_spec, training_spec
 from tinker_actors.config import RecoveryPolicy, Settings
-from tinker_actors.errors import RuntimeStoppedError, TinkerActorsError
+from tinker_actors.errors import RuntimeStoppedError, StartFailedError
 from tinker_actors.journal import exports
 from tinker_actors.journal.directory import RunDirectory
+from tinker_actors.journal.records import OperationRecord
 from tinker_actors.journal.store import Store
 from tinker_actors.supervision import (
     ActorTree,
     ChildSpec,
-    CommandRefusedError,
     Reply,
     ShutdownEnded,
     StartChild,
@@ -33,6 +34,7 @@ from tinker_actors.wire.calls import Call
 __all__ = ["Runtime"]
 
 FETCH_TIMEOUT_S = 3600.0
+HISTORY_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 5.0
 
 
@@ -120,14 +122,21 @@ class Runtime:
 
         def look(reply: Reply) -> None:
             error = reply.exception()
-            # A supervisor that was just restarted has it from the published table.
-            if isinstance(error, TinkerActorsError) and not isinstance(error, CommandRefusedError):
+            # Other errors mean that the supervisor was restarted: it has the child from the published table.
+            if isinstance(error, StartFailedError):
                 owner.close(error)
 
         self.tree.address(supervisor).ask(StartChild(spec)).add_done_callback(look)
 
     def fetch(self, call: Call[Any]) -> "Future[Any]":
         """The result of a request that needs neither order nor journal."""
+        return self._ask(TRANSPORT, Fetch(call), FETCH_TIMEOUT_S)
+
+    def history(self, run: str) -> "Future[list[OperationRecord]]":
+        """All operations of a run, in order."""
+        return self._ask(JOURNAL, LoadHistory(run), HISTORY_TIMEOUT_S)
+
+    def _ask(self, path: str, message: object, timeout_s: float) -> "Future[Any]":
         future: Future[Any] = Future()
 
         def pass_on(reply: Reply) -> None:
@@ -137,7 +146,7 @@ class Runtime:
             else:
                 self._settler.settle(future, reply.result())
 
-        self.tree.address(TRANSPORT).ask(Fetch(call), timeout_s=FETCH_TIMEOUT_S).add_done_callback(pass_on)
+        self.tree.address(path).ask(message, timeout_s=timeout_s).add_done_callback(pass_on)
         return future
 
     def _on_event(self, event: object) -> None:

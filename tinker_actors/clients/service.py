@@ -127,7 +127,7 @@ class ServiceClient:
         wanted = Run(self._run_name(run), config, self._runtime.settler)
         self._runtime.start_run(wanted)
         ready = APIFuture(wanted.ready)
-        client = ready.then(lambda info: TrainingClient(wanted, info, self._make_sampler))
+        client = ready.then(lambda info: TrainingClient(wanted, info, self._runtime, self._make_sampler))
         return ClientFuture(client.future())
 
     async def create_lora_training_client_async(self, *args: Any, **kwargs: Any) -> TrainingClient:

@@ -9,11 +9,13 @@ import msgspec
 import numpy as np
 
 from tinker_actors.actors.run import Run, TrainingOperation
+from tinker_actors.actors.runtime import Runtime
 from tinker_actors.api.training import SaveContent
 from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.sampling import SamplingClient
 from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import ShapeError, ValidationError
+from tinker_actors.journal.history import StepRecord, steps_taken
 from tinker_actors.journal.records import Kind
 from tinker_actors.tokenization import Tokenizer, get_tokenizer
 from tinker_actors.types import (
@@ -43,9 +45,10 @@ class TrainingClient:
     earlier results were waited for. The client outlives its actor, its session and its model on the service.
     """
 
-    def __init__(self, run: Run, info: GetInfoResponse, make_sampler: MakeSampler) -> None:
+    def __init__(self, run: Run, info: GetInfoResponse, runtime: Runtime, make_sampler: MakeSampler) -> None:
         self._run = run
         self._info = info
+        self._runtime = runtime
         self._make_sampler = make_sampler
         self._vocabulary = Vocabulary(run.config.base_model)
 
@@ -246,6 +249,10 @@ class TrainingClient:
     def get_info(self) -> GetInfoResponse:
         """What the service says of the model; no request is made."""
         return msgspec.structs.replace(self._info)
+
+    def history(self) -> APIFuture[list[StepRecord]]:
+        """Every optimizer step with a result, those of earlier processes included."""
+        return APIFuture(self._runtime.history(self._run.name)).then(steps_taken)
 
     async def get_info_async(self) -> GetInfoResponse:
         """`get_info`, as a coroutine."""

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from tinker_actors.errors import JournalError
+from tinker_actors.journal.history import StepRecord, steps_taken
 from tinker_actors.journal.records import Kind, OperationRecord, State
 from tinker_actors.journal.store import Store
 
@@ -22,7 +23,6 @@ __all__ = [
     "checkpoint_line",
     "metrics_line",
     "rebuild",
-    "step_metrics",
 ]
 
 METRICS = "metrics.jsonl"
@@ -40,18 +40,9 @@ class Line(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self.document) + b"\n"
 
 
-def step_metrics(summaries: Iterable[dict[str, float]]) -> dict[str, float]:
-    """The metrics of one optimizer step: those of its requests, sums added, of others the last."""
-    merged: dict[str, float] = {}
-    for summary in summaries:
-        for name, value in summary.items():
-            merged[name] = merged.get(name, 0.0) + value if name.endswith(":sum") else value
-    return merged
-
-
-def metrics_line(run: str, step: int, metrics: dict[str, float]) -> Line:
-    """The metrics of optimizer step `step`, counted from 1; the cookbook counts batches from 0."""
-    return Line(METRICS, {"step": step - 1, "run": run, **metrics})
+def metrics_line(run: str, step: StepRecord) -> Line:
+    """The metrics of one optimizer step."""
+    return Line(METRICS, {"step": step.step, "run": run, **step.metrics})
 
 
 def checkpoint_line(run: str, step: int, path: str, name: str) -> Line:
@@ -95,19 +86,13 @@ def rebuild(directory: Path, store: Store) -> None:
             raise JournalError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _lines(run: str, operations: Iterable[OperationRecord]) -> Iterator[Line]:
-    step = 0
-    pending: list[dict[str, float]] = []
-    for operation in operations:
-        if operation.state != State.DONE or operation.summary is None:
-            continue
-        summary = msgspec.json.decode(operation.summary)
-        match operation.kind:
-            case Kind.FORWARD_BACKWARD:
-                pending.append(summary)
-            case Kind.OPTIM_STEP:
-                step += 1
-                yield metrics_line(run, step, step_metrics([*pending, summary]))
-                pending = []
-            case Kind.SAVE_WEIGHTS:
-                yield checkpoint_line(run, step, summary["path"], summary["name"])
+def _lines(run: str, operations: list[OperationRecord]) -> Iterator[Line]:
+    for step in steps_taken(operations):
+        yield metrics_line(run, step)
+    done = [operation for operation in operations if operation.state == State.DONE]
+    steps = 0
+    for operation in done:
+        steps += operation.kind == Kind.OPTIM_STEP
+        if operation.kind == Kind.SAVE_WEIGHTS and operation.summary is not None:
+            summary = msgspec.json.decode(operation.summary)
+            yield checkpoint_line(run, steps, summary["path"], summary["name"])

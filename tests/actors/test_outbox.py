@@ -1,0 +1,97 @@
+"""The order and the ids of what one model is sent."""
+
+import pytest
+
+from tinker_actors.actors.outbox import Outbox, Pending
+from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord
+from tinker_actors.wire.calls import Answer
+
+MODEL = ModelRecord(run="1", generation=1, session_id="s", model_seq_id=0, base_place=0, model_id="s:train:0")
+ANSWER = Answer(200, {}, b"")
+
+
+def outbox(*parts: int) -> Outbox:
+    """An outbox with one operation per entry, of so many requests."""
+    box = Outbox(MODEL, 1)
+    for place, count in enumerate(parts, 1):
+        record = OperationRecord(run="1", place=place, kind=Kind.FORWARD_BACKWARD, digest="d")
+        sends = box.number(place, count)
+        box.put(Pending(record, [b"x"] * count, [None] * count, sends))
+    return box
+
+
+def ids(box: Outbox) -> list[list[int]]:
+    return [[send.seq_id for send in box[place].sends] for place in box.places()]
+
+
+def test_ids_are_consecutive_over_operations_and_their_requests() -> None:
+    assert ids(outbox(2, 1, 3)) == [[1, 2], [3], [4, 5, 6]]
+
+
+def test_the_next_request_is_posted_once_the_one_before_was_accepted() -> None:
+    box = outbox(2, 1)
+    assert (box.post(), box.post()) == ((1, 0), None)
+    box.accepted()
+    assert box.post() == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("posted", "left"),
+    [
+        (1, [[1], [2, 3]]),  # refused at its first request: its id goes to the next
+        (2, [[2], [3, 4]]),  # its first was accepted and used an id up
+    ],
+)
+def test_a_refused_request_uses_up_no_id(posted: int, left: list[list[int]]) -> None:
+    box = outbox(2, 1, 2)
+    for number in range(posted):
+        if number:
+            box.accepted()
+        box.post()
+    moved = box.remove([1])
+    assert ids(box) == left
+    assert [send.seq_id for send in moved] == [seq_id for sends in left for seq_id in sends]
+    assert box.number(9, 1)[0].seq_id == left[-1][-1] + 1
+
+
+def test_operations_removed_before_they_were_posted_free_their_ids() -> None:
+    box = outbox(1, 1, 1)
+    box.post()
+    box.accepted()
+    box.remove([2])
+    assert ids(box) == [[1], [2]]
+
+
+def test_what_ended_frees_no_id() -> None:
+    box = outbox(1, 1)
+    box.post()
+    box.accepted()
+    assert box.remove([1]) == []
+    assert ids(box) == [[2]]
+
+
+def test_a_request_of_unknown_outcome_goes_first_with_its_old_id() -> None:
+    box = outbox(1, 1)
+    box.post()
+    box.accepted()
+    box.post()
+    box.post_again((1, 0))
+    assert box.post() is None
+    box.accepted()
+    assert (box.post(), ids(box)) == ((1, 0), [[1], [2]])
+
+
+def test_results_count_only_in_order() -> None:
+    box = outbox(1, 1)
+    box[2].answers[0] = ANSWER
+    assert list(box.finished()) == []
+    box[1].answers[0] = ANSWER
+    assert [pending.record.place for pending in box.finished()] == [1, 2]
+
+
+def test_an_operation_is_untouched_until_one_of_its_requests_was_posted() -> None:
+    box = outbox(2, 1)
+    assert box.is_untouched(1)
+    box.post()
+    assert not box.is_untouched(1)
+    assert box.is_untouched(2)

@@ -1,0 +1,32 @@
+"""Fixtures that every folder shares."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that the module's tests share."""
+    with Server(tmp_path_factory.mktemp("server") / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run directory that does not exist yet."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def no_thread_left() -> Iterator[None]:
+    """Checks that the test ended every thread it began."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(10)
+    assert [thread.name for thread in left if thread.is_alive()] == []

@@ -1,0 +1,128 @@
+"""What several test modules use: example data, a server of their own, a look into its checkpoints."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+import tinker_actors as ta
+from tinker_actors.tokenization import get_tokenizer
+
+WAIT_S = 60.0
+"""How long a test waits for what should come at once; only a broken program gets there."""
+KEY = "tml-test"
+
+
+def example(prompt: str, answer: str) -> ta.Datum:
+    """A datum for `local/tiny` whose loss counts the answer."""
+    tokenizer = get_tokenizer("local/tiny")
+    question, reply = tokenizer.encode(prompt), [*tokenizer.encode(answer), tokenizer.eos_token_id]
+    tokens = question + reply
+    return ta.Datum(
+        model_input=ta.ModelInput.from_ints(tokens[:-1]),
+        loss_fn_inputs={
+            "target_tokens": ta.TensorData(tokens[1:], dtype="int64"),
+            "weights": ta.TensorData([0.0] * (len(question) - 1) + [1.0] * len(reply), dtype="float32"),
+        },
+    )
+
+
+BATCHES = [
+    [example("hello", "ellohay"), example("world", "orldway")],
+    [example("apple pie", "appleway iepay")],
+]
+ADAM = ta.AdamParams(learning_rate=2e-3)
+
+
+def step(training: ta.TrainingClient, number: int) -> dict[str, float]:
+    """Optimizer step `number` of the program that every test runs; its metrics."""
+    forward = training.forward_backward(BATCHES[number % len(BATCHES)], "cross_entropy")
+    update = training.optim_step(ADAM)
+    update.result(WAIT_S)
+    return forward.result(WAIT_S).metrics
+
+
+class Server:
+    """An embedded server over `data` that tests talk to as if it were a remote service."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tinker_actors.local",
+                "--data",
+                data,
+                "--owned",
+                "--threads=1",
+                "--deterministic",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self._process.stdout is not None
+        self.port: int = json.loads(self._process.stdout.readline())["port"]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def post(self, path: str, **document: Any) -> httpx.Response:
+        """A request from outside of the program under test."""
+        return httpx.post(f"{self.url}/api/v1/{path}", json=document, headers={"x-api-key": KEY})
+
+    def unload(self, model_id: str) -> None:
+        """Lose a model, as a service does that needs its memory."""
+        self.post("unload_model", model_id=model_id, type="unload_model").raise_for_status()
+
+    def finish_session(self, session_id: str) -> None:
+        """Lose a session."""
+        reason = {"type": "interrupted"}
+        self.post(f"sessions/{session_id}/finish", reason=reason, detail=None).raise_for_status()
+
+    def checkpoint(self, path: str) -> Path:
+        """The file of training state behind a `tinker://` path."""
+        return self.data / "checkpoints" / path.removeprefix("tinker://") / "checkpoint.safetensors"
+
+    def digest(self, path: str) -> str:
+        """Of that file's bytes."""
+        return hashlib.sha256(self.checkpoint(path).read_bytes()).hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@contextmanager
+def client(server: Server, run_dir: Path | None, **arguments: Any) -> Iterator[ta.ServiceClient]:
+    """A service client of `server`."""
+    with ta.ServiceClient(
+        base_url=server.url, api_key=KEY, run_dir=None if run_dir is None else str(run_dir), **arguments
+    ) as service:
+        yield service
+
+
+class Events:
+    """What a service client told while this was open."""
+
+    def __init__(self, service: ta.ServiceClient) -> None:
+        self.seen: list[object] = []
+        self._unsubscribe = service.subscribe(self.seen.append)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """Those of one kind."""
+        return [event for event in self.seen if isinstance(event, kind)]
