@@ -1,0 +1,95 @@
+"""`supervision.md` draws the tree as it is built."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from harness import WAIT_S
+
+import tinker_actors as ta
+from tinker_actors.actors.tree import service_spec
+from tinker_actors.supervision import (
+    ChildInfo,
+    ChildSpec,
+    DynamicSupervisor,
+    Kind,
+    Supervisor,
+    TreeNode,
+    WhichChildren,
+)
+
+PAGE = Path(__file__).parent.parent / "supervision.md"
+
+
+class Line(NamedTuple):
+    """One actor in the drawing."""
+
+    depth: int
+    name: str
+    note: str
+
+
+def drawn() -> list[Line]:
+    drawing = PAGE.read_text().split("```text\n")[1].split("```")[0]
+    lines = [re.fullmatch(r"([ │├└─]*)(\S+) {2,}(.*)", line) for line in drawing.splitlines()]
+    return [Line(len(match[1]) // 4, match[2], match[3]) for match in lines if match is not None]
+
+
+def built(node: TreeNode, depth: int = 0) -> Iterator[tuple[int, str]]:
+    yield depth, node.id
+    for child in node.children:
+        yield from built(child, depth + 1)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[ta.ServiceClient]:
+    with ta.ServiceClient(base_url="local") as service:
+        service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
+        service.create_sampling_client(base_model="local/tiny").result(WAIT_S)
+        yield service
+
+
+def nodes(node: TreeNode) -> Iterator[TreeNode]:
+    yield node
+    for child in node.children:
+        yield from nodes(child)
+
+
+def children(service: ta.ServiceClient, node: TreeNode) -> Iterator[ChildInfo]:
+    if node.kind is Kind.SUPERVISOR:
+        yield from service.address(node.path).call(WhichChildren())
+        for child in node.children:
+            yield from children(service, child)
+
+
+def test_the_drawing_has_the_actors_that_there_are_in_their_order(service: ta.ServiceClient) -> None:
+    assert [(line.depth, line.name) for line in drawn()] == list(built(service.tree()))
+
+
+def test_the_drawing_says_how_workers_are_restarted(service: ta.ServiceClient) -> None:
+    notes = {line.name: line.note for line in drawn()}
+    for child in children(service, service.tree()):
+        if child.kind is Kind.WORKER:
+            assert notes[child.id].startswith(f"{child.restart};")
+
+
+def supervisors(spec: ChildSpec) -> Iterator[tuple[str, Supervisor]]:
+    """Those of the tree that is built, never started."""
+    actor = spec.start()
+    if isinstance(actor, Supervisor):
+        yield spec.id, actor
+        for child in actor._specs:
+            if child.kind is Kind.SUPERVISOR:
+                yield from supervisors(child)
+
+
+def test_the_drawing_says_how_supervisors_restart(service: ta.ServiceClient) -> None:
+    notes = {line.name: line.note for line in drawn()}
+    found = dict(supervisors(service_spec(service._runtime.published)))
+    assert set(found) == {node.id for node in nodes(service.tree()) if node.kind is Kind.SUPERVISOR}
+    for name, actor in found.items():
+        kind = "dynamic" if isinstance(actor, DynamicSupervisor) else actor._strategy
+        budget = actor._budget
+        assert notes[name] == f"{kind}, {budget.max_restarts} restarts in {budget.within_s:g} s"
