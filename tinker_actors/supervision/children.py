@@ -186,6 +186,7 @@ class Children:
         plan = self.plan
         if plan is not None and plan.paused is child:
             plan.paused = None
+            child.slot.shut(State.PENDING, parks=True)  # others may start before it
             self.advance()
         else:
             self.lifecycle.launch(child)

@@ -76,6 +76,8 @@ class Lifecycle:
 
     def launch(self, child: Child) -> None:
         """Begin a new incarnation; `Started`, `Exited` or `StartTimedOut` will follow."""
+        if child.incarnation is not None:  # a bug here must not leave two of them running
+            raise RuntimeError(f"{child.slot.path} has an incarnation already")
         child.cancel_timer()
         child.is_up = False
         child.incarnation = incarnation = Incarnation(self.runtime, child.slot, self._parent)
