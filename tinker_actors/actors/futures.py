@@ -55,6 +55,10 @@ class Settler:
         """Give `future` its error, soon."""
         self._queue.put(lambda: _settle(future.set_exception, error))
 
+    def run(self, job: Callable[[], None]) -> None:
+        """Run a short `job`, soon. Callable from anywhere, also from a finalizer."""
+        self._queue.put(job)
+
     def close(self, timeout_s: float) -> None:
         """Settle what is waiting, then end the thread."""
         self._queue.put(None)

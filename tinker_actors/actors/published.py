@@ -72,7 +72,7 @@ class Published:
         """Written by the heartbeat actor."""
         self._lock = threading.Lock()
         self._children: dict[str, dict[str, ChildSpec]] = {TRAINING: {}, SAMPLING: {}}
-        self._closers: list[Callable[[BaseException], None]] = []
+        self._closers: dict[object, Callable[[BaseException], None]] = {}
         self._stopped: BaseException | None = None
 
     def add_child(self, supervisor: str, spec: ChildSpec) -> None:
@@ -80,24 +80,34 @@ class Published:
         with self._lock:
             self._children[supervisor][spec.id] = spec
 
+    def remove_child(self, supervisor: str, child_id: str) -> None:
+        """Note that a child is not to be brought back."""
+        with self._lock:
+            self._children[supervisor].pop(child_id, None)
+
     def children(self, supervisor: str) -> list[ChildSpec]:
         """The named children of a dynamic supervisor, in the order they were added."""
         with self._lock:
             return list(self._children[supervisor].values())
 
-    def when_stopped(self, close: Callable[[BaseException], None]) -> None:
-        """Call `close` with the reason once the tree is down; at once if it is."""
+    def when_stopped(self, owner: object, close: Callable[[BaseException], None]) -> None:
+        """Call `close` with the reason once the tree is down, at once if it is; `forget` takes that back."""
         with self._lock:
             reason = self._stopped
             if reason is None:
-                self._closers.append(close)
+                self._closers[owner] = close
         if reason is not None:
             close(reason)
+
+    def forget(self, owner: object) -> None:
+        """Whoever this was, nobody waits for it any more."""
+        with self._lock:
+            self._closers.pop(owner, None)
 
     def stop(self, reason: BaseException) -> None:
         """The tree is down: what callers still hold ends with `reason`."""
         with self._lock:
             self._stopped = self._stopped or reason
-            closers, self._closers = self._closers, []
-        for close in closers:
+            closers, self._closers = self._closers, {}
+        for close in closers.values():
             close(reason)

@@ -1,9 +1,12 @@
 """Everything one service client owns: run directory, journal, threads, tree; opened together, closed in order."""
 
+import contextlib
+import os
 import shutil
 import tempfile
 import threading
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,13 @@ from tinker_actors.actors.futures import Settler
 from tinker_actors.actors.journal import LoadHistory
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, SAMPLING, TRAINING, TRANSPORT, Published
 from tinker_actors.actors.run import Run
-from tinker_actors.actors.sampling import Sampler
+from tinker_actors.actors.sampling import Sampler, Woken
 from tinker_actors.actors.session import FinishSession
 from tinker_actors.actors.training import Drain
 from tinker_actors.actors.transport import Fetch
 from tinker_actors.actors.tree import sampler_spec, service_spec, training_spec
 from tinker_actors.config import RecoveryPolicy, Settings
-from tinker_actors.errors import RuntimeStoppedError, StartFailedError
+from tinker_actors.errors import RuntimeStoppedError, StartFailedError, TinkerActorsError
 from tinker_actors.journal import exports
 from tinker_actors.journal.directory import RunDirectory
 from tinker_actors.journal.records import OperationRecord
@@ -61,6 +64,7 @@ class Runtime:
         user_metadata: dict[str, Any],
         display_name: str | None,
     ) -> None:
+        self._pid = os.getpid()
         self._directory = None if run_dir is None else RunDirectory(run_dir)
         try:
             self._open(settings, policy, user_metadata, display_name)
@@ -109,13 +113,25 @@ class Runtime:
     def start_run(self, run: Run) -> None:
         """Supervise `run`; whether that works shows in its `ready`."""
         self._runs.append(run)
-        self.published.when_stopped(run.close)
+        self.published.when_stopped(run, run.close)
         self._start_child(TRAINING, training_spec(run, self.published), run)
 
     def start_sampler(self, sampler: Sampler) -> None:
         """Supervise `sampler`; whether that works shows in its `ready`."""
-        self.published.when_stopped(sampler.close)
+        self.published.when_stopped(sampler, sampler.close)
         self._start_child(SAMPLING, sampler_spec(sampler, self.published), sampler)
+
+    def retire_sampler(self, sampler: Sampler) -> None:
+        """End its actor once what was asked of it is answered. Callable from a finalizer."""
+        self._settler.run(partial(self._retire, sampler))
+
+    def _retire(self, sampler: Sampler) -> None:
+        sampler.is_retired = True
+        child = sampler_spec(sampler, self.published).id
+        self.published.remove_child(SAMPLING, child)
+        self.published.forget(sampler)
+        with contextlib.suppress(TinkerActorsError):  # it has ended already, or the whole tree has
+            self.tree.address(f"{SAMPLING}/{child}").tell(Woken())
 
     def _start_child(self, supervisor: str, spec: ChildSpec, owner: Run | Sampler) -> None:
         self.published.add_child(supervisor, spec)
@@ -166,7 +182,7 @@ class Runtime:
             Whether everything is saved. Only the first call does something.
         """
         with self._close_lock:
-            if self._is_closed:
+            if self._is_closed or os.getpid() != self._pid:  # a forked child closes nothing of ours
                 return True
             self._is_closed = True
         clock = self.tree.clock

@@ -19,7 +19,7 @@ from tinker_actors.errors import (
     SamplerLostError,
     TinkerActorsError,
 )
-from tinker_actors.supervision import SupervisedActor
+from tinker_actors.supervision import Stop, SupervisedActor
 from tinker_actors.types import ModelInput, SampleResponse, SamplingParams
 
 __all__ = ["SampleOrder", "Sampler", "SamplingActor", "Woken"]
@@ -38,7 +38,7 @@ class SampleOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Woken:
-    """There is something to take."""
+    """There is something to take, or nobody holds the sampler any more."""
 
 
 class Sampler:
@@ -68,6 +68,8 @@ class Sampler:
         self.submissions: Submissions[SampleOrder] = Submissions(settler, cancellable=True)
         self.ready: Future[None] = Future()
         """Done once the service knows the sampler."""
+        self.is_retired = False
+        """Whether nobody can ask it anything any more."""
         self._settler = settler
 
     @property
@@ -113,6 +115,7 @@ class SamplingActor(SupervisedActor):
         match message:
             case Woken():
                 self._take()
+                self._end_if_retired()
             case SessionReady(session_id):
                 self._create(session_id)
             case SessionFailed(error):
@@ -128,8 +131,10 @@ class SamplingActor(SupervisedActor):
                 self._sequence_ids[number] = list(ids) if ids is not msgspec.UNSET else []
             case Answered(int(number), answer):
                 self._settle(number, sample_result.read(answer))
+                self._end_if_retired()
             case Failed(int(number), error):
                 self._note_failure(number, error)
+                self._end_if_retired()
 
     def _create(self, session_id: str) -> None:
         number = self.context.address(JOURNAL).call(AllocateSampler(session_id))
@@ -167,6 +172,11 @@ class SamplingActor(SupervisedActor):
             prompt_logprobs=order.prompt_logprobs,
         )
         self._transport.tell(Send(call, number, self.context.me, expected=sample_result))
+
+    def _end_if_retired(self) -> None:
+        """A client that is gone leaves no thread behind, once what it asked for is answered."""
+        if self._sampler.is_retired and self._sampler.submissions.is_idle():
+            raise Stop
 
     def _settle(self, number: int, response: SampleResponse) -> None:
         submission = self._under_way.pop(number)

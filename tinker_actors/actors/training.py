@@ -92,6 +92,7 @@ class TrainingActor(SupervisedActor):
         """None while there is no model to send to."""
         self._progress = Progress(0, 0)
         self._drained: Reply | None = None
+        self._has_tried_to_save = False
         self._is_halted = False
 
     def on_start(self) -> None:
@@ -309,10 +310,13 @@ class TrainingActor(SupervisedActor):
     def _finish_draining(self, outbox: Outbox) -> None:
         if outbox or not self._run.submissions.is_idle() or self._drained is None:
             return
-        if self._published.directory is not None and self._progress.steps > self._saved_steps:
-            self._intake.take_checkpoint(outbox, self._progress.steps)
-        else:
+        if self._published.directory is None or self._progress.steps == self._saved_steps:
             self._drained.set(True)
+        elif self._has_tried_to_save:
+            self._drained.set(False)
+        else:
+            self._has_tried_to_save = True
+            self._intake.take_checkpoint(outbox, self._progress.steps)
 
     # Settling ------------------------------------------------------------------------------------
 

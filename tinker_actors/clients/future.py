@@ -77,12 +77,15 @@ class APIFuture(Generic[T]):
         """A future of `change(result)`; `change` runs on the settling thread and must be short."""
         changed: Future[U] = Future()
         changed.set_running_or_notify_cancel()
+        # A future keeps its callbacks for good: what they hold must not include the changed result.
+        once = [changed]
 
         def pass_on(done: "Future[T]") -> None:
+            future = once.pop()
             try:
-                changed.set_result(change(done.result()))
+                future.set_result(change(done.result()))
             except BaseException as error:  # noqa: BLE001 - whatever it is belongs to who waits
-                changed.set_exception(error)
+                future.set_exception(error)
 
         self._future.add_done_callback(pass_on)
         return APIFuture(changed)

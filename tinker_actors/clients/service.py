@@ -3,6 +3,7 @@
 import itertools
 import re
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
@@ -178,8 +179,13 @@ class ServiceClient:
         )
         self._runtime.start_sampler(sampler)
         ready = APIFuture(sampler.ready)
-        client = ready.then(lambda _: SamplingClient(sampler, base_model or trained_from))
-        return ClientFuture(client.future())
+
+        def make(_: None) -> SamplingClient:
+            client = SamplingClient(sampler, base_model or trained_from)
+            weakref.finalize(client, self._runtime.retire_sampler, sampler).atexit = False
+            return client
+
+        return ClientFuture(ready.then(make).future())
 
     # The service ---------------------------------------------------------------------------------
 
