@@ -106,8 +106,10 @@ def come_to_rest(tree: ActorTree, path: str, clock: VirtualClock) -> list[str]:
         clock.advance(1.0)
         children = tree.address(path).call(WhichChildren())
         running = [child.path for child in children if child.state == "running"]
-        if {child.state for child in children} <= {"running", "down"} and all(
-            answers(tree.address(child)) for child in running
+        if (
+            {child.state for child in children} <= {"running", "down"}
+            and all(answers(tree.address(child)) for child in running)
+            and tree.address(path).call(WhichChildren()) == children
         ):
             return running
     raise AssertionError(f"still restless: {children}")
