@@ -55,10 +55,11 @@ class Scripted:
 
     async def send(self, call: Call[Any], base_url: str) -> Answer:
         answer = self._script(call, base_url)
-        if answer is None:
-            self.is_hanging.set()
-            await asyncio.Event().wait()
-        return answer
+        if answer is not None:
+            return answer
+        self.is_hanging.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets that event")
 
     async def close(self) -> None:
         pass
