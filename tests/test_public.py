@@ -13,8 +13,7 @@ from tinker_actors.errors import APIStatusError, RequestFailedError, RunHaltedEr
 
 def test_every_public_name_is_there() -> None:
     assert [name for name in ta.__all__ if getattr(ta, name, None) is None] == []
-    assert sorted(ta.__all__) == sorted(ta._HOME)
-    assert ta.__all__ == sorted(ta.__all__)
+    assert ta.__all__ == sorted({*ta._HOME, *errors.__all__})
 
 
 def test_what_is_not_public_is_an_attribute_error() -> None:
