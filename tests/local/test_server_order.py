@@ -95,6 +95,51 @@ def test_a_refused_operation_uses_up_no_place(caller: Any, spoil: dict[str, Any]
     assert "error" not in caller.do("optim_step", caller.step_document(model_id, 1))
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("forward_backward", {"forward_backward_input": {"data": [], "loss_fn": "cross_entropy"}}),
+        ("forward", {"forward_input": {"data": [], "loss_fn": "squared"}}),
+        ("optim_step", {"adam_params": {"learning_rate": -1}}),
+        ("save_weights", {"path": "a/b"}),
+        ("save_weights_for_sampler", {"path": "", "sampling_session_seq_id": 0}),
+        ("load_weights", {"path": "tinker://x:train:0/weights/none", "optimizer": True}),
+    ],
+)
+def test_a_client_may_go_on_behind_a_refused_operation(
+    caller: Any, path: str, fields: dict[str, Any]
+) -> None:
+    model_id = caller.model()
+    refused = caller.post(path, {"model_id": model_id, "seq_id": 1, **fields})
+    assert refused.status_code in (400, 404, 422)
+    assert "metrics" in caller.do("optim_step", caller.step_document(model_id, 2))
+    result = caller.poll(f"{model_id}:1").json()
+    assert (result["category"], refused.json()["detail"] in result["error"]) == ("user", True)
+    assert caller.optim_step(model_id, 1).status_code == 409
+
+
+def test_a_refused_protobuf_operation_can_be_passed_over_too(caller: Any) -> None:
+    model_id = caller.model()
+    assert caller.forward_backward(model_id, 1, [300]).status_code == 400
+    assert "metrics" in caller.do("optim_step", caller.step_document(model_id, 2))
+
+
+def test_only_refused_places_are_passed_over(caller: Any) -> None:
+    model_id = caller.model()
+    assert caller.forward_backward(model_id, 2, [300]).status_code == 400
+    late = caller.optim_step(model_id, 3).json()["request_id"]
+    assert caller.post("retrieve_future", {"request_id": late}).status_code == 408
+    assert caller.post("retrieve_future", {"request_id": f"{model_id}:2"}).status_code == 408
+    caller.optim_step(model_id, 1)
+    assert "metrics" in caller.poll(late).json()
+
+
+def test_a_refused_place_is_no_request_until_it_is_passed_over(caller: Any) -> None:
+    model_id = caller.model()
+    assert caller.forward_backward(model_id, 1, [300]).status_code == 400
+    assert caller.post("retrieve_future", {"request_id": f"{model_id}:1"}).status_code == 404
+
+
 @pytest.mark.parametrize("tokens", [[], [300], [-1], [1] * 1025])
 def test_tokens_a_model_cannot_read_are_refused(caller: Any, tokens: list[int]) -> None:
     model_id = caller.model()

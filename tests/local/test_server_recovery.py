@@ -165,6 +165,20 @@ def test_an_unloaded_model_stays_gone_and_its_name_stays_taken(
     assert caller.post("get_info", {"model_id": model_id}).status_code == 404
 
 
+def test_a_refused_place_can_be_passed_over_after_a_kill(
+    start: Callable[..., Any], open_caller: Callable[..., Any], tmp_path: Path
+) -> None:
+    process = start(tmp_path / "s")
+    caller = open_caller(process)
+    model_id = caller.model()
+    assert caller.forward_backward(model_id, 1, [300]).status_code == 400
+    process.kill()
+    process = start(tmp_path / "s")
+    ids = [open_caller(process).optim_step(model_id, seq_id).json()["request_id"] for seq_id in (3, 2)]
+    process.kill()
+    assert b"metrics" in results(open_caller(start(tmp_path / "s")), ids)[0]
+
+
 def test_half_written_files_are_cleared_away(start: Callable[..., Any], tmp_path: Path) -> None:
     start(tmp_path / "s").kill()
     (tmp_path / "s" / "tmp" / "part").write_bytes(b"half")

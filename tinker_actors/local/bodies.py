@@ -20,10 +20,26 @@ from tinker_actors.wire.documents import (
 )
 from tinker_actors.wire.protobuf import TrainingRequest, decode_training_request
 
-__all__ = ["adam_params", "decode", "digest_of", "examples_of", "parse", "read_sample", "read_training"]
+__all__ = [
+    "adam_params",
+    "decode",
+    "digest_of",
+    "examples_of",
+    "parse",
+    "place_of",
+    "read_sample",
+    "read_training",
+]
 
 T = TypeVar("T", bound=msgspec.Struct)
 LARGEST_ID = 2**63 - 1
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where in a model's order an operation stands."""
+
+    model_id: str
+    seq_id: int
 
 
 class _JSONTraining(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +112,15 @@ def read_training(media: str, body: bytes) -> TrainingRequest:
     if not 0 < request.seq_id <= LARGEST_ID:
         raise RefusedError(400, f"seq_id must be positive, got {request.seq_id}")
     return request
+
+
+def place_of(media: str, body: bytes) -> tuple[str, int] | None:
+    """The model and the seq_id that an operation names, however wrong the rest of it is; None if it names none."""
+    try:
+        named = decode_training_request(body) if media == "protobuf" else msgspec.convert(parse(body), _Place)
+    except (RefusedError, ValidationError, msgspec.ValidationError):
+        return None
+    return (named.model_id, named.seq_id) if 0 < named.seq_id <= LARGEST_ID else None
 
 
 def _json_training(body: bytes) -> TrainingRequest:

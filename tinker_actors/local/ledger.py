@@ -18,6 +18,7 @@ __all__ = [
     "body_of",
     "finish",
     "look_up",
+    "note_refusal",
     "pending",
     "prune_model",
     "prune_samples",
@@ -29,6 +30,8 @@ RESULTS_KEPT = 512
 RESULT_BYTES_KEPT = 32 * 2**20
 """Bytes those results may take; the newest `RESULTS_SAFE` are kept whatever their size."""
 RESULTS_SAFE = 32
+DETAIL_KEPT = 1000
+"""Characters of the reason why a request was refused."""
 ROWS_KEPT = 4096
 """Operations of a model that are still recognised when they are sent again."""
 SAMPLES_KEPT = 4096
@@ -64,6 +67,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     ticket: Ticket | None
     """What is to be executed; None if it was accepted before."""
+    passed_over: tuple[Ticket, ...] = ()
+    """Refused places before it, which nothing will be accepted at any more."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,19 +111,53 @@ def accept(db: sqlite3.Connection, request: Request) -> Accepted:
 def accept_operation(db: sqlite3.Connection, request: Request) -> Accepted:
     """Keep an operation of a live model at its place.
 
+    Places before it where a request was refused, and none accepted since, are passed over.
+
     Raises:
         RefusedError: 404, there is no such model; 409, its place is taken or was passed.
     """
     model = db.execute("SELECT live, executed FROM models WHERE model_id = ?", (request.queue,)).fetchone()
     if model is None or not model[0]:
         raise RefusedError(404, f"there is no model {request.queue}" + (", it was unloaded" if model else ""))
+    db.execute(
+        "DELETE FROM requests WHERE request_id = ? AND kind = 'refused' AND form = 'refused'",
+        (request.request_id,),
+    )
     accepted = accept(db, request)
-    if accepted.ticket is not None and request.seq_id is not None and request.seq_id <= model[1]:
+    if accepted.ticket is None or request.seq_id is None:
+        return accepted
+    if request.seq_id <= model[1]:
         raise RefusedError(
             409,
             f"seq_id must be above {model[1]}, the last executed one of {request.queue}, got {request.seq_id}",
         )
-    return accepted
+    passed_over = _pass_over(db, request.queue, after=model[1], before=request.seq_id)
+    return msgspec.structs.replace(accepted, passed_over=passed_over)
+
+
+def note_refusal(db: sqlite3.Connection, model_id: str, seq_id: int, detail: str) -> None:
+    """Remember that a request was refused at a free place of a live model.
+
+    The place stays free: a client may use it again. One that goes on with the next place, as the official
+    SDK does, would wait for it for ever.
+    """
+    db.execute(
+        "INSERT OR IGNORE INTO requests (request_id, kind, queue, seq_id, digest, media, body, form)"
+        " SELECT ?, 'refused', model_id, ?, x'', 'json', ?, 'refused' FROM models"
+        " WHERE model_id = ? AND live = 1 AND executed < ?",
+        (f"{model_id}:{seq_id}", seq_id, detail[:DETAIL_KEPT].encode(), model_id, seq_id),
+    )
+
+
+def _pass_over(db: sqlite3.Connection, model_id: str, *, after: int, before: int) -> tuple[Ticket, ...]:
+    rows = db.execute(
+        "SELECT request_id, kind, queue, seq_id FROM requests WHERE queue = ? AND seq_id > ? AND seq_id < ?"
+        " AND kind = 'refused' AND form = 'refused'",
+        (model_id, after, before),
+    ).fetchall()
+    for request_id, *_ in rows:
+        db.execute("UPDATE requests SET form = NULL WHERE request_id = ?", (request_id,))
+    return tuple(_ticket(row) for row in rows)
 
 
 def body_of(db: sqlite3.Connection, request_id: str) -> tuple[str, bytes, int | None]:
@@ -154,7 +193,7 @@ def look_up(db: sqlite3.Connection, request_id: str) -> Found:
         RefusedError: 404, it was never given out; 410, its result is no longer kept.
     """
     row = db.execute("SELECT form, result FROM requests WHERE request_id = ?", (request_id,)).fetchone()
-    if row is None:
+    if row is None or row[0] == "refused":
         operation = _OPERATION.fullmatch(request_id)
         model = (
             operation

@@ -13,7 +13,7 @@ from tinker_actors.local.bodies import decode, read_sample
 from tinker_actors.local.checkpoints import Checkpoints, encode
 from tinker_actors.local.live_models import Models, train
 from tinker_actors.local.samplers import Samplers
-from tinker_actors.local.specs import Result, Ticket, as_json
+from tinker_actors.local.specs import Result, Ticket, as_json, failure
 from tinker_actors.local.store import Store
 from tinker_actors.types import CheckpointPath, ForwardBackwardOutput, TensorData
 from tinker_actors.wire.documents import (
@@ -89,6 +89,10 @@ class Operations:
     def _optim_step(self, ticket: Ticket) -> Outcome:
         metrics = self._models.change(self._models.trainer(ticket), ticket)
         return _json(metrics=metrics, type="optim_step")
+
+    def _refused(self, ticket: Ticket) -> Outcome:
+        _, detail, _ = self._store.ask(lambda db: ledger.body_of(db, ticket.request_id))
+        return Outcome(failure(f"{ticket.request_id} was refused: {detail.decode()}", "user"))
 
     # Saves
 

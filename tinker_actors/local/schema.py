@@ -53,7 +53,8 @@ CREATE TABLE requests (
     media TEXT NOT NULL,            -- json or protobuf
     body BLOB,                      -- NULL once no replay can need it
     seed INTEGER,                   -- drawn for a sample that named none
-    form TEXT,                      -- NULL: pending; output, sample, json, error or expired
+    form TEXT,                      -- NULL: pending; output, sample, json, error, expired;
+                                    -- refused: its place is free
     result BLOB
 );
 CREATE UNIQUE INDEX requests_in_order ON requests(queue, seq_id);

@@ -93,7 +93,7 @@ class Service:
         if accepted.ticket is not None:
             if before is not None:
                 before()
-            self.engine.offer([accepted.ticket])
+            self.engine.offer([*accepted.passed_over, accepted.ticket])
         return accepted.request_id
 
     async def finish_session(self, session_id: str, reason: bytes) -> None:

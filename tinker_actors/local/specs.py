@@ -16,11 +16,13 @@ Kind = Literal[
     "forward_backward",
     "load_weights",
     "optim_step",
+    "refused",
     "sample",
     "save_weights",
     "save_weights_for_sampler",
     "unload_model",
 ]
+"""What a request is for; `refused` stands in the place of an operation that was not accepted."""
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from tinker_actors.local.checkpoints import Facts
 from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
+from tinker_actors.local.routes.training import operation
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import ModelSpec
 from tinker_actors.local.store import Connection
@@ -80,9 +81,8 @@ async def _create(
     return answer({"request_id": request_id, "model_id": model_id})
 
 
-async def load_weights(service: Service, request: Request) -> Response:
+async def load_weights(service: Service, _media: str, body: bytes) -> Response:
     """A checkpoint, into a model that has done nothing yet or as a new model."""
-    body = await read_body(request)
     document, _, digest = decode(body, LoadWeightsRequest)
     if isinstance(document.model_id, str):
         return await _load_into(service, document, digest, body)
@@ -102,7 +102,7 @@ async def _load_into(service: Service, document: LoadWeightsRequest, digest: byt
         raise RefusedError(
             400, f"load_weights is not permitted with seq_id {seq_id}: only as the first operation"
         )
-    operation = ledger.Request(
+    load = ledger.Request(
         request_id=f"{model_id}:{seq_id}",
         kind="load_weights",
         queue=model_id,
@@ -112,7 +112,7 @@ async def _load_into(service: Service, document: LoadWeightsRequest, digest: byt
     )
 
     def accept(db: Connection) -> Accepted:
-        accepted = ledger.accept_operation(db, operation)
+        accepted = ledger.accept_operation(db, load)
         if accepted.ticket is not None:
             path = known_checkpoint(db, document.path, "weights")
             _check_shape(service, path, records.model(db, model_id).spec)
@@ -164,7 +164,7 @@ async def unload_model(service: Service, request: Request) -> Response:
 
 ROUTES = [
     endpoint("POST", "/create_model", create_model),
-    endpoint("POST", "/load_weights", load_weights),
+    operation("/load_weights", load_weights),
     endpoint("POST", "/get_info", get_info),
     endpoint("POST", "/unload_model", unload_model),
 ]

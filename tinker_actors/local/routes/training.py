@@ -1,17 +1,28 @@
 """A model's operations in their order: forward_backward, optim_step, saves."""
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 from msgspec import UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from tinker_actors.errors import ValidationError
 from tinker_actors.local import ledger, records
-from tinker_actors.local.bodies import adam_params, decode, digest_of, examples_of, parse, read_training
+from tinker_actors.local.bodies import (
+    adam_params,
+    decode,
+    digest_of,
+    examples_of,
+    parse,
+    place_of,
+    read_training,
+)
 from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.operations import checkpoint_of
-from tinker_actors.local.refusals import RefusedError
+from tinker_actors.local.refusals import RefusedError, StorageError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import Kind
@@ -19,28 +30,53 @@ from tinker_actors.local.store import Connection, Job
 from tinker_actors.local.validation import check_examples, check_name
 from tinker_actors.wire.documents import OptimStepRequest, SaveWeightsForSamplerRequest, SaveWeightsRequest
 
-__all__ = ["ROUTES"]
+__all__ = ["ROUTES", "operation"]
 
 
-async def forward_backward(service: Service, request: Request) -> Response:
+def operation(path: str, handler: Callable[[Service, str, bytes], Awaitable[Response]]) -> Route:
+    """A route to an operation of a model; a refusal is remembered with the place it was at.
+
+    Args:
+        path: below the prefix.
+        handler: given the body's media, `json` or `protobuf`, and the body.
+    """
+
+    async def respond(service: Service, request: Request) -> Response:
+        is_protobuf = request.headers.get("content-type", "").startswith("application/x-protobuf")
+        media = "protobuf" if is_protobuf else "json"
+        body = await read_body(request)
+        try:
+            return await handler(service, media, body)
+        except RefusedError as refusal:
+            place = await service.in_thread(place_of, media, body)
+            if place is not None:
+                with suppress(StorageError):  # the refusal says more than that the disk is full
+                    await service.run(partial(_note, place=place, detail=refusal.detail))
+            raise
+
+    return endpoint("POST", path, respond)
+
+
+def _note(db: Connection, place: tuple[str, int], detail: str) -> None:
+    ledger.note_refusal(db, *place, detail)
+
+
+async def forward_backward(service: Service, media: str, body: bytes) -> Response:
     """Loss and gradient, as protobuf or JSON; without a gradient if the request says so."""
-    return await _train(service, request, "forward_backward")
+    return await _train(service, "forward_backward", media, body)
 
 
-async def forward(service: Service, request: Request) -> Response:
+async def forward(service: Service, media: str, body: bytes) -> Response:
     """Loss without a gradient, as JSON."""
-    return await _train(service, request, "forward")
+    return await _train(service, "forward", media, body)
 
 
-async def _train(service: Service, request: Request, kind: Kind) -> Response:
-    is_protobuf = request.headers.get("content-type", "").startswith("application/x-protobuf")
-    media = "protobuf" if is_protobuf else "json"
-    body = await read_body(request)
-    operation = await service.in_thread(_operation, service, kind, media, body)
-    return await _accept(service, operation)
+async def _train(service: Service, kind: Kind, media: str, body: bytes) -> Response:
+    checked = await service.in_thread(_checked, service, kind, media, body)
+    return await _accept(service, checked)
 
 
-def _operation(service: Service, kind: Kind, media: str, body: bytes) -> ledger.Request:
+def _checked(service: Service, kind: Kind, media: str, body: bytes) -> ledger.Request:
     """A checked forward or forward_backward; takes its time, so not on the event loop."""
     training = read_training(media, body)
     config = service.config_of_model(training.model_id)
@@ -60,9 +96,8 @@ def _operation(service: Service, kind: Kind, media: str, body: bytes) -> ledger.
     )
 
 
-async def optim_step(service: Service, request: Request) -> Response:
+async def optim_step(service: Service, _media: str, body: bytes) -> Response:
     """One AdamW update."""
-    body = await read_body(request)
     if "adam_params" not in parse(body):
         raise RefusedError(400, "optim_step needs adam_params: this server has no other optimizer than adamw")
     document, _, digest = decode(body, OptimStepRequest)
@@ -70,36 +105,34 @@ async def optim_step(service: Service, request: Request) -> Response:
     return await _accept(service, _request("optim_step", document, digest, body))
 
 
-async def save_weights(service: Service, request: Request) -> Response:
+async def save_weights(service: Service, _media: str, body: bytes) -> Response:
     """A training checkpoint."""
-    body = await read_body(request)
     document, _, digest = decode(body, SaveWeightsRequest)
     return await _save_named(service, document, _request("save_weights", document, digest, body))
 
 
-async def save_weights_for_sampler(service: Service, request: Request) -> Response:
+async def save_weights_for_sampler(service: Service, _media: str, body: bytes) -> Response:
     """Weights to sample from: a checkpoint by name, or a sampling session."""
-    body = await read_body(request)
     document, _, digest = decode(body, SaveWeightsForSamplerRequest)
-    operation = _request("save_weights_for_sampler", document, digest, body)
+    save = _request("save_weights_for_sampler", document, digest, body)
     if isinstance(document.sampling_session_seq_id, UnsetType):
-        return await _save_named(service, document, operation)
+        return await _save_named(service, document, save)
     if isinstance(document.path, str):
         raise RefusedError(422, "save_weights_for_sampler takes path or sampling_session_seq_id, not both")
     session_id = document.model_id.rpartition(":train:")[0]
     sampling_session_id = f"{session_id}:sample:{document.sampling_session_seq_id}"
 
     def accept(db: Connection) -> Accepted:
-        accepted = ledger.accept_operation(db, operation)
+        accepted = ledger.accept_operation(db, save)
         if accepted.ticket is not None:
-            records.reserve_sampler(db, sampling_session_id, operation)
+            records.reserve_sampler(db, sampling_session_id, save)
         return accepted
 
-    return await _accept(service, operation, accept)
+    return await _accept(service, save, accept)
 
 
 async def _save_named(
-    service: Service, document: SaveWeightsRequest | SaveWeightsForSamplerRequest, operation: ledger.Request
+    service: Service, document: SaveWeightsRequest | SaveWeightsForSamplerRequest, save: ledger.Request
 ) -> Response:
     if isinstance(document.path, str):
         check_name(document.path)
@@ -107,12 +140,12 @@ async def _save_named(
     may_replace = isinstance(document, SaveWeightsRequest) and document.overwrite
 
     def accept(db: Connection) -> Accepted:
-        accepted = ledger.accept_operation(db, operation)
+        accepted = ledger.accept_operation(db, save)
         if accepted.ticket is not None and not may_replace:
-            records.check_name(db, path, operation.request_id)
+            records.check_name(db, path, save.request_id)
         return accepted
 
-    return await _accept(service, operation, accept)
+    return await _accept(service, save, accept)
 
 
 def _request(
@@ -133,17 +166,15 @@ def _request(
     )
 
 
-async def _accept(
-    service: Service, operation: ledger.Request, accept: Job[Accepted] | None = None
-) -> Response:
-    job = accept or partial(ledger.accept_operation, request=operation)
-    return answer({"request_id": await service.accept(job), "model_id": operation.queue})
+async def _accept(service: Service, request: ledger.Request, accept: Job[Accepted] | None = None) -> Response:
+    job = accept or partial(ledger.accept_operation, request=request)
+    return answer({"request_id": await service.accept(job), "model_id": request.queue})
 
 
 ROUTES = [
-    endpoint("POST", "/forward_backward", forward_backward),
-    endpoint("POST", "/forward", forward),
-    endpoint("POST", "/optim_step", optim_step),
-    endpoint("POST", "/save_weights", save_weights),
-    endpoint("POST", "/save_weights_for_sampler", save_weights_for_sampler),
+    operation("/forward_backward", forward_backward),
+    operation("/forward", forward),
+    operation("/optim_step", optim_step),
+    operation("/save_weights", save_weights),
+    operation("/save_weights_for_sampler", save_weights_for_sampler),
 ]
