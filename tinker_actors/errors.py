@@ -24,6 +24,7 @@ TinkerActorsError
     ├── NotDeliveredError                       no handler ran: safe to repeat
     │   └── MailboxFullError                    the mailbox was at its bound
     ├── OutcomeUnknownError                     a handler had begun; the outcome is not known
+    ├── CommandRefusedError                     a supervisor cannot do that to this child now
     ├── HandleClosedError                       the actor was deleted for good
     ├── StartFailedError                        an actor did not start
     ├── RuntimeStoppedError                     the tree is down; `first_cause` says why
@@ -46,6 +47,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BillingError",
+    "CommandRefusedError",
     "ConfigError",
     "ConflictError",
     "ForkedProcessError",
@@ -231,6 +233,17 @@ class MailboxFullError(NotDeliveredError):
 
 class OutcomeUnknownError(TinkerActorsError):
     """A handler had begun when the actor ended or the deadline passed."""
+
+
+class CommandRefusedError(TinkerActorsError):
+    """A supervisor cannot do that to this child now."""
+
+    answer: str
+    """OTP's word for why, such as already_started, not_found or running."""
+
+    def __init__(self, message: str, *, answer: str) -> None:
+        super().__init__(message)
+        self.answer = answer
 
 
 class HandleClosedError(TinkerActorsError):

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tinker_actors.errors import HandleClosedError, NotDeliveredError
+from tinker_actors.errors import CommandRefusedError, HandleClosedError, NotDeliveredError
 from tinker_actors.supervision import (
     ActorTree,
     Backoff,
@@ -12,7 +12,6 @@ from tinker_actors.supervision import (
     ChildRestarting,
     ChildSpec,
     ChildStarted,
-    CommandRefusedError,
     CountChildren,
     DeleteChild,
     DynamicSupervisor,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tinker_actors.errors import NotDeliveredError
+from tinker_actors.errors import CommandRefusedError, NotDeliveredError
 from tinker_actors.supervision import (
     ActorTree,
     Backoff,
@@ -14,7 +14,6 @@ from tinker_actors.supervision import (
     ChildSpec,
     ChildStarted,
     ChildStartFailed,
-    CommandRefusedError,
     CountChildren,
     ExitReason,
     Restart,

@@ -7,7 +7,6 @@ from tinker_actors.supervision.clock import Clock, MonotonicClock, Timer
 from tinker_actors.supervision.commands import (
     ChildCounts,
     ChildInfo,
-    CommandRefusedError,
     CountChildren,
     DeleteChild,
     RestartChild,
@@ -63,7 +62,6 @@ __all__ = [
     "ChildStartFailed",
     "ChildStarted",
     "Clock",
-    "CommandRefusedError",
     "Context",
     "CountChildren",
     "DeadLetter",

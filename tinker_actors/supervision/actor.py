@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pykka import ActorRef, ThreadingActor
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
-from tinker_actors.errors import ConfigError, OutcomeUnknownError
+from tinker_actors.errors import CommandRefusedError, ConfigError, OutcomeUnknownError
 from tinker_actors.supervision.address import Address, IncarnationAddress
 from tinker_actors.supervision.clock import Clock, Timer
-from tinker_actors.supervision.commands import Command, CommandRefusedError
+from tinker_actors.supervision.commands import Command
 from tinker_actors.supervision.current import current_incarnation
 from tinker_actors.supervision.exits import NORMAL, Error, ExitReason, Killed, Shutdown, Stop
 from tinker_actors.supervision.mailbox import Envelope, Mailbox

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tinker_actors.errors import TinkerActorsError
 from tinker_actors.supervision.exits import ExitReason
 from tinker_actors.supervision.specs import ChildSpec, Kind, Restart
 
@@ -11,7 +10,6 @@ __all__ = [
     "ChildCounts",
     "ChildInfo",
     "Command",
-    "CommandRefusedError",
     "CountChildren",
     "DeleteChild",
     "RestartChild",
@@ -19,17 +17,6 @@ __all__ = [
     "TerminateChild",
     "WhichChildren",
 ]
-
-
-class CommandRefusedError(TinkerActorsError):
-    """A supervisor cannot do that to this child now."""
-
-    answer: str
-    """OTP's word: already_started, already_present, not_found, running, restarting, starting, stopping, max_children."""
-
-    def __init__(self, message: str, *, answer: str) -> None:
-        super().__init__(message)
-        self.answer = answer
 
 
 class Command:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from tinker_actors.errors import NotDeliveredError
+from tinker_actors.errors import CommandRefusedError, NotDeliveredError
 from tinker_actors.supervision.actor import SupervisedActor
 from tinker_actors.supervision.backoff import RestartBudget
 from tinker_actors.supervision.children import Children, unique
@@ -11,7 +11,6 @@ from tinker_actors.supervision.commands import (
     ChildCounts,
     ChildInfo,
     Command,
-    CommandRefusedError,
     CountChildren,
     DeleteChild,
     RestartChild,
