@@ -205,8 +205,28 @@ def test_stop_cancels_a_restart_that_waits(start_tree: StartTree, clock: Virtual
         crash(tree.address("root/a"))
     waiting = tree.address("root/a").ask("parked")
     tree.stop(5.0)
-    assert isinstance(waiting.exception(), RuntimeStoppedError)
+    assert isinstance(waiting.exception(), NotDeliveredError)
     assert clock.pending() == 0
+
+
+def test_nobody_waits_for_an_actor_that_will_not_come_back_while_the_tree_ends(start_tree: StartTree) -> None:
+    block = Block()
+    tree = start_tree(
+        ChildSpec("a", lambda: Recorder([]), backoff=Backoff(base_s=9.0)), block.spec(shutdown_s=9.0)
+    )
+    tree.address("root/stubborn").tell("block")
+    block.entered.wait(5.0)
+    with expect(tree, ChildRestarting):
+        crash(tree.address("root/a"))
+    waiting = tree.address("root/a").ask("parked")
+    stopper = threading.Thread(target=tree.stop, args=(30.0,))
+    stopper.start()
+    assert isinstance(waiting.exception(), NotDeliveredError)  # while the stubborn one still blocks
+    with pytest.raises(NotDeliveredError, match="the tree is ending"):
+        tree.address("root/a").tell("late")
+    block.go_on.set()
+    stopper.join(10.0)
+    assert tree.stopped.is_set()
 
 
 def test_crashes_during_the_shutdown_restart_nobody(start_tree: StartTree) -> None:

@@ -139,7 +139,8 @@ class Runtime:
         def look(reply: Reply) -> None:
             error = reply.exception()
             # Other errors mean that the supervisor was restarted: it has the child from the published table.
-            if isinstance(error, StartFailedError):
+            # While the tree ends, its first cause is what the owner will be closed with.
+            if isinstance(error, StartFailedError) and not self.tree.is_ending:
                 owner.close(error)
 
         self.tree.address(supervisor).ask(StartChild(spec)).add_done_callback(look)

@@ -98,6 +98,8 @@ class Children:
             self._hurry(deadline)
             return
         self.is_stopping, self._deadline = True, deadline
+        if self._home.parent is None:
+            self._runtime.names.end()
         alive = [child for child in self.table.values() if child.incarnation is not None]
         for child in self.table.values():
             if child.incarnation is None:

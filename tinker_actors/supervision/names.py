@@ -97,7 +97,7 @@ class Slot:
             self.state, self.mailbox, self._parks = state, None, parks
             if state is not State.STOPPING:
                 self.control = self.fence = None
-        if not parks:
+        if not parks or self.table.is_ending:
             self.drop_parked()
 
     def retire(self, mailbox: Mailbox, *, close: bool) -> list[Envelope]:
@@ -159,6 +159,10 @@ class Slot:
             return self.table.stopped_error()
         if self.state is State.DELETED:
             return HandleClosedError(f"{self.path} was deleted")
+        if self.table.is_ending:
+            return NotDeliveredError(
+                f"{self.path} is {self.state} and will not come back: the tree is ending"
+            )
         if self.state is State.STOPPED and self.parent is not None:
             return self.parent.refusal()
         return (
@@ -174,6 +178,8 @@ class NameTable:
         """Told about each parked message that will not be delivered."""
         self.stopped: RuntimeStoppedError | None = None
         """Set once the tree is down; everything is refused from then on."""
+        self.is_ending = False
+        """Set once the root ends: what does not run now will not run again."""
         self._slots: dict[str, Slot] = {}
         self._tombs: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
@@ -229,6 +235,13 @@ class NameTable:
                 fence(why)
             child.shut(State.STOPPED, parks=True)
             self.abandon_below(child, why)
+
+    def end(self) -> None:
+        """The root ends: nobody shall wait any more for what does not run."""
+        self.is_ending = True
+        for slot in list(self._slots.values()):
+            if slot.mailbox is None:
+                slot.drop_parked()
 
     def refuse_all(self) -> None:
         """Settle everything that still waits, once `stopped` is set."""

@@ -96,6 +96,11 @@ class ActorTree:
         """The tree's clock."""
         return self._runtime.clock
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the root ends, or has ended: what is down stays down."""
+        return self._runtime.names.is_ending or self.stopped.is_set()
+
     def start(self, timeout_s: float = 30.0) -> None:
         """Start the root and wait until every static child is up.
 
