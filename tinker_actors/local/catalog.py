@@ -68,6 +68,19 @@ class ModelConfig:
         """Columns of all query, key and value heads together."""
         return (self.heads + 2 * self.kv_heads) * self.head_dim
 
+    def check_ids(self, name: str, ids: npt.NDArray[Any]) -> None:
+        """Nothing if `ids` lie in the vocabulary; at least one.
+
+        Raises:
+            ValidationError: they do not, or are no integers.
+        """
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise ValidationError(f"{name} must be int64, got {ids.dtype}")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise ValidationError(
+                f"{name} must lie in the vocabulary [0, {self.vocab_size}), got {ids.min()} to {ids.max()}"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tinker_actors.errors import ShapeError, ValidationError
 from tinker_actors.local.catalog import BaseModel, Floats, LayerWeights, ModelConfig, Weights, rope_order
 
-__all__ = ["ALPHA", "Adapter", "Gradient", "Target", "merge", "new_adapter", "targets_of"]
+__all__ = ["ALPHA", "Adapter", "Gradient", "Target", "check", "merge", "new_adapter", "targets_of"]
 
 ALPHA = 32.0
 """Numerator of the scale; the service's convention whatever the rank."""
@@ -139,6 +139,20 @@ def _shapes(targets: tuple[Target, ...], rank: int) -> dict[str, tuple[int, int]
     return shapes
 
 
+def check(rank: int, seed: int | None, *, train_attn: bool, train_mlp: bool, train_unembed: bool) -> None:
+    """Nothing if an adapter can be made.
+
+    Raises:
+        ValidationError: the rank is not positive, the seed negative, or nothing would be trained.
+    """
+    if rank < 1:
+        raise ValidationError(f"LoRA rank must be positive, got {rank}")
+    if seed is not None and seed < 0:
+        raise ValidationError(f"LoRA seed must not be negative, got {seed}")
+    if not (train_attn or train_mlp or train_unembed):
+        raise ValidationError("LoRA must train attention, MLP or unembedding, got none of them")
+
+
 def new_adapter(
     config: ModelConfig,
     *,
@@ -161,17 +175,12 @@ def new_adapter(
         dtype: of the parameters; that of the base model.
 
     Raises:
-        ValidationError: the rank is not positive, the seed negative, or nothing would be trained.
+        ValidationError: as `check`.
 
     Source: Hu et al., "LoRA" (2021); the bounds are PEFT's `kaiming_uniform_(a=sqrt(5))`.
     """
-    if rank < 1:
-        raise ValidationError(f"LoRA rank must be positive, got {rank}")
-    if seed is not None and seed < 0:
-        raise ValidationError(f"LoRA seed must not be negative, got {seed}")
+    check(rank, seed, train_attn=train_attn, train_mlp=train_mlp, train_unembed=train_unembed)
     targets = targets_of(config, train_attn=train_attn, train_mlp=train_mlp, train_unembed=train_unembed)
-    if not targets:
-        raise ValidationError("LoRA must train attention, MLP or unembedding, got none of them")
     size = sum(rows * columns for rows, columns in _shapes(targets, rank).values())
     adapter = Adapter(config, targets, rank, np.zeros(size, dtype))
     random = np.random.Generator(np.random.PCG64(seed))

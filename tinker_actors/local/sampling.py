@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local.catalog import BaseModel, Floats, ModelConfig
+from tinker_actors.local.catalog import BaseModel, Floats, ModelConfig, Weights
 from tinker_actors.local.decoding import extend, new_cache
 from tinker_actors.local.lora import Adapter
 
-__all__ = ["SampledSequence", "Stop", "generate", "prompt_logprobs", "topk_prompt_logprobs"]
+__all__ = ["SampledSequence", "Stop", "check", "generate", "prompt_logprobs", "topk_prompt_logprobs"]
 
 Stop = str | Sequence[str | int] | None
 """None: the end-of-text token stops. Token ids: those stop too. Text: stops when the sample's text has
@@ -75,8 +75,6 @@ class _Stopper:
         listed = [stop] if isinstance(stop, str) else stop
         texts = tuple(entry for entry in listed or () if isinstance(entry, str))
         ids = {int(entry) for entry in listed or () if not isinstance(entry, str)}
-        if any(not text for text in texts):
-            raise ValidationError("stop strings must not be empty, got ''")
         if texts and decode is None:
             raise ValidationError("stop strings need a decode function, got None")
         if eos_token_id is not None and (listed is None or len(listed) > 0):
@@ -90,6 +88,43 @@ class _Stopper:
             return False
         text = self.decode(tokens)
         return any(stop in text for stop in self.texts)
+
+
+def check(
+    config: ModelConfig,
+    prompt: Sequence[int],
+    *,
+    num_samples: int = 1,
+    max_tokens: int | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    stop: Stop = None,
+) -> int:
+    """Most tokens a sample may have, if a model of this shape can draw what `generate` is asked for.
+
+    Raises:
+        ValidationError: an argument lies outside its range, or the prompt leaves no room in the context.
+    """
+    _check_prompt(config, prompt)
+    if num_samples < 1:
+        raise ValidationError(f"num_samples must be positive, got {num_samples}")
+    if max_tokens is not None and max_tokens < 1:
+        raise ValidationError(f"max_tokens must be positive, got {max_tokens}")
+    if not (temperature >= 0.0 and 0.0 < top_p <= 1.0):
+        raise ValidationError(
+            f"temperature must not be negative and top_p must lie in (0, 1], got {temperature} and {top_p}"
+        )
+    if seed is not None and seed < 0:
+        raise ValidationError(f"seed must not be negative, got {seed}")
+    if "" in ([stop] if isinstance(stop, str) else stop or ()):
+        raise ValidationError("stop strings must not be empty, got ''")
+    room = config.max_context_length - len(prompt)
+    if room < 1:
+        raise ValidationError(
+            f"the prompt must leave room in the context of {config.max_context_length}, got {len(prompt)} tokens"
+        )
+    return room if max_tokens is None else min(room, max_tokens)
 
 
 def generate(
@@ -129,16 +164,18 @@ def generate(
         The samples, in the order of their streams.
 
     Raises:
-        ValidationError: an argument lies outside its range, or the prompt leaves no room in the context.
+        ValidationError: as `check`; or `stop` is text and there is no `decode`.
     """
-    config = base.config
-    room = _checked_room(config, prompt, num_samples, max_tokens)
-    if not (temperature >= 0.0 and 0.0 < top_p <= 1.0):
-        raise ValidationError(
-            f"temperature must not be negative and top_p must lie in (0, 1], got {temperature} and {top_p}"
-        )
-    if seed is not None and seed < 0:
-        raise ValidationError(f"seed must not be negative, got {seed}")
+    room = check(
+        base.config,
+        prompt,
+        num_samples=num_samples,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=stop,
+    )
     stopper = _Stopper.of(stop, eos_token_id, decode)
     narrowing = _Filter(temperature, top_k, top_p) if temperature > 0.0 else None
     streams = [
@@ -146,9 +183,21 @@ def generate(
         for child in np.random.SeedSequence(seed).spawn(num_samples)
     ]
     weights = base.weights if adapter is None else adapter.merged(base)
+    return _continued(weights, prompt, room, streams, narrowing, stopper)
+
+
+def _continued(
+    weights: Weights,
+    prompt: Sequence[int],
+    room: int,
+    streams: Sequence[np.random.Generator],
+    narrowing: _Filter | None,
+    stopper: _Stopper,
+) -> list[SampledSequence]:
+    """One sample a stream, each of at most `room` tokens; without `narrowing` of the likeliest tokens."""
     cache = new_cache(weights, len(prompt) + room)
     hidden = extend(weights, cache, np.array([prompt], np.int64))[-1:]
-    cache, hidden = cache.repeat(num_samples), np.repeat(hidden, num_samples, axis=0)
+    cache, hidden = cache.repeat(len(streams)), np.repeat(hidden, len(streams), axis=0)
     samples = [SampledSequence([], [], "length") for _ in streams]
     for step in range(room):
         logprobs = _log_softmax(hidden @ weights.unembedding.T)
@@ -206,30 +255,8 @@ def _prompt_scores(base: BaseModel, adapter: Adapter | None, prompt: Sequence[in
 
 def _check_prompt(config: ModelConfig, prompt: Sequence[int]) -> None:
     if not 0 < len(prompt) <= config.max_context_length:
-        raise ValidationError(
-            f"a prompt must have 1 to {config.max_context_length} tokens, got {len(prompt)}"
-        )
-    if not (min(prompt) >= 0 and max(prompt) < config.vocab_size):
-        raise ValidationError(
-            f"prompt tokens must lie in [0, {config.vocab_size}), got {min(prompt)} to {max(prompt)}"
-        )
-
-
-def _checked_room(
-    config: ModelConfig, prompt: Sequence[int], num_samples: int, max_tokens: int | None
-) -> int:
-    """Most tokens a sample may have."""
-    _check_prompt(config, prompt)
-    if num_samples < 1:
-        raise ValidationError(f"num_samples must be positive, got {num_samples}")
-    if max_tokens is not None and max_tokens < 1:
-        raise ValidationError(f"max_tokens must be positive, got {max_tokens}")
-    left = config.max_context_length - len(prompt)
-    if left < 1:
-        raise ValidationError(
-            f"the prompt must leave room in the context of {config.max_context_length}, got {len(prompt)} tokens"
-        )
-    return left if max_tokens is None else min(left, max_tokens)
+        raise ValidationError(f"prompt must have 1 to {config.max_context_length} tokens, got {len(prompt)}")
+    config.check_ids("prompt", np.asarray(prompt))
 
 
 def _log_softmax(logits: Floats) -> Floats:

@@ -19,7 +19,7 @@ from tinker_actors.local.optimizer import AdamState, adam_step, clip_scale
 from tinker_actors.local.scratch import Scratch
 from tinker_actors.local.unembedding import target_logprobs, target_logprobs_backward
 
-__all__ = ["Example", "Trainer"]
+__all__ = ["Example", "Trainer", "check"]
 
 ADAPTER, FIRST, SECOND, GRADIENT = "adapter.", "optimizer.first.", "optimizer.second.", "gradient."
 STEPS = "optimizer.steps"
@@ -40,6 +40,41 @@ class Example:
     """Input ids, shape (tokens,)."""
     inputs: Inputs
     """Loss inputs by name, each of shape (tokens,); `target_tokens` holds the id that should come next."""
+
+
+def check(examples: Sequence[Example], loss_fn: str, config: ModelConfig) -> Loss:
+    """The loss called `loss_fn`, if a model of this shape can be trained on `examples` with it.
+
+    Raises:
+        ValidationError: unknown loss, no example, missing input, a token outside the vocabulary, too long a
+            sequence, an input that is not finite, or one whose shape is not that of the tokens. The text
+            names the first example that is wrong.
+    """
+    loss = find_loss(loss_fn)
+    if not examples:
+        raise ValidationError("data must hold at least one example, got none")
+    for index, example in enumerate(examples):
+        try:
+            _check(example, loss, config)
+        except ValidationError as error:
+            raise type(error)(f"data[{index}]: {error}") from error
+    return loss
+
+
+def _check(example: Example, loss: Loss, config: ModelConfig) -> None:
+    tokens, inputs = example.tokens, example.inputs
+    if tokens.ndim != 1:
+        raise ShapeError(f"model_input must have shape (tokens,), got {tokens.shape}")
+    if not 0 < len(tokens) <= config.max_context_length:
+        raise ValidationError(
+            f"model_input must have 1 to {config.max_context_length} tokens, got {len(tokens)}"
+        )
+    loss.check(inputs, len(tokens))
+    config.check_ids("model_input", tokens)
+    config.check_ids("target_tokens", inputs["target_tokens"])
+    for name, values in inputs.items():
+        if not np.isfinite(values).all():
+            raise ValidationError(f"{name} must be finite, got NaN or infinity")
 
 
 class Trainer:
@@ -87,15 +122,9 @@ class Trainer:
             whatever its weight; and metrics named `name:reduction`, among them `loss:sum`.
 
         Raises:
-            ValidationError: unknown loss, missing input, a token outside the vocabulary, too long a
-                sequence. Nothing was computed or added.
-            ShapeError: an input whose shape is not that of the tokens. Nothing was added.
+            ValidationError: as `check`. Nothing was computed or added.
         """
-        loss = find_loss(loss_fn)
-        if not examples:
-            raise ValidationError("forward_backward needs at least one example, got none")
-        for example in examples:
-            _check(example, loss, self.base.config)
+        loss = check(examples, loss_fn, self.base.config)
         work = _Work(self.adapter.merged(self.base), examples, _Objective(loss, loss_fn_config or {}))
         groups = rectangles([len(example.tokens) for example in examples], len(self._workers))
         logprobs: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(examples)
@@ -279,19 +308,3 @@ def _rectangle(batch: Sequence[Example]) -> tuple[npt.NDArray[np.int64], npt.NDA
         tokens[row, : len(example.tokens)] = example.tokens
         targets[row, : len(example.tokens)] = example.inputs["target_tokens"]
     return tokens, targets
-
-
-def _check(example: Example, loss: Loss, config: ModelConfig) -> None:
-    tokens = example.tokens
-    if tokens.ndim != 1:
-        raise ShapeError(f"tokens must have shape (tokens,), got {tokens.shape}")
-    if not 0 < len(tokens) <= config.max_context_length:
-        raise ValidationError(
-            f"an example must have 1 to {config.max_context_length} tokens, got {len(tokens)}"
-        )
-    loss.check(example.inputs, len(tokens))
-    for name, ids in (("tokens", tokens), ("target_tokens", example.inputs["target_tokens"])):
-        if not (ids.min() >= 0 and ids.max() < config.vocab_size):
-            raise ValidationError(
-                f"{name} must lie in [0, {config.vocab_size}), got {ids.min()} to {ids.max()}"
-            )

@@ -1,15 +1,16 @@
 """What is refused before it is accepted, so that it uses up no place in a model's order."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from msgspec import UnsetType
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.local import lora as adapters
+from tinker_actors.local import sampling, training
 from tinker_actors.local.catalog import ModelConfig
-from tinker_actors.local.losses import find_loss
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.training import Example
 from tinker_actors.types import LoraConfig
@@ -53,12 +54,19 @@ def check_lora(lora: LoraConfig) -> None:
     Raises:
         RefusedError: 400, it cannot.
     """
-    if not 1 <= lora.rank <= MOST_RANK:
+    seed = None if isinstance(lora.seed, UnsetType) else lora.seed
+    with _refusing():
+        adapters.check(
+            lora.rank,
+            seed,
+            train_attn=lora.train_attn,
+            train_mlp=lora.train_mlp,
+            train_unembed=lora.train_unembed,
+        )
+    if lora.rank > MOST_RANK:
         raise RefusedError(400, f"LoRA rank must lie in [1, {MOST_RANK}], got {lora.rank}")
-    if isinstance(lora.seed, int) and not 0 <= lora.seed <= MOST_SEED:
-        raise RefusedError(400, f"LoRA seed must lie in [0, 2**63), got {lora.seed}")
-    if not (lora.train_attn or lora.train_mlp or lora.train_unembed):
-        raise RefusedError(400, "LoRA must train attention, MLP or unembedding, got none of them")
+    if seed is not None and seed > MOST_SEED:
+        raise RefusedError(400, f"LoRA seed must lie in [0, 2**63), got {seed}")
 
 
 def check_examples(request: TrainingRequest, examples: Sequence[Example], config: ModelConfig) -> None:
@@ -67,37 +75,8 @@ def check_examples(request: TrainingRequest, examples: Sequence[Example], config
     Raises:
         RefusedError: 400, it cannot; the text names the first datum that is wrong.
     """
-    try:
-        loss = find_loss(request.loss_fn)
-    except ValidationError as error:
-        raise RefusedError(400, str(error)) from error
-    if not examples:
-        raise RefusedError(400, "data must hold at least one datum, got none")
-    for index, example in enumerate(examples):
-        try:
-            _check_ids("model_input", example.tokens, config)
-            loss.check(example.inputs, len(example.tokens))
-            _check_ids("target_tokens", example.inputs["target_tokens"], config)
-            _check_numbers(example.inputs)
-        except ValidationError as error:
-            raise RefusedError(400, f"data[{index}]: {error}") from error
-
-
-def _check_ids(name: str, ids: npt.NDArray[Any], config: ModelConfig) -> None:
-    if not 0 < ids.size <= config.max_context_length:
-        raise ValidationError(f"{name} must have 1 to {config.max_context_length} tokens, got {ids.size}")
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise ValidationError(f"{name} must be int64, got {ids.dtype}")
-    if ids.min() < 0 or ids.max() >= config.vocab_size:
-        raise ValidationError(
-            f"{name} must lie in the vocabulary [0, {config.vocab_size}), got {ids.min()} to {ids.max()}"
-        )
-
-
-def _check_numbers(inputs: Mapping[str, npt.NDArray[Any]]) -> None:
-    for name, values in inputs.items():
-        if not np.isfinite(values).all():
-            raise ValidationError(f"{name} must be finite, got NaN or infinity")
+    with _refusing():
+        training.check(examples, request.loss_fn, config)
 
 
 def check_sample(request: SampleRequest, values: Mapping[str, Any], config: ModelConfig) -> None:
@@ -114,30 +93,38 @@ def check_sample(request: SampleRequest, values: Mapping[str, Any], config: Mode
     for name in UNSUPPORTED:
         if values.get(name):
             raise RefusedError(400, f"{name} is not offered by this server; leave it out")
-    try:
-        prompt = request.prompt.to_numpy()
-        _check_ids("prompt", prompt, config)
-    except ValidationError as error:
-        raise RefusedError(400, str(error)) from error
-    room = config.max_context_length - len(prompt)
-    if room < 1:
-        raise RefusedError(
-            400,
-            f"the prompt must leave room in the context of {config.max_context_length}, got {len(prompt)}",
-        )
     params = request.sampling_params
-    if params.seed is not None and not 0 <= params.seed <= MOST_SEED:
+    with _refusing():
+        prompt = request.prompt.to_numpy().tolist()
+        room = sampling.check(
+            config,
+            prompt,
+            num_samples=request.num_samples,
+            max_tokens=params.max_tokens,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            seed=params.seed,
+            stop=params.stop,
+        )
+    if params.seed is not None and params.seed > MOST_SEED:
         raise RefusedError(400, f"seed must lie in [0, 2**63), got {params.seed}")
-    if isinstance(params.stop, str | list) and "" in (params.stop, *params.stop):
-        raise RefusedError(400, "stop strings must not be empty")
-    _check_memory(request.num_samples, len(prompt) + min(room, params.max_tokens or room), config)
+    _check_memory(request.num_samples, len(prompt) + room, config)
 
 
 def _check_memory(num_samples: int, steps: int, config: ModelConfig) -> None:
     """Keys and values of each sample and step, four bytes a number."""
     step_bytes = 8 * config.layers * config.kv_heads * config.head_dim
     most = max(1, CACHE_BYTES // (step_bytes * steps))
-    if not 1 <= num_samples <= most:
+    if num_samples > most:
         raise RefusedError(
             400, f"num_samples must lie in [1, {most}] for {steps} tokens each, got {num_samples}"
         )
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Make what the engine finds wrong a refusal."""
+    try:
+        yield
+    except ValidationError as error:
+        raise RefusedError(400, str(error)) from error
