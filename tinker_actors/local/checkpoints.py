@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save
 
 from tinker_actors.errors import ValidationError
 from tinker_actors.local.files import put_directory_file, put_file
-from tinker_actors.local.specs import ModelSpec, as_json
+from tinker_actors.local.specs import AdapterSpec, ModelSpec, as_json
 from tinker_actors.local.training import Trainer
 from tinker_actors.types import CheckpointPath
 
@@ -23,44 +23,20 @@ _KEY = "tinker_actors"
 ADAPTER = "adapter."
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class Facts(AdapterSpec, frozen=True, kw_only=True):
     """What a file says of the adapter in it."""
 
-    base_model: str
-    rank: int
-    seed: int
-    train_attn: bool
-    train_mlp: bool
-    train_unembed: bool
     step: int
     """Optimizer steps taken."""
 
     @classmethod
-    def of(cls, spec: ModelSpec, step: int) -> "Facts":
+    def of(cls, spec: AdapterSpec, step: int) -> "Facts":
         """The facts of a model after `step` optimizer steps."""
-        return cls(
-            base_model=spec.base_model,
-            rank=spec.rank,
-            seed=spec.seed,
-            train_attn=spec.train_attn,
-            train_mlp=spec.train_mlp,
-            train_unembed=spec.train_unembed,
-            step=step,
-        )
+        return cls(**spec.common(), step=step)
 
     def spec(self, source: str, user_metadata: Mapping[str, Any], *, optimizer: bool) -> ModelSpec:
         """The spec of a model that starts from this checkpoint."""
-        return ModelSpec(
-            base_model=self.base_model,
-            rank=self.rank,
-            seed=self.seed,
-            train_attn=self.train_attn,
-            train_mlp=self.train_mlp,
-            train_unembed=self.train_unembed,
-            source=source,
-            optimizer=optimizer,
-            user_metadata=user_metadata,
-        )
+        return ModelSpec(**self.common(), source=source, optimizer=optimizer, user_metadata=user_metadata)
 
 
 def encode(spec: ModelSpec, trainer: Trainer, *, optimizer: bool = True, gradient: bool = False) -> bytes:

@@ -7,7 +7,6 @@ from tinker_actors.local.bodies import adam_params, decode, examples_of, read_tr
 from tinker_actors.local.catalog import BaseModel, load_base_model
 from tinker_actors.local.checkpoints import Checkpoints, encode
 from tinker_actors.local.files import remove
-from tinker_actors.local.lora import new_adapter
 from tinker_actors.local.refusals import RefusedError, StorageError
 from tinker_actors.local.reports import report
 from tinker_actors.local.specs import ModelSpec, Ticket
@@ -156,15 +155,7 @@ def train(trainer: Trainer, media: str, body: bytes) -> object:
 
 def _untrained(spec: ModelSpec) -> Trainer:
     base = base_model(spec.base_model)
-    adapter = new_adapter(
-        base.config,
-        rank=spec.rank,
-        seed=spec.seed,
-        train_attn=spec.train_attn,
-        train_mlp=spec.train_mlp,
-        train_unembed=spec.train_unembed,
-    )
-    return Trainer(base, adapter)
+    return Trainer(base, spec.make(base.config))
 
 
 def _optim_step(trainer: Trainer, body: bytes) -> dict[str, float]:

@@ -23,7 +23,7 @@ class Options:
     owned: bool = False
     """Whether the end of standard input ends the server."""
     deterministic: bool = False
-    """Whether requests may never share a batch."""
+    """Whether requests may never share a batch. None do yet, whatever this says."""
     hold_s: float = 30.0
     """Longest a poll for a result is held."""
     lock_patience_s: float = 5.0
@@ -42,7 +42,11 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--port", type=_whole(0, 65_535), default=Options.port, help="0 takes a free one")
     parser.add_argument("--threads", type=_whole(1, 1024), default=Options.threads, help="BLAS threads")
     parser.add_argument("--owned", action="store_true", help="leave when standard input ends")
-    parser.add_argument("--deterministic", action="store_true", help="never batch requests together")
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="never batch requests together; without effect yet, as this server batches none",
+    )
     parser.add_argument("--hold", type=float, default=Options.hold_s, dest="hold_s", help="seconds")
     parser.add_argument(
         "--lock-patience", type=float, default=Options.lock_patience_s, dest="lock_patience_s", help="seconds"

@@ -6,7 +6,7 @@ from tinker_actors.local import records
 from tinker_actors.local.catalog import BaseModel
 from tinker_actors.local.checkpoints import Checkpoints, adapter_arrays
 from tinker_actors.local.live_models import base_model
-from tinker_actors.local.lora import Adapter, new_adapter
+from tinker_actors.local.lora import Adapter
 from tinker_actors.local.sampling import generate, prompt_logprobs
 from tinker_actors.local.store import Store
 from tinker_actors.tokenization import get_tokenizer
@@ -85,14 +85,7 @@ class Samplers:
         else:
             path = CheckpointPath.parse(sampler.path, kind="sampler_weights")
             facts, arrays = files.facts(path), files.arrays(path)
-        adapter = new_adapter(
-            base.config,
-            rank=facts.rank,
-            seed=facts.seed,
-            train_attn=facts.train_attn,
-            train_mlp=facts.train_mlp,
-            train_unembed=facts.train_unembed,
-        )
+        adapter = facts.make(base.config)
         adapter.fill(adapter.flat, adapter_arrays(arrays))
         adapter.version += 1
         return adapter

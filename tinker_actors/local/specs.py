@@ -5,10 +5,12 @@ from typing import Any, Literal
 
 import msgspec
 
+from tinker_actors.local.catalog import ModelConfig
+from tinker_actors.local.lora import Adapter, new_adapter
 from tinker_actors.types import LoraConfig, SampleResponse
 from tinker_actors.wire.protobuf import decode_output, decode_sample
 
-__all__ = ["Kind", "ModelSpec", "Result", "Ticket", "as_json", "failure"]
+__all__ = ["AdapterSpec", "Kind", "ModelSpec", "Result", "Ticket", "as_json", "failure"]
 
 Kind = Literal[
     "create_model",
@@ -25,8 +27,8 @@ Kind = Literal[
 """What a request is for; `refused` stands in the place of an operation that was not accepted."""
 
 
-class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model in training is made from; never changes."""
+class AdapterSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter is made from."""
 
     base_model: str
     """Name of the base model."""
@@ -37,6 +39,21 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     train_attn: bool
     train_mlp: bool
     train_unembed: bool
+
+    def common(self) -> dict[str, Any]:
+        """The fields that every kind of spec has, by name."""
+        return {name: getattr(self, name) for name in AdapterSpec.__struct_fields__}
+
+    def make(self, config: ModelConfig) -> Adapter:
+        """The adapter before its first step, for a base model of this shape."""
+        fields = self.common()
+        del fields["base_model"]
+        return new_adapter(config, **fields)
+
+
+class ModelSpec(AdapterSpec, frozen=True, kw_only=True):
+    """What a model in training is made from; never changes."""
+
     source: str | None = None
     """`tinker://` path of the checkpoint it starts from; None starts from the seed."""
     optimizer: bool = False
