@@ -1,6 +1,7 @@
 """The server as a process: how it starts, refuses to start, and leaves."""
 
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tinker_actors.local.data_dir import DataDirectory
+from tinker_actors.local.refusals import StartError
 
 
 def test_nothing_heavy_is_imported_before_the_thread_limits_are_set() -> None:
@@ -47,26 +51,61 @@ def test_its_directory_is_private(start: Any, tmp_path: Path) -> None:
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
 
 
+# Refusing to start: one line on stderr, exit code 2, and nothing that keeps a later start from working
+
+
+def one_line(errors: str) -> str:
+    (line,) = errors.splitlines()
+    return line
+
+
 def test_a_second_server_on_the_same_data_is_refused(start: Any, refused: Any, tmp_path: Path) -> None:
     start(tmp_path / "s")
-    code, errors = refused(tmp_path / "s", "--lock-patience", "0")
-    assert (code, errors.count("\n")) == (2, 1)
-    assert "another server uses" in errors
+    assert "another server uses" in one_line(refused(tmp_path / "s", "--lock-patience", "0"))
 
 
 def test_a_taken_port_is_refused_and_nothing_is_written(refused: Any, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        code, errors = refused(tmp_path / "s", "--port", str(taken.getsockname()[1]))
-    assert (code, errors.count("\n")) == (2, 1)
-    assert "cannot listen on 127.0.0.1 port" in errors
+        errors = refused(tmp_path / "s", "--port", str(taken.getsockname()[1]))
+    assert "cannot listen on 127.0.0.1 port" in one_line(errors)
+    written = [path for path in (tmp_path / "s").rglob("*") if path.is_file() and path.stat().st_size]
+    assert written == []
     assert not (tmp_path / "s" / "server.db").exists()
+
+
+def test_an_address_of_another_machine_is_refused(refused: Any, tmp_path: Path) -> None:
+    errors = refused(tmp_path / "s", "--host", "192.0.2.1")
+    assert "cannot listen on 192.0.2.1 port" in one_line(errors)
+
+
+@pytest.mark.parametrize(
+    "option", ["--port=65536", "--threads=0", "--hold=-1", "--lock-patience=nan", "--snapshot-every=x"]
+)
+def test_options_out_of_range_are_refused(refused: Any, tmp_path: Path, option: str) -> None:
+    assert option.partition("=")[0] in refused(tmp_path / "s", option).splitlines()[-1]
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_data_path_that_is_a_file_is_refused(refused: Any, tmp_path: Path) -> None:
     (tmp_path / "s").write_text("")
-    code, errors = refused(tmp_path / "s")
-    assert (code, errors.count("\n")) == (2, 1)
-    assert "cannot use the data directory" in errors
+    assert "cannot use the data directory" in one_line(refused(tmp_path / "s"))
+
+
+def test_a_directory_that_cannot_be_made_is_refused(refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    data = tmp_path / "file" / "s"
+    assert f"cannot use the data directory {data}: Not a directory" in one_line(refused(data))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_directory_is_refused(refused: Any, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "Permission denied" in one_line(refused(tmp_path / "s"))
+
+
+def test_a_file_system_that_takes_no_files_is_refused(refused: Any) -> None:
+    data = Path("/proc/self/s")  # root may not write here either; where there is no /proc, not below /
+    assert f"cannot use the data directory {data}" in one_line(refused(data))
 
 
 def test_data_of_another_format_are_refused_and_left_alone(start: Any, refused: Any, tmp_path: Path) -> None:
@@ -76,17 +115,54 @@ def test_data_of_another_format_are_refused_and_left_alone(start: Any, refused: 
         connection.execute("PRAGMA user_version=99")
     connection.close()
     before = database.read_bytes()
-    code, errors = refused(tmp_path / "s")
-    assert (code, errors.count("\n")) == (2, 1)
-    assert "format version 99" in errors
+    assert "format version 99" in one_line(refused(tmp_path / "s"))
     assert database.read_bytes() == before
 
 
-def test_what_is_no_database_is_refused(refused: Any, tmp_path: Path) -> None:
+def test_what_is_no_database_is_refused_and_left_alone(refused: Any, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "server.db").write_bytes(b"something else" * 500)
-    code, errors = refused(tmp_path / "s")
-    assert (code, errors.count("\n")) == (2, 1)
+    assert "cannot use the store" in one_line(refused(tmp_path / "s"))
+    assert (tmp_path / "s" / "server.db").read_bytes() == b"something else" * 500
+
+
+def test_a_damaged_database_is_refused(start: Any, refused: Any, tmp_path: Path) -> None:
+    start(tmp_path / "s").stop()
+    with (tmp_path / "s" / "server.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 36_864)
+    assert "malformed" in one_line(refused(tmp_path / "s"))
+
+
+@pytest.mark.parametrize("most_bytes", [0, 4096, 16_384, 36_864])
+def test_a_disk_that_is_full_at_the_start_is_named_and_does_no_harm(
+    start: Any, refused: Any, open_caller: Any, tmp_path: Path, most_bytes: int
+) -> None:
+    errors = refused(tmp_path / "s", most_bytes=most_bytes)
+    assert f"cannot use the store {tmp_path / 's' / 'server.db'}" in one_line(errors)
+    assert open_caller(start(tmp_path / "s")).model()
+
+
+def test_a_disk_that_is_full_does_not_harm_what_is_there(
+    start: Any, refused: Any, open_caller: Any, tmp_path: Path
+) -> None:
+    process = start(tmp_path / "s")
+    model_id = open_caller(process).model()
+    process.kill()
+    one_line(refused(tmp_path / "s", most_bytes=4096))
+    assert open_caller(start(tmp_path / "s")).ask("get_info", {"model_id": model_id})
+
+
+def test_too_little_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinker_actors.local.data_dir.ROOM_BYTES", 2**80)
+    data = DataDirectory(tmp_path / "s")
+    with pytest.raises(StartError, match="no space left for"):
+        data.open(lock_patience_s=0)
+    data.close()
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["lock"]
+
+
+# Numerics
 
 
 def test_other_numerics_under_a_live_model_are_named(start: Any, open_caller: Any, tmp_path: Path) -> None:

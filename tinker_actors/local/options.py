@@ -1,6 +1,7 @@
 """How the server is started: its command line as a value."""
 
 import argparse
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         prog="python -m tinker_actors.local", description="Serve a small Tinker service on this machine."
     )
     parser.add_argument("--data", type=Path, required=True, help="directory of the server's state")
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default=Options.host, help="address to listen on")
     parser.add_argument("--port", type=_whole(0, 65_535), default=Options.port, help="0 takes a free one")
     parser.add_argument("--threads", type=_whole(1, 1024), default=Options.threads, help="BLAS threads")
     parser.add_argument("--owned", action="store_true", help="leave when standard input ends")
@@ -47,12 +48,27 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         action="store_true",
         help="never batch requests together; without effect yet, as this server batches none",
     )
-    parser.add_argument("--hold", type=float, default=Options.hold_s, dest="hold_s", help="seconds")
     parser.add_argument(
-        "--lock-patience", type=float, default=Options.lock_patience_s, dest="lock_patience_s", help="seconds"
+        "--hold", type=_seconds, default=Options.hold_s, dest="hold_s", help="longest a poll is held, seconds"
     )
-    parser.add_argument("--snapshot-every", type=_whole(1, 1_000_000), default=Options.snapshot_every)
+    parser.add_argument(
+        "--lock-patience",
+        type=_seconds,
+        default=Options.lock_patience_s,
+        dest="lock_patience_s",
+        help="how long another server may still hold the data, seconds",
+    )
+    parser.add_argument(
+        "--snapshot-every", type=_whole(1, 1_000_000), default=Options.snapshot_every, help="operations"
+    )
     return Options(**vars(parser.parse_args(arguments)))
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"must be a time of 0 s or more, got {text}")
+    return value
 
 
 class _whole:  # noqa: N801 - reads as a function, and argparse prints its name

@@ -14,7 +14,7 @@ import uvicorn
 from tinker_actors.local.app import make_app
 from tinker_actors.local.data_dir import DataDirectory
 from tinker_actors.local.options import Options
-from tinker_actors.local.refusals import StartError
+from tinker_actors.local.refusals import StartError, StorageError
 from tinker_actors.local.reports import announce
 from tinker_actors.local.service import Service
 
@@ -33,10 +33,10 @@ def serve(options: Options) -> int:
         data.open(options.lock_patience_s)
         listener = _bind(options.host, options.port)
         service = Service(options, data)
-    except StartError as error:
+        service.start()
+    except (StartError, StorageError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    service.start()
     asyncio.run(_Server(service).serve(sockets=[listener]))
     service.stop()
     sys.stdout.flush()

@@ -126,19 +126,25 @@ class Store:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    try:
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        (found,) = database.execute("PRAGMA user_version").fetchone()
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if (found, tables) != (0, 0) and found != FORMAT_VERSION:
-            database.close()
-            raise StartError(
-                f"{path} has format version {found}, this server reads {FORMAT_VERSION}; use another data directory"
-            )
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=FULL")
-        if found != FORMAT_VERSION:
-            database.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={FORMAT_VERSION};COMMIT;")
-    except sqlite3.Error as error:
-        raise StartError(f"cannot use the store {path}: {error}") from error
+    with contextlib.ExitStack() as undo:
+        try:
+            database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            undo.callback(database.close)
+            _prepare(database, path)
+        except sqlite3.Error as error:
+            raise StartError(f"cannot use the store {path}: {error}") from error
+        undo.pop_all()
     return database
+
+
+def _prepare(database: sqlite3.Connection, path: Path) -> None:
+    (found,) = database.execute("PRAGMA user_version").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if (found, tables) != (0, 0) and found != FORMAT_VERSION:
+        raise StartError(
+            f"{path} has format version {found}, this server reads {FORMAT_VERSION}; use another data directory"
+        )
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    if found != FORMAT_VERSION:
+        database.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={FORMAT_VERSION};COMMIT;")
