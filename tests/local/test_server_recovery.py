@@ -48,7 +48,12 @@ def whole(process: Any, open_caller: Callable[..., Any]) -> tuple[list[bytes], b
 
 @pytest.mark.parametrize(
     "kill_after",  # so many results, and so many requests
-    [(0, 1), (1, 2), (8, 9), (17, 20), (20, 36), (36, 37), (37, 37)],
+    [
+        (1, 2),
+        (20, 36),
+        (37, 37),
+        *(pytest.param(point, marks=pytest.mark.slow) for point in [(0, 1), (8, 9), (17, 20), (36, 37)]),
+    ],
 )
 def test_a_killed_run_ends_as_an_undisturbed_one(
     start: Callable[..., Any],
