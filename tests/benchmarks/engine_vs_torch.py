@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tinker_actors.local.catalog import BaseModel, load_base_model, rope_order
-from tinker_actors.local.lora import ALPHA, new_adapter
-from tinker_actors.local.training import Example, Trainer
+from tinker_actors.local.engine.catalog import BaseModel, load_base_model, rope_order
+from tinker_actors.local.engine.lora import ALPHA, new_adapter
+from tinker_actors.local.engine.training import Example, Trainer
 
 RANK, LEARNING_RATE, THREADS = 32, 1e-3, 2
 EPS = 1e-12

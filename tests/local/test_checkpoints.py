@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local.catalog import load_base_model
 from tinker_actors.local.checkpoints import Checkpoints, Facts, adapter_arrays, encode
-from tinker_actors.local.lora import new_adapter
+from tinker_actors.local.engine.catalog import load_base_model
+from tinker_actors.local.engine.lora import new_adapter
+from tinker_actors.local.engine.training import Example, Trainer
 from tinker_actors.local.specs import ModelSpec
-from tinker_actors.local.training import Example, Trainer
 from tinker_actors.types import CheckpointPath
 
 SPEC = ModelSpec(

@@ -9,12 +9,12 @@ import httpx
 import numpy as np
 import pytest
 
-from tinker_actors.local import engine, ledger
+from tinker_actors.local import executor, ledger
 from tinker_actors.local.app import make_app
 from tinker_actors.local.data_dir import DataDirectory
+from tinker_actors.local.engine.training import Trainer
 from tinker_actors.local.options import Options
 from tinker_actors.local.service import Service
-from tinker_actors.local.training import Trainer
 
 FREE = 1_000_000
 """Pages a database may have that is not full."""
@@ -87,7 +87,7 @@ def test_a_request_that_cannot_be_kept_is_refused_and_uses_up_no_place(service: 
 def test_results_that_cannot_be_kept_are_given_out_once_they_can(
     service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(engine, "RETRY_S", 0.01)
+    monkeypatch.setattr(executor, "RETRY_S", 0.01)
     failing = FullTwice(service)
 
     async def calls(poster: Poster) -> None:

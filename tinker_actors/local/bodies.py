@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.local.engine.training import Example
 from tinker_actors.local.refusals import RefusedError
-from tinker_actors.local.training import Example
 from tinker_actors.types import AdamParams, Datum, TensorData
 from tinker_actors.wire.documents import (
     ForwardBackwardInput,

@@ -11,9 +11,9 @@ from safetensors import safe_open as open_safetensors
 from safetensors.numpy import load_file, save
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.local.engine.training import Trainer
 from tinker_actors.local.files import put_directory_file, put_file
 from tinker_actors.local.specs import AdapterSpec, ModelSpec, as_json
-from tinker_actors.local.training import Trainer
 from tinker_actors.types import CheckpointPath
 
 __all__ = ["Checkpoints", "Facts", "adapter_arrays", "encode"]

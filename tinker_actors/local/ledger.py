@@ -57,7 +57,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ticket(self) -> Ticket:
-        """What the engine is handed."""
+        """What the executor is handed."""
         return Ticket(request_id=self.request_id, kind=self.kind, queue=self.queue, seq_id=self.seq_id)
 
 

@@ -4,14 +4,14 @@ from functools import cache
 
 from tinker_actors.local import ledger, records
 from tinker_actors.local.bodies import adam_params, decode, examples_of, read_training
-from tinker_actors.local.catalog import BaseModel, load_base_model
 from tinker_actors.local.checkpoints import Checkpoints, encode
+from tinker_actors.local.engine.catalog import BaseModel, load_base_model
+from tinker_actors.local.engine.training import Trainer
 from tinker_actors.local.files import remove
 from tinker_actors.local.refusals import RefusedError, StorageError
 from tinker_actors.local.reports import report
 from tinker_actors.local.specs import ModelSpec, Ticket
 from tinker_actors.local.store import Connection, Store
-from tinker_actors.local.training import Trainer
 from tinker_actors.types import CheckpointPath
 from tinker_actors.wire.documents import LoadWeightsRequest, OptimStepRequest
 
@@ -25,7 +25,7 @@ def base_model(name: str) -> BaseModel:
 
 
 class Models:
-    """The trainers of live models. Only the engine's thread may call it.
+    """The trainers of live models. Only the executor's thread may call it.
 
     A model that is not in memory is made anew when it is asked for: its snapshot, then the operations
     after it once more, which gives the same bits.

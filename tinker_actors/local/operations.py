@@ -43,7 +43,7 @@ def checkpoint_of(request: SaveWeightsRequest | SaveWeightsForSamplerRequest) ->
 
 
 class Operations:
-    """Executes tickets, one at a time, on the engine's thread.
+    """Executes tickets, one at a time, on the executor's thread.
 
     Every method may raise: `ValidationError` and `RefusedError` are the caller's mistakes, all else is
     the server's.

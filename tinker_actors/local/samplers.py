@@ -3,11 +3,11 @@
 from collections import OrderedDict
 
 from tinker_actors.local import records
-from tinker_actors.local.catalog import BaseModel
 from tinker_actors.local.checkpoints import Checkpoints, adapter_arrays
+from tinker_actors.local.engine.catalog import BaseModel
+from tinker_actors.local.engine.lora import Adapter
+from tinker_actors.local.engine.sampling import generate, prompt_logprobs
 from tinker_actors.local.live_models import base_model
-from tinker_actors.local.lora import Adapter
-from tinker_actors.local.sampling import generate, prompt_logprobs
 from tinker_actors.local.store import Store
 from tinker_actors.tokenization import get_tokenizer
 from tinker_actors.types import CheckpointPath, SampledSequence, SampleResponse
@@ -19,7 +19,7 @@ ADAPTERS_KEPT = 8
 
 
 class Samplers:
-    """What sampling sessions sample from. Only the engine's thread may call it."""
+    """What sampling sessions sample from. Only the executor's thread may call it."""
 
     def __init__(self, store: Store, checkpoints: Checkpoints) -> None:
         self._store = store

@@ -41,7 +41,7 @@ def serve(options: Options) -> int:
     service.stop()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # the engine may be in the middle of a request, which is stored and can wait
+    os._exit(0)  # the executor may be in the middle of a request, which is stored and can wait
 
 
 def _bind(host: str, port: int) -> socket.socket:

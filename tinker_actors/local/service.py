@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tinker_actors.local import ledger, records
-from tinker_actors.local.catalog import ModelConfig
 from tinker_actors.local.checkpoints import Checkpoints
 from tinker_actors.local.data_dir import DataDirectory
-from tinker_actors.local.engine import Engine
+from tinker_actors.local.engine.catalog import ModelConfig
+from tinker_actors.local.executor import Executor
 from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.live_models import Models, base_model
 from tinker_actors.local.operations import Operations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Service:
-    """Store, engine and those who wait for results.
+    """Store, executor and those who wait for results.
 
     Args:
         options: how the server was started.
@@ -42,7 +42,7 @@ class Service:
         self.waiters = Waiters()
         models = Models(self.store, self.checkpoints, options.snapshot_every)
         operations = Operations(self.store, self.checkpoints, models)
-        self.engine = Engine(self.store, operations, models, self.waiters.publish)
+        self.executor = Executor(self.store, operations, models, self.waiters.publish)
         self._base_of_model: dict[str, str] = {}
         self._base_of_sampler: dict[str, str] = {}
 
@@ -51,10 +51,10 @@ class Service:
         models = self.store.ask(records.live_models)
         for model in models:
             self._base_of_model[model.model_id] = model.spec.base_model
-            self.engine.open_model(model.model_id, model.executed)
+            self.executor.open_model(model.model_id, model.executed)
         self._check_numerics(models)
-        self.engine.offer(self.store.ask(ledger.pending))
-        self.engine.start()
+        self.executor.offer(self.store.ask(ledger.pending))
+        self.executor.start()
 
     def _check_numerics(self, models: list[records.Model]) -> None:
         others = [model for model in models if model.live and model.numerics != self.numerics]
@@ -70,7 +70,7 @@ class Service:
     def stop(self) -> None:
         """End the parts in order; what waits stays stored."""
         self.waiters.release()
-        self.engine.stop(timeout_s=1.0)
+        self.executor.stop(timeout_s=1.0)
         self.store.close()
 
     async def run(self, job: Job[T], *, durable: bool = True) -> T:
@@ -93,7 +93,7 @@ class Service:
         if accepted.ticket is not None:
             if before is not None:
                 before()
-            self.engine.offer([*accepted.passed_over, accepted.ticket])
+            self.executor.offer([*accepted.passed_over, accepted.ticket])
         return accepted.request_id
 
     async def finish_session(self, session_id: str, reason: bytes) -> None:
@@ -102,7 +102,7 @@ class Service:
         Raises:
             RefusedError: 404, there is no such session.
         """
-        self.engine.offer(await self.run(lambda db: records.finish_session(db, session_id, reason)))
+        self.executor.offer(await self.run(lambda db: records.finish_session(db, session_id, reason)))
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """What `work` returns; for what would hold the event loop up."""
@@ -111,7 +111,7 @@ class Service:
     def model_added(self, model_id: str, base: str) -> None:
         """Take a model's operations from now on."""
         self._base_of_model[model_id] = base
-        self.engine.open_model(model_id, -1)
+        self.executor.open_model(model_id, -1)
 
     def config_of_model(self, model_id: str) -> ModelConfig:
         """The shape of a model's base.

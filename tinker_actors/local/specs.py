@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from tinker_actors.local.catalog import ModelConfig
-from tinker_actors.local.lora import Adapter, new_adapter
+from tinker_actors.local.engine.catalog import ModelConfig
+from tinker_actors.local.engine.lora import Adapter, new_adapter
 from tinker_actors.types import LoraConfig, SampleResponse
 from tinker_actors.wire.protobuf import decode_output, decode_sample
 

@@ -8,11 +8,11 @@ from typing import Any
 from msgspec import UnsetType
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local import lora as adapters
-from tinker_actors.local import sampling, training
-from tinker_actors.local.catalog import ModelConfig
+from tinker_actors.local.engine import lora as adapters
+from tinker_actors.local.engine import sampling, training
+from tinker_actors.local.engine.catalog import ModelConfig
+from tinker_actors.local.engine.training import Example
 from tinker_actors.local.refusals import RefusedError
-from tinker_actors.local.training import Example
 from tinker_actors.types import LoraConfig
 from tinker_actors.wire.documents import SampleRequest
 from tinker_actors.wire.protobuf import TrainingRequest

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tinker_actors.local.catalog import BaseModel, ModelConfig, random_weights
-from tinker_actors.local.lora import Adapter, new_adapter
-from tinker_actors.local.training import Example, Trainer
+from tinker_actors.local.engine.catalog import BaseModel, ModelConfig, random_weights
+from tinker_actors.local.engine.lora import Adapter, new_adapter
+from tinker_actors.local.engine.training import Example, Trainer
 
 MakeBase = Callable[..., BaseModel]
 MakeAdapter = Callable[..., Adapter]

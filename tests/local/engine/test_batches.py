@@ -1,6 +1,6 @@
 import pytest
 
-from tinker_actors.local.batches import FEW_TOKENS, MAX_FILLING, MAX_TOKENS, rectangles
+from tinker_actors.local.engine.batches import FEW_TOKENS, MAX_FILLING, MAX_TOKENS, rectangles
 
 
 def areas(lengths: list[int], share: list[list[int]]) -> list[int]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local.catalog import load_base_model, model_names, rope_order
+from tinker_actors.local.engine.catalog import load_base_model, model_names, rope_order
 from tinker_actors.tokenization import get_tokenizer
 
 

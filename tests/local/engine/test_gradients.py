@@ -3,8 +3,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tinker_actors.local.lora import Gradient
-from tinker_actors.local.training import Example, Trainer
+from tinker_actors.local.engine.lora import Gradient
+from tinker_actors.local.engine.training import Example, Trainer
 
 STEP = 1e-6
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tinker_actors.errors import ShapeError, ValidationError
-from tinker_actors.local.catalog import BaseModel, load_base_model, rope_order
-from tinker_actors.local.lora import Adapter, merge, new_adapter
+from tinker_actors.local.engine.catalog import BaseModel, load_base_model, rope_order
+from tinker_actors.local.engine.lora import Adapter, merge, new_adapter
 
 
 def test_a_new_adapter_changes_nothing() -> None:

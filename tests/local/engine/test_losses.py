@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tinker_actors.errors import ShapeError, ValidationError
-from tinker_actors.local.losses import find_loss
+from tinker_actors.local.engine.losses import find_loss
 
 
 def test_an_unknown_loss_is_refused_with_those_that_exist() -> None:

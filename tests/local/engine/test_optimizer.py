@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local.optimizer import AdamState, adam_step, clip_scale
+from tinker_actors.local.engine.optimizer import AdamState, adam_step, clip_scale
 
 
 def test_adam_follows_the_textbook_formula() -> None:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local.catalog import BaseModel
-from tinker_actors.local.lora import Adapter
-from tinker_actors.local.model import forward
-from tinker_actors.local.sampling import _Filter, generate, prompt_logprobs, topk_prompt_logprobs
-from tinker_actors.local.scratch import Scratch
+from tinker_actors.local.engine.catalog import BaseModel
+from tinker_actors.local.engine.lora import Adapter
+from tinker_actors.local.engine.model import forward
+from tinker_actors.local.engine.sampling import _Filter, generate, prompt_logprobs, topk_prompt_logprobs
+from tinker_actors.local.engine.scratch import Scratch
 
 PROMPT = [3, 1, 4, 1, 5]
 Model = tuple[BaseModel, Adapter]

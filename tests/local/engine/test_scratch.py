@@ -1,6 +1,6 @@
 import numpy as np
 
-from tinker_actors.local.scratch import Scratch
+from tinker_actors.local.engine.scratch import Scratch
 
 
 def test_arrays_do_not_overlap_and_lie_on_cache_lines() -> None:

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from tinker_actors.errors import ShapeError, ValidationError
-from tinker_actors.local.catalog import load_base_model
-from tinker_actors.local.lora import new_adapter
-from tinker_actors.local.model import forward
-from tinker_actors.local.scratch import Scratch
-from tinker_actors.local.training import Example, Trainer
+from tinker_actors.local.engine.catalog import load_base_model
+from tinker_actors.local.engine.lora import new_adapter
+from tinker_actors.local.engine.model import forward
+from tinker_actors.local.engine.scratch import Scratch
+from tinker_actors.local.engine.training import Example, Trainer
 
 MakeTrainer = Callable[..., Trainer]
 
 TWO_STEPS = """
 import hashlib
 import numpy as np
-from tinker_actors.local.catalog import load_base_model
-from tinker_actors.local.lora import new_adapter
-from tinker_actors.local.scratch import Scratch
-from tinker_actors.local.training import Example, Trainer
+from tinker_actors.local.engine.catalog import load_base_model
+from tinker_actors.local.engine.lora import new_adapter
+from tinker_actors.local.engine.scratch import Scratch
+from tinker_actors.local.engine.training import Example, Trainer
 
 base = load_base_model("local/tiny")
 trainer = Trainer(base, new_adapter(base.config, rank=8, seed=1))

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from tinker_actors.errors import TinkerPathError, ValidationError
 from tinker_actors.local import ledger, records
 from tinker_actors.local.bodies import decode
-from tinker_actors.local.catalog import model_names
 from tinker_actors.local.checkpoints import Facts
+from tinker_actors.local.engine.catalog import model_names
 from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from tinker_actors.local import records
 from tinker_actors.local.bodies import decode, parse
-from tinker_actors.local.catalog import model_names
+from tinker_actors.local.engine.catalog import model_names
 from tinker_actors.local.live_models import base_model
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body

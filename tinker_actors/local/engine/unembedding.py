@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from tinker_actors.local.catalog import Floats
-from tinker_actors.local.lora import Gradient
-from tinker_actors.local.scratch import Scratch
+from tinker_actors.local.engine.catalog import Floats
+from tinker_actors.local.engine.lora import Gradient
+from tinker_actors.local.engine.scratch import Scratch
 
 __all__ = ["target_logprobs", "target_logprobs_backward"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local.catalog import BaseModel, Floats, ModelConfig, Weights
-from tinker_actors.local.decoding import extend, new_cache
-from tinker_actors.local.lora import Adapter
+from tinker_actors.local.engine.catalog import BaseModel, Floats, ModelConfig, Weights
+from tinker_actors.local.engine.decoding import extend, new_cache
+from tinker_actors.local.engine.lora import Adapter
 
 __all__ = ["SampledSequence", "Stop", "check", "generate", "prompt_logprobs", "topk_prompt_logprobs"]
 

@@ -14,7 +14,7 @@ from tinker_actors.local.reports import report, report_failure
 from tinker_actors.local.specs import Result, Ticket, failure
 from tinker_actors.local.store import Connection, Store
 
-__all__ = ["Engine", "Publish"]
+__all__ = ["Executor", "Publish"]
 
 Publish = Callable[[str, Result], None]
 """Told of each request id and its result, once that is stored."""
@@ -25,7 +25,7 @@ RETRY_S = 1.0
 _Finished = tuple[Ticket, Outcome]
 
 
-class Engine:
+class Executor:
     """Executes accepted requests. `open_model` and `offer` may be called from any thread."""
 
     def __init__(self, store: Store, operations: Operations, models: Models, publish: Publish) -> None:
@@ -38,7 +38,7 @@ class Engine:
         self._stopping = False
         self._unsaved: list[_Finished] = []
         self._samples = 0
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="executor", daemon=True)
 
     def start(self) -> None:
         """Begin to execute."""
@@ -89,7 +89,7 @@ class Engine:
             return self._operations.execute(ticket)
         except (ValidationError, RefusedError) as error:
             result = failure(str(error), "user")
-        except Exception as error:  # noqa: BLE001 - the engine outlives whatever one request does
+        except Exception as error:  # noqa: BLE001 - the executor outlives whatever one request does
             report_failure("request_failed", error, request_id=ticket.request_id)
             result = failure(f"{ticket.kind} failed: {type(error).__name__}: {error}", "server")
         if ticket.kind in ledger.CHANGING:

@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tinker_actors.errors import ShapeError, ValidationError
-from tinker_actors.local.catalog import BaseModel, Floats, LayerWeights, ModelConfig, Weights, rope_order
+from tinker_actors.local.engine.catalog import (
+    BaseModel,
+    Floats,
+    LayerWeights,
+    ModelConfig,
+    Weights,
+    rope_order,
+)
 
 __all__ = ["ALPHA", "Adapter", "Gradient", "Target", "check", "merge", "new_adapter", "targets_of"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local.catalog import Floats
+from tinker_actors.local.engine.catalog import Floats
 
 __all__ = ["AdamState", "adam_step", "clip_scale"]
 

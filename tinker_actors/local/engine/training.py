@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from tinker_actors.errors import ShapeError, ValidationError
-from tinker_actors.local.batches import rectangles
-from tinker_actors.local.catalog import BaseModel, Floats, ModelConfig, Weights
-from tinker_actors.local.lora import Adapter, Gradient
-from tinker_actors.local.losses import Inputs, Loss, LossConfig, find_loss
-from tinker_actors.local.model import backward as run_backward
-from tinker_actors.local.model import forward as run_forward
-from tinker_actors.local.optimizer import AdamState, adam_step, clip_scale
-from tinker_actors.local.scratch import Scratch
-from tinker_actors.local.unembedding import target_logprobs, target_logprobs_backward
+from tinker_actors.local.engine.batches import rectangles
+from tinker_actors.local.engine.catalog import BaseModel, Floats, ModelConfig, Weights
+from tinker_actors.local.engine.lora import Adapter, Gradient
+from tinker_actors.local.engine.losses import Inputs, Loss, LossConfig, find_loss
+from tinker_actors.local.engine.model import backward as run_backward
+from tinker_actors.local.engine.model import forward as run_forward
+from tinker_actors.local.engine.optimizer import AdamState, adam_step, clip_scale
+from tinker_actors.local.engine.scratch import Scratch
+from tinker_actors.local.engine.unembedding import target_logprobs, target_logprobs_backward
 
 __all__ = ["Example", "Trainer", "check"]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tinker_actors.local.catalog import Floats, LayerWeights, ModelConfig, Weights
-from tinker_actors.local.layers import (
+from tinker_actors.local.engine.catalog import Floats, LayerWeights, ModelConfig, Weights
+from tinker_actors.local.engine.layers import (
     causal_mask,
     head_norm,
     rms_norm,
@@ -16,7 +16,7 @@ from tinker_actors.local.layers import (
     split_heads,
     swiglu,
 )
-from tinker_actors.local.scratch import Scratch
+from tinker_actors.local.engine.scratch import Scratch
 
 __all__ = ["KVCache", "extend", "new_cache"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from tinker_actors.errors import ShapeError, ValidationError
-from tinker_actors.local.catalog import Floats
+from tinker_actors.local.engine.catalog import Floats
 
 __all__ = ["LOSSES", "Inputs", "Loss", "LossConfig", "find_loss"]
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinker_actors.local.catalog import Floats, LayerWeights, ModelConfig
-from tinker_actors.local.scratch import Scratch
+from tinker_actors.local.engine.catalog import Floats, LayerWeights, ModelConfig
+from tinker_actors.local.engine.scratch import Scratch
 
 __all__ = [
     "Complexes",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tinker_actors.local.catalog import Floats, LayerWeights, ModelConfig, Weights
-from tinker_actors.local.layers import (
+from tinker_actors.local.engine.catalog import Floats, LayerWeights, ModelConfig, Weights
+from tinker_actors.local.engine.layers import (
     Complexes,
     attend,
     attend_backward,
@@ -19,8 +19,8 @@ from tinker_actors.local.layers import (
     swiglu,
     swiglu_backward,
 )
-from tinker_actors.local.lora import Gradient
-from tinker_actors.local.scratch import Scratch
+from tinker_actors.local.engine.lora import Gradient
+from tinker_actors.local.engine.scratch import Scratch
 
 __all__ = ["LayerTape", "Tape", "backward", "forward"]
 

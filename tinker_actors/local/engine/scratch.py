@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from tinker_actors.local.catalog import Floats
+from tinker_actors.local.engine.catalog import Floats
 
 __all__ = ["Scratch"]
 

@@ -1,0 +1,1 @@
+"""The numpy engine: a decoder-only transformer with LoRA, its exact gradients, AdamW and sampling."""
