@@ -1,1 +1,16 @@
-"""The embedded server: a small, real Tinker service that needs no key, no network and no GPU."""
+"""The embedded server: a small, real Tinker service that needs no key, no network and no GPU.
+
+A request on its way:
+
+```text
+__main__ > server > app > routes/   a POST is read (bodies), checked (validation), accepted durably (ledger)
+                          service   lines it up and answers; the client polls, and waits in waiters
+executor < queues                   takes tickets in turn, each model's in the order of its seq_ids
+operations                          does what a ticket says, with live_models, samplers and checkpoints
+engine/                             the numbers: model, gradients, optimizer, sampling
+store                               keeps requests, results and records in SQLite; data_dir and files keep the rest
+```
+
+`specs` are the values that travel between these; `refusals` and `reports` say what went wrong, to clients and
+to people.
+"""
