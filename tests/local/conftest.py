@@ -52,8 +52,9 @@ class Process:
         self.url = f"http://{self.listening['host']}:{self.listening['port']}/api/v1"
 
     def kill(self) -> None:
-        """End it as the kernel would."""
-        self._process.kill()
+        """End it as the kernel would, if it has not ended."""
+        if self._process.poll() is None:
+            self._process.kill()
         self.wait()
 
     def signal(self, number: int) -> int:
@@ -69,8 +70,11 @@ class Process:
         return self.wait()
 
     def wait(self) -> int:
-        self._process.communicate(timeout=10)
-        return self._process.returncode
+        code = self._process.wait(timeout=10)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        return code
 
     @property
     def errors(self) -> str:
@@ -201,7 +205,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A server that all tests of a module share."""
     server = Process(tmp_path_factory.mktemp("server"), "--hold", "0.2")
     yield server
-    server.stop()
+    server.kill()
 
 
 @pytest.fixture
@@ -222,7 +226,7 @@ def start() -> Iterator[Callable[..., Process]]:
 
     yield starting
     for process in started:
-        process.stop()
+        process.kill()
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,10 @@ def test_a_damaged_database_is_refused(start: Any, refused: Any, tmp_path: Path)
     assert "malformed" in one_line(refused(tmp_path / "s"))
 
 
-@pytest.mark.parametrize("most_bytes", [0, 4096, 16_384, 36_864])
+@pytest.mark.parametrize(
+    "most_bytes",
+    [0, 36_864, *(pytest.param(most, marks=pytest.mark.slow) for most in (1, 4096, 8192, 16_384, 32_768))],
+)
 def test_a_disk_that_is_full_at_the_start_is_named_and_does_no_harm(
     start: Any, refused: Any, open_caller: Any, tmp_path: Path, most_bytes: int
 ) -> None:
