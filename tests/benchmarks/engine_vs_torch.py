@@ -3,7 +3,7 @@
 Run by hand, in an environment of its own:
 
     python -m venv /tmp/torchvenv
-    /tmp/torchvenv/bin/pip install torch numpy tokenizers safetensors msgspec pykka
+    /tmp/torchvenv/bin/pip install torch==2.13.0 numpy tokenizers safetensors msgspec pykka
     /tmp/torchvenv/bin/pip install --no-deps -e .
     OPENBLAS_NUM_THREADS=1 /tmp/torchvenv/bin/python tests/benchmarks/engine_vs_torch.py
 
