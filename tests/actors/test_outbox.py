@@ -36,21 +36,26 @@ def test_the_next_request_is_posted_once_the_one_before_was_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("posted", "left"),
+    ("posted", "left", "gave_up"),
     [
-        (1, [[1], [2, 3]]),  # refused at its first request: its id goes to the next
-        (2, [[2], [3, 4]]),  # its first was accepted and used an id up
+        (1, [[1], [2, 3]], [1, 0]),  # refused at its first request: its id goes to the next
+        (2, [[2], [3, 4]], [1]),  # its first was accepted and used an id up
     ],
 )
-def test_a_refused_request_uses_up_no_id(posted: int, left: list[list[int]]) -> None:
+def test_a_refused_request_uses_up_no_id(posted: int, left: list[list[int]], gave_up: list[int]) -> None:
     box = outbox(2, 1, 2)
     for number in range(posted):
         if number:
             box.accepted()
         box.post()
-    moved = box.remove([1])
+    written = box.remove([1])
     assert ids(box) == left
-    assert [send.seq_id for send in moved] == [seq_id for sends in left for seq_id in sends]
+    assert [send.seq_id for send in written if send.place != 1] == [
+        seq_id for sends in left for seq_id in sends
+    ]
+    assert [(send.place, send.part, send.seq_id) for send in written if send.place == 1] == [
+        (1, part, 0) for part in gave_up
+    ]
     assert box.number(9, 1)[0].seq_id == left[-1][-1] + 1
 
 
@@ -70,15 +75,35 @@ def test_what_ended_frees_no_id() -> None:
     assert ids(box) == [[2]]
 
 
-def test_a_request_of_unknown_outcome_goes_first_with_its_old_id() -> None:
-    box = outbox(1, 1)
+def post_all(box: Outbox) -> list[tuple[int, int]]:
+    """What the service accepts from here on, in order."""
+    posted = []
+    while (part := box.post()) is not None:
+        posted.append(part)
+        box.accepted()
+    return posted
+
+
+def test_requests_of_unknown_outcome_are_posted_again_in_order_with_their_old_ids() -> None:
+    box = outbox(1, 1, 1, 1)
+    for _ in range(2):
+        box.post()
+        box.accepted()
+    box.post()
+    for place in (1, 2, 3):  # the transport was restarted
+        box.post_again((place, 0))
+    assert post_all(box) == [(1, 0), (2, 0), (3, 0), (4, 0)]
+    assert ids(box) == [[1], [2], [3], [4]]
+
+
+def test_a_request_that_waits_to_be_posted_again_may_have_used_its_id() -> None:
+    box = outbox(1, 1, 1)
     box.post()
     box.accepted()
-    box.post()
     box.post_again((1, 0))
-    assert box.post() is None
-    box.accepted()
-    assert (box.post(), ids(box)) == ((1, 0), [[1], [2]])
+    assert not box.is_untouched(1)
+    assert box.remove([1]) == []
+    assert ids(box) == [[2], [3]]
 
 
 def test_results_count_only_in_order() -> None:

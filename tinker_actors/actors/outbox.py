@@ -50,6 +50,7 @@ class Outbox:
     """Operations on their way to one model.
 
     Requests are posted one after another in order; an id is used up only by a request that the service accepted.
+    What may have been accepted keeps its id whatever happens: under another the service would do it twice.
 
     Args:
         model: with its `model_id`.
@@ -63,6 +64,8 @@ class Outbox:
         self._next_seq_id = next_seq_id
         self._pending: dict[int, Pending] = {}
         self._queue: deque[Part] = deque()
+        self._touched: set[Part] = set()
+        """Requests that were posted, also those that wait to be posted again."""
 
     @property
     def model_id(self) -> str:
@@ -110,6 +113,7 @@ class Outbox:
         if self.posting is not None or not self._queue:
             return None
         self.posting = self._queue.popleft()
+        self._touched.add(self.posting)
         return self.posting
 
     def accepted(self) -> None:
@@ -117,15 +121,14 @@ class Outbox:
         self.posting = None
 
     def post_again(self, part: Part) -> None:
-        """Whether a request was accepted is not known: it goes first, with the id it has."""
+        """Whether a request was accepted is not known: it takes its turn again, with the id it has."""
         if part == self.posting:
             self.posting = None
-        self._queue.appendleft(part)
+        self._queue = deque(sorted((part, *self._queue)))
 
     def is_untouched(self, place: int) -> bool:
         """Whether no request of an operation can have reached the service."""
-        waiting = sum(queued == place for queued, _ in self._queue)
-        return waiting == len(self._pending[place].contents)
+        return not any((place, part) in self._touched for part in range(len(self._pending[place].contents)))
 
     def finished(self) -> Iterator[Pending]:
         """Complete operations at the head of the order; results count only in order."""
@@ -135,24 +138,23 @@ class Outbox:
             yield pending
 
     def remove(self, places: Iterable[int]) -> list[SendRecord]:
-        """Forget operations; the new ids of those not yet posted, which move up to where a request was refused.
+        """Forget operations; what is to be written of the ids that this frees.
 
-        A refused request is one that is being posted: its id goes to the next. Ids of requests that were
-        accepted are used up.
+        A refused request is one that is being posted. It and those not posted yet give up their ids (0 stands for
+        none), and those behind move up. Ids of requests that may have been accepted are used up.
         """
         gone = set(places)
-        refused = self.posting if self.posting is not None and self.posting[0] in gone else None
-        freed = [self._seq_id(part) for part in self._queue if part[0] in gone]
-        if refused is not None:
-            freed.append(self._seq_id(refused))
+        given_up = [part for part in self._queue if part[0] in gone and part not in self._touched]
+        if self.posting is not None and self.posting[0] in gone:
+            given_up.append(self.posting)
             self.posting = None
+        freed = [self._pending[place].sends[part] for place, part in given_up]
+        self._queue = deque(part for part in self._queue if part[0] not in gone)
+        self._touched = {part for part in self._touched if part[0] not in gone}
         for place in gone:
             self._pending.pop(place, None)
-        self._queue = deque(part for part in self._queue if part[0] not in gone)
-        return self._renumber(min(freed)) if freed else []
-
-    def _seq_id(self, part: Part) -> int:
-        return self._pending[part[0]].sends[part[1]].seq_id
+        moved = self._renumber(min(send.seq_id for send in freed)) if freed else []
+        return [*(msgspec.structs.replace(send, seq_id=0) for send in freed), *moved]
 
     def _renumber(self, seq_id: int) -> list[SendRecord]:
         moved = []

@@ -155,7 +155,7 @@ class SendRecord(msgspec.Struct, frozen=True, kw_only=True):
     place: int
     part: int
     seq_id: int
-    """The request's place in the model's order on the service, from 1."""
+    """The request's place in the model's order on the service, from 1; 0 once it is known not to be there."""
     ended: int = 0
     """1 once its result or failure from this model is known."""
 
