@@ -1,13 +1,14 @@
 """Submissions and the thread that settles futures."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
 
-from tinker_actors.actors.futures import Settler, Submissions, check_may_wait, is_of_this_process
-from tinker_actors.errors import RuntimeStoppedError, WouldDeadlockError
+from tinker_actors.actors.futures import Settler, Submissions, check_may_wait
+from tinker_actors.errors import NotDeliveredError, RuntimeStoppedError, WouldDeadlockError
 
 
 @pytest.fixture
@@ -107,9 +108,48 @@ def test_waiting_on_the_settling_thread_is_refused(settler: Settler) -> None:
     assert "settles futures" in refused.result(10)
 
 
-def test_tickets_tell_processes_apart(settler: Settler) -> None:
+def test_tickets_tell_clients_apart(settler: Settler) -> None:
+    one, other = make(settler), make(settler)
+    one.add("a")
+    (submission,) = one.untaken()
+    assert one.is_own(submission.ticket)
+    assert not other.is_own(submission.ticket)
+    assert not one.is_own(None)
+
+
+def test_a_closed_settler_leaves_no_future_open(settler: Settler) -> None:
+    settler.close(10)
+    late: Future[int] = Future()
+    settler.settle(late, 1)
+    assert late.result(10) == 1
+
+
+def test_a_callback_that_exits_does_not_stop_the_settler(settler: Settler) -> None:
+    future: Future[int] = Future()
+    future.add_done_callback(lambda _: sys.exit(1))
+    settler.settle(future, 1)
+    later: Future[int] = Future()
+    settler.settle(later, 2)
+    assert later.result(10) == 2
+
+
+def refuse() -> None:
+    raise NotDeliveredError("restarting")
+
+
+def test_a_request_is_reserved_once_also_while_nobody_can_be_woken(settler: Settler) -> None:
     submissions = make(settler)
+    submissions.bind(refuse)
     submissions.add("a")
-    assert is_of_this_process(submissions.untaken()[0].ticket)
-    assert not is_of_this_process("0123456789ab-0")
-    assert not is_of_this_process(None)
+    assert [one.request for one in submissions.untaken()] == ["a"]
+
+
+def test_an_error_that_is_raised_again_and_again_does_not_grow(settler: Settler) -> None:
+    submissions = make(settler)
+    submissions.close(RuntimeStoppedError("over"))
+    with pytest.raises(RuntimeStoppedError) as first:
+        submissions.add("a")
+    length = len(first.traceback)
+    with pytest.raises(RuntimeStoppedError) as second:
+        submissions.add("b")
+    assert len(second.traceback) == length

@@ -1,6 +1,9 @@
 """What outlives an actor's crash: the requests that callers submitted, and the futures they hold."""
 
+import contextlib
 import itertools
+import logging
+import os
 import queue
 import threading
 import uuid
@@ -8,16 +11,22 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Generic, TypeVar
 
-from tinker_actors.errors import WouldDeadlockError
+from tinker_actors.errors import (
+    ForkedProcessError,
+    HandleClosedError,
+    NotDeliveredError,
+    RuntimeStoppedError,
+    WouldDeadlockError,
+)
 from tinker_actors.supervision.current import current_incarnation
 
-__all__ = ["Settler", "Submission", "Submissions", "check_may_wait", "forbid_waiting", "is_of_this_process"]
+__all__ = ["Settler", "Submission", "Submissions", "check_may_wait", "forbid_waiting"]
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 _thread = threading.local()
-_process = uuid.uuid4().hex[:12]
-_numbers = itertools.count()
 
 
 def forbid_waiting(name: str) -> None:
@@ -40,30 +49,44 @@ def check_may_wait() -> None:
 
 
 class Settler:
-    """Settles futures on a thread of its own, so that callbacks of callers run in no actor."""
+    """Settles futures on a thread of its own, so that callbacks of callers run in no actor.
+
+    Once it is closed, whoever settles a future does it in its own thread: no future is left open.
+    """
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.RLock()  # a finalizer may interrupt its holder
+        self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="future-settler", daemon=True)
         self._thread.start()
 
     def settle(self, future: "Future[Any]", value: Any) -> None:
         """Give `future` its result, soon."""
-        self._queue.put(lambda: _settle(future.set_result, value))
+        self._put(lambda: _settle(future.set_result, value))
 
     def fail(self, future: "Future[Any]", error: BaseException) -> None:
         """Give `future` its error, soon."""
-        self._queue.put(lambda: _settle(future.set_exception, error))
+        self._put(lambda: _settle(future.set_exception, error))
 
     def run(self, job: Callable[[], None]) -> None:
         """Run a short `job`, soon. Callable from anywhere, also from a finalizer."""
-        self._queue.put(job)
+        self._put(job)
 
     def close(self, timeout_s: float) -> None:
         """Settle what is waiting, then end the thread."""
-        self._queue.put(None)
+        with self._lock:
+            self._is_closed = True
+            self._queue.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
+
+    def _put(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._queue.put(job)
+                return
+        job()
 
     def _run(self) -> None:
         forbid_waiting("the thread that settles futures")
@@ -76,11 +99,8 @@ def _settle(put: Callable[[Any], None], outcome: Any) -> None:
         put(outcome)
     except InvalidStateError:
         return  # cancelled by its holder, or settled when the tree went down
-
-
-def is_of_this_process(ticket: str | None) -> bool:
-    """Whether a submission of this process has this ticket."""
-    return ticket is not None and ticket.startswith(f"{_process}-")
+    except BaseException:  # a callback of the caller's; SystemExit, too, must not end the settling of others
+        logger.exception("futures.callback_failed")
 
 
 class Submission(Generic[T]):
@@ -88,9 +108,9 @@ class Submission(Generic[T]):
 
     __slots__ = ("future", "request", "ticket")
 
-    def __init__(self, request: T) -> None:
-        self.ticket = f"{_process}-{next(_numbers)}"
-        """Unique among all processes that ever used the journal."""
+    def __init__(self, ticket: str, request: T) -> None:
+        self.ticket = ticket
+        """Unique among all clients that ever used the journal."""
         self.request = request
         self.future: Future[Any] = Future()
 
@@ -114,6 +134,13 @@ class Submissions(Generic[T]):
         self._closed: BaseException | None = None
         self._wake: Callable[[], None] | None = None
         self._is_woken = False
+        self._name = uuid.uuid4().hex[:12]
+        self._numbers = itertools.count()
+        self._pid = os.getpid()
+
+    def is_own(self, ticket: str | None) -> bool:
+        """Whether it was given out here, and not by an earlier client of the same journal."""
+        return ticket is not None and ticket.startswith(f"{self._name}-")
 
     def bind(self, wake: Callable[[], None]) -> None:
         """Call `wake` when there is something to take; once, until it is taken."""
@@ -125,18 +152,24 @@ class Submissions(Generic[T]):
 
         Raises:
             TinkerActorsError: whatever this was closed with.
+            ForkedProcessError: this process was forked from the client's; nothing was reserved.
         """
-        submission = Submission(request)
+        if os.getpid() != self._pid:
+            raise ForkedProcessError(
+                f"this client belongs to process {self._pid}; create one of your own after the fork"
+            )
+        submission = Submission(f"{self._name}-{next(self._numbers)}", request)
         if not self._cancellable:
             submission.future.set_running_or_notify_cancel()
         with self._lock:
             if self._closed is not None:
-                raise self._closed
+                raise self._closed.with_traceback(None)  # else each caller's frames would stay with it
             self._open[submission.ticket] = self._untaken[submission.ticket] = submission
             wake = None if self._is_woken else self._wake
             self._is_woken = True
         if wake is not None:
-            wake()
+            with contextlib.suppress(NotDeliveredError, RuntimeStoppedError, HandleClosedError):
+                wake()  # where nobody is awake, the next incarnation looks, or the end of the tree settles it
         return submission.future
 
     def restart(self, known: set[str]) -> None:

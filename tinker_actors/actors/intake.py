@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from tinker_actors.actors.adoption import adopt, remaining_gradients
+from tinker_actors.actors.failures import error_summary, step_void
 from tinker_actors.actors.futures import Submission
 from tinker_actors.actors.journal import AllocateSampler, Append, LoadRun
 from tinker_actors.actors.outbox import Outbox, Pending
@@ -13,8 +14,15 @@ from tinker_actors.actors.published import Published
 from tinker_actors.actors.results import recorded_result
 from tinker_actors.actors.run import Run, TrainingOperation
 from tinker_actors.api.training import SaveContent
-from tinker_actors.errors import StepVoidError, TinkerActorsError
-from tinker_actors.journal.records import Kind, OperationRecord, PartRecord, Record, State
+from tinker_actors.errors import TinkerActorsError
+from tinker_actors.journal.records import (
+    CheckpointRecord,
+    Kind,
+    OperationRecord,
+    PartRecord,
+    Record,
+    State,
+)
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Address
 from tinker_actors.wire.calls import json_body
@@ -39,6 +47,8 @@ class _Batch:
     requests: int = 0
     submissions: list[Submission[TrainingOperation]] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
+    others: list[Record] = field(default_factory=list)
+    """What else is to be written with them."""
     gradients_to_drop: list[OperationRecord] = field(default_factory=list)
     """What must be undone before more can be taken."""
 
@@ -78,7 +88,7 @@ class Intake:
         steps += sum(outbox[place].kind is Kind.OPTIM_STEP for place in outbox.places())
         for submission in self._run.submissions.untaken():
             operation = submission.request
-            if self._adopted(submission) or self._void(submission):
+            if self._adopted(submission) or self._void(batch, submission):
                 continue
             batch.gradients_to_drop = remaining_gradients(self._run.left_behind, operation)
             if batch.gradients_to_drop:
@@ -116,14 +126,10 @@ class Intake:
         submission: Submission[TrainingOperation] | None,
     ) -> None:
         batch.place += 1
-        record = OperationRecord(
-            run=self._run.name,
-            place=batch.place,
-            kind=operation.kind,
-            digest=operation.digest,
-            ticket=None if submission is None else submission.ticket,
-        )
+        record = self._record(batch.place, operation, submission)
         contents = list(operation.contents)
+        if operation.kind is Kind.SAVE_WEIGHTS:
+            batch.others.extend(self._overwritten(operation))
         if operation.kind is Kind.SAVE_FOR_SAMPLER:
             contents = [self._numbered(content) for content in contents]
         sends = outbox.number(batch.place, len(contents), batch.requests)
@@ -132,8 +138,19 @@ class Intake:
         if submission is not None:
             batch.submissions.append(submission)
 
+    def _record(
+        self, place: int, operation: TrainingOperation, submission: Submission[TrainingOperation] | None
+    ) -> OperationRecord:
+        return OperationRecord(
+            run=self._run.name,
+            place=place,
+            kind=operation.kind,
+            digest=operation.digest,
+            ticket=None if submission is None else submission.ticket,
+        )
+
     def _commit(self, batch: _Batch, outbox: Outbox) -> None:
-        records: list[Record] = []
+        records = batch.others
         for pending in batch.pending:
             record = pending.record
             records.append(record)
@@ -149,6 +166,17 @@ class Intake:
             self._run.submissions.take(submission.ticket)
         for pending in batch.pending:
             outbox.put(pending)
+
+    def _overwritten(self, operation: TrainingOperation) -> list[CheckpointRecord]:
+        """Checkpoints that hold another state from here on, marked so that no recovery begins in them."""
+        if not msgspec.json.decode(operation.contents[0], type=SaveContent).overwrite:
+            return []
+        image: RunImage = self._journal.call(LoadRun(self._run.name))
+        return [
+            msgspec.structs.replace(one, usable=0)
+            for one in image.checkpoints
+            if one.usable and one.path.endswith(f"/{operation.name}")
+        ]
 
     def _numbered(self, content: bytes) -> bytes:
         save = msgspec.json.decode(content, type=SaveContent)
@@ -173,8 +201,8 @@ class Intake:
         self._run.submissions.settle(submission.ticket, value)
         return True
 
-    def _void(self, submission: Submission[TrainingOperation]) -> bool:
-        """Whether it belongs to an optimizer step that failed already."""
+    def _void(self, batch: _Batch, submission: Submission[TrainingOperation]) -> bool:
+        """Whether it belongs to an optimizer step that failed already; with its optim_step that step is over."""
         kind = submission.request.kind
         if self.open_void is None or not kind.changes_the_model:
             return False
@@ -183,12 +211,10 @@ class Intake:
             self.open_void = None
             self._run.note_step_void()
             error = step_void(error)
+            batch.place += 1
+            record = self._record(batch.place, submission.request, submission)
+            batch.others.append(
+                msgspec.structs.replace(record, state=State.VOID, summary=error_summary(error))
+            )
         self._run.submissions.fail(submission.ticket, error)
         return True
-
-
-def step_void(cause: TinkerActorsError) -> StepVoidError:
-    """The error of an optim_step whose gradients failed."""
-    error = StepVoidError(f"the optimizer step was not taken, because a part of it failed: {cause}")
-    error.__cause__ = cause
-    return error

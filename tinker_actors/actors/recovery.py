@@ -7,15 +7,18 @@ from typing import Any
 import msgspec
 
 from tinker_actors.actors.journal import AllocateModel, Append, LoadRun
-from tinker_actors.actors.published import JOURNAL, TRANSPORT, Published
+from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.run import Run
+from tinker_actors.actors.session import AwaitSession
 from tinker_actors.actors.transport import Answered, Cancel, Failed, Send
 from tinker_actors.api.futures import Expectation, json_result
 from tinker_actors.api.sessions import get_server_capabilities
 from tinker_actors.api.training import create_model, get_info, load_weights
 from tinker_actors.errors import (
+    APIResponseValidationError,
     APIStatusError,
     BadRequestError,
+    FutureExpiredError,
     NotFoundError,
     OutcomeUnknownError,
     RequestFailedError,
@@ -23,7 +26,7 @@ from tinker_actors.errors import (
     ValidationError,
 )
 from tinker_actors.journal.records import CheckpointRecord, ModelRecord
-from tinker_actors.journal.replay import RestorePoint, restore_points
+from tinker_actors.journal.replay import RestorePoint, is_tainted, restore_points
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Context
 from tinker_actors.types import GetInfoResponse, ServerCapabilities
@@ -68,6 +71,7 @@ class Recovery:
         context: of the actor this works for, in whose thread all of it runs.
         attached: called once there is a model.
         stuck: called with the reason when there is nothing left to try; the run stands where it was.
+        refused: called with the error when the service will not make the model.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Recovery:
         *,
         attached: Callable[[Attached], None],
         stuck: Callable[[TinkerActorsError | str], None],
+        refused: Callable[[TinkerActorsError], None],
     ) -> None:
         self._run = run
         self._policy = published.policy
@@ -86,6 +91,9 @@ class Recovery:
         self._transport = context.address(TRANSPORT)
         self._attached = attached
         self._stuck = stuck
+        self._refused = refused
+        self._wish: str | None = None
+        """Why another model is wanted, as soon as it is known in which session."""
         self._session_id = ""
         self._model: ModelRecord | None = None
         self._reason: str | None = None
@@ -97,30 +105,45 @@ class Recovery:
         """There is a session: find the run's model in it, or bring it there."""
         self._session_id = session_id
         image = self._image()
+        wish, self._wish = self._wish, None
         if not image.models:
             self._ask("capabilities", get_server_capabilities())
             return
         self._model = image.models[-1]
-        if self._model.session_id != session_id:
-            self.restore("its session is gone")
+        if wish is None and self._model.session_id != session_id:
+            wish = "its session is gone"
+        elif wish is None and is_tainted(image):
+            wish = "it holds gradients that do not count"
+        if wish is not None:
+            self._restore(image, wish)
         elif self._model.model_id is None:
             self._create(self._model)
         else:
             self._probe()
 
-    def restore(self, reason: str) -> None:
-        """Give up the present model and make another one in the newest state that can be had."""
-        self._attempts += 1
+    def restore(self, reason: str, *, counts: bool = True) -> None:
+        """Give up the present model and make another one in the newest state that can be had.
+
+        Args:
+            reason: for events and errors.
+            counts: whether this is one of the restores without progress that the policy limits.
+        """
+        self._attempts += counts
         if self._attempts > self._policy.max_attempts:
             self._stuck(f"{self._attempts - 1} restores brought no progress; the last one because {reason}")
             return
         self._transport.tell(Cancel(self._context.path))
+        self._wish = reason
+        # What looks like a lost model or checkpoint may be a lost session, which ends all that lives in it.
+        self._context.address(HEARTBEAT).tell(AwaitSession(self._context.me, is_doubted=True))
+
+    def _restore(self, image: RunImage, reason: str) -> None:
         self._reason = reason
-        point = next(restore_points(self._image()), None)
+        point = next(restore_points(image), None)
         if point is None:
             self._stuck(f"{reason}, and the journal has no checkpoint that can serve")
             return
-        self._new_model(point)
+        self._create(self._new_model(point))
 
     def note_progress(self) -> None:
         """The present model does its work: later losses count from nought."""
@@ -133,7 +156,7 @@ class Recovery:
         if message.tag.generation == self._generation:
             match message:
                 case Answered(tag, answer):
-                    self._go_on(tag.name, answer)
+                    self._read(tag.name, answer)
                 case Failed(tag, OutcomeUnknownError()):
                     self._transport.tell(self._calls[tag.name])
                 case Failed(tag, error):
@@ -155,6 +178,12 @@ class Recovery:
         self._calls[name] = send
         self._transport.tell(send)
 
+    def _read(self, name: str, answer: Answer) -> None:
+        try:
+            self._go_on(name, answer)
+        except APIResponseValidationError as error:
+            self._stuck(error)
+
     def _go_on(self, name: str, answer: Answer) -> None:
         match name:
             case "capabilities":
@@ -171,16 +200,16 @@ class Recovery:
     def _check_model_is_served(self, capabilities: ServerCapabilities) -> None:
         names = [model.model_name for model in capabilities.supported_models if model.model_name]
         if names and self._run.config.base_model not in names:
-            self._run.close(
+            self._refused(
                 ValidationError(
                     f"a model that the service has is wanted ({', '.join(names)}), got {self._run.config.base_model!r}"
                 )
             )
             return
         self._is_fresh = True
-        self._new_model(RestorePoint(0, None))
+        self._create(self._new_model(RestorePoint(0, None)))
 
-    def _new_model(self, point: RestorePoint) -> None:
+    def _new_model(self, point: RestorePoint) -> ModelRecord:
         number: int = self._journal.call(AllocateModel(self._session_id))
         model = ModelRecord(
             run=self._run.name,
@@ -191,7 +220,7 @@ class Recovery:
             checkpoint=point.checkpoint,
         )
         self._journal.call(Append((model,)))
-        self._create(model)
+        return model
 
     def _create(self, model: ModelRecord) -> None:
         """Ask for the model; the same ids give the same one, however often it is asked for."""
@@ -223,10 +252,15 @@ class Recovery:
         model = self._model
         if name == "probe" and isinstance(error, NotFoundError):
             self.restore("the service no longer has its model")
+        elif name == "create" and isinstance(error, FutureExpiredError):
+            self.restore("its session is gone")
         elif name == "create" and model is not None and model.checkpoint is not None:
             self._pass_over(model, error)
-        elif name in ("create", "capabilities") and isinstance(error, APIStatusError | RequestFailedError):
-            self._run.close(error)
+        elif name == "create" and isinstance(error, APIStatusError | RequestFailedError):
+            self._new_model(RestorePoint(0, None))  # under these ids the service would say the same for ever
+            self._refused(error)
+        elif name == "capabilities" and isinstance(error, APIStatusError):
+            self._refused(error)
         else:
             self._stuck(error)
 
@@ -238,5 +272,5 @@ class Recovery:
         bad = [one for one in self._image().checkpoints if one.path == model.checkpoint]
         unusable: list[CheckpointRecord] = [msgspec.structs.replace(one, usable=0) for one in bad]
         self._journal.call(Append(tuple(unusable)))
-        self._attempts -= 1  # the marks make an end of it
-        self.restore(f"checkpoint {model.checkpoint} cannot be loaded ({error})")
+        # The marks make an end of it.
+        self.restore(f"checkpoint {model.checkpoint} cannot be loaded ({error})", counts=False)

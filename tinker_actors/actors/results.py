@@ -8,6 +8,7 @@ import msgspec
 
 from tinker_actors.actors.outbox import Pending
 from tinker_actors.actors.run import read_result
+from tinker_actors.api.training import SaveContent
 from tinker_actors.journal.exports import Line, checkpoint_line, metrics_line
 from tinker_actors.journal.history import StepRecord, step_metrics
 from tinker_actors.journal.records import CheckpointRecord, Kind, OperationRecord, PartRecord, Record, State
@@ -95,17 +96,21 @@ def _summarise(pending: Pending, value: Any, progress: Progress) -> tuple[dict[s
             return own, Conclusion(pending, value, [], [line], step=progress.steps, metrics=metrics)
         case Kind.SAVE_WEIGHTS:
             # The checkpoint holds no gradients: it is the state after the last optimizer step.
+            content = msgspec.json.decode(pending.contents[0], type=SaveContent)
             checkpoint = CheckpointRecord(
                 run=run,
                 place=progress.step_place,
                 step=progress.steps,
                 path=value.path,
+                usable=int(content.is_lasting),
                 automatic=int(pending.record.ticket is None),
             )
             name = value.path.rpartition("/")[2]
             line = checkpoint_line(run, progress.steps, value.path, name)
             summary = {"path": value.path, "name": name}
-            return summary, Conclusion(pending, value, [checkpoint], [line], checkpoint=checkpoint)
+            # Recovery may rely on what stays as it is, and must not lose such a checkpoint of the same place.
+            records: list[Record] = [checkpoint] if content.is_lasting else []
+            return summary, Conclusion(pending, value, records, [line], checkpoint=checkpoint)
         case Kind.SAVE_FOR_SAMPLER:
             return {"path": value.path}, Conclusion(pending, value, [], [])
         case Kind.FORWARD:

@@ -189,6 +189,8 @@ class Run:
         """Done once the model is there and all that an earlier process committed to has ended."""
         self.left_behind: list[OperationRecord] = []
         """What a dead process asked for behind its last optimizer step, until it is asked for again."""
+        self.ended: BaseException | None = None
+        """Why it will not go on in this process."""
         self._settler = settler
         self._is_resumed = False
         self._lock = threading.Lock()
@@ -247,5 +249,6 @@ class Run:
 
     def close(self, error: BaseException) -> None:
         """It will not go on in this process."""
+        self.ended = self.ended or error
         self._settler.fail(self.ready, error)
         self.submissions.close(error)

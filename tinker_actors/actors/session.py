@@ -1,7 +1,7 @@
 """The session: opened when it is first needed, attached again when it lives, kept alive by beats."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -40,6 +40,8 @@ class AwaitSession:
     """Open the session if there is none, then tell `reply_to` `SessionReady` or `SessionFailed`."""
 
     reply_to: Address
+    is_doubted: bool = False
+    """Ask the service first whether the session is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,8 @@ class SessionActor(SupervisedActor):
 
     def on_receive(self, message: Any) -> Any:
         match message:
-            case AwaitSession(reply_to):
-                self._await(reply_to)
+            case AwaitSession(reply_to, is_doubted):
+                self._await(reply_to, is_doubted=is_doubted)
             case _Beat():
                 self._beat()
             case FinishSession(status):
@@ -113,14 +115,17 @@ class SessionActor(SupervisedActor):
 
     # Opening -------------------------------------------------------------------------------------
 
-    def _await(self, reply_to: Address) -> None:
-        if self._session_id is not None:
+    def _await(self, reply_to: Address, *, is_doubted: bool) -> None:
+        if self._session_id is not None and not is_doubted:
             _tell(reply_to, SessionReady(self._session_id))
             return
         self._waiting.append(reply_to)
         if self._is_opening:
             return
         self._is_opening = True
+        if self._session_id is not None:
+            self._send(_patient(session_heartbeat(self._session_id)), "check")
+            return
         latest: SessionRecord | None = self._journal.call(LatestSession())
         if latest is not None and latest.state == "open":
             self._candidate = latest.session_id
@@ -148,6 +153,8 @@ class SessionActor(SupervisedActor):
             case "attach":
                 self.context.emit(SessionReattached(session_id=self._candidate))
                 self._hold(self._candidate)
+            case "check" if self._session_id is not None:
+                self._announce(self._session_id)
             case "beat":
                 self._last_beat = self.context.clock.now()
             case "finish":
@@ -155,9 +162,12 @@ class SessionActor(SupervisedActor):
 
     def _hold(self, session_id: str) -> None:
         self._session_id = self._published.session_id = session_id
+        self.context.send_after(BEAT_S, _Beat())
+        self._announce(session_id)
+
+    def _announce(self, session_id: str) -> None:
         self._is_opening = False
         self._last_beat = self.context.clock.now()
-        self.context.send_after(BEAT_S, _Beat())
         waiting, self._waiting = self._waiting, []
         for address in waiting:
             _tell(address, SessionReady(session_id))
@@ -172,12 +182,14 @@ class SessionActor(SupervisedActor):
     def _note_failure(self, tag: str, error: TinkerActorsError) -> None:
         is_gone = isinstance(error, NotFoundError | FutureExpiredError)
         match tag:
-            case "open" | "attach" | "finish" if isinstance(error, OutcomeUnknownError):
+            case "open" | "attach" | "check" | "finish" if isinstance(error, OutcomeUnknownError):
                 self._send(self._calls[tag], tag)
             case "attach" if is_gone:
                 self._journal.call(NoteSession(self._candidate, "lost"))
                 self._open()
-            case "open" | "attach":
+            case "check" if is_gone and self._session_id is not None:
+                self._lose(self._session_id, error)
+            case "open" | "attach" | "check":
                 self._is_opening = False
                 waiting, self._waiting = self._waiting, []
                 for address in waiting:
@@ -189,10 +201,13 @@ class SessionActor(SupervisedActor):
 
     def _note_missed_beat(self, session_id: str, error: TinkerActorsError, *, is_gone: bool) -> None:
         if is_gone:
-            self._journal.call(NoteSession(session_id, "lost"))
-            raise SessionLostError(f"the service ended session {session_id}: {error}")
+            self._lose(session_id, error)
         since_s = self.context.clock.now() - self._last_beat
         self.context.emit(HeartbeatMissed(session_id=session_id, reason=str(error), since_s=since_s))
+
+    def _lose(self, session_id: str, error: TinkerActorsError) -> NoReturn:
+        self._journal.call(NoteSession(session_id, "lost"))
+        raise SessionLostError(f"the service ended session {session_id}: {error}")
 
     # Ending --------------------------------------------------------------------------------------
 

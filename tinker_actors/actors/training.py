@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from tinker_actors.actors.futures import is_of_this_process
-from tinker_actors.actors.intake import Intake, parts_of, step_void
+from tinker_actors.actors.failures import error_summary, open_void, recorded_error, step_void
+from tinker_actors.actors.intake import Intake, parts_of
 from tinker_actors.actors.journal import Append, DropContents, LoadRun
 from tinker_actors.actors.outbox import Outbox, Part, Pending
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
@@ -32,7 +32,6 @@ from tinker_actors.errors import (
     NotFoundError,
     OutcomeUnknownError,
     RateLimitError,
-    RequestFailedError,
     RunHaltedError,
     TinkerActorsError,
 )
@@ -61,7 +60,11 @@ JOURNAL_RETRY_S = 1.0
 
 
 class Woken:
-    """There is something to take, or the journal may be writable again."""
+    """There is something to take."""
+
+
+class _Begin:
+    """Open the journal, and go on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +96,33 @@ class TrainingActor(SupervisedActor):
         self._progress = Progress(0, 0)
         self._drained: Reply | None = None
         self._has_tried_to_save = False
-        self._is_halted = False
+        self._is_parked = False
+        """Whether the journal is to be opened again after a pause."""
 
     def on_start(self) -> None:
         self._journal = self.context.address(JOURNAL)
         self._transport = self.context.address(TRANSPORT)
+        self.context.me.tell(_Begin())  # a start that fails would not be repeated
+
+    def _start_over(self) -> None:
+        self._is_parked = False
+        if self._run.ended is not None:
+            return
         self._recovery = Recovery(
-            self._run, self._published, self.context, attached=self._serve_model, stuck=self._halt
+            self._run,
+            self._published,
+            self.context,
+            attached=self._serve_model,
+            stuck=self._halt,
+            refused=self._close,
         )
         try:
             image = self._open_journal()
         except ConfigError as error:
-            self._is_halted = True
-            self._run.close(error)
+            self._close(error)
             return
         self._intake = Intake(self._run, self._published, self._journal, image.last_place)
-        self._intake.open_void = _open_void(image)
+        self._intake.open_void = open_void(image, self._run.submissions)
         self._note(image)
         self._settle_recorded(image)
         address = self.context.address(self.context.path)
@@ -119,13 +133,34 @@ class TrainingActor(SupervisedActor):
         self.context.address(HEARTBEAT).tell(AwaitSession(self.context.me))
 
     def on_receive(self, message: Any) -> Any:
+        try:
+            return self._act_on(message)
+        except JournalError as error:
+            self._park(error)
+            return None
+
+    def _act_on(self, message: Any) -> Any:
         match message:
+            case _Begin():
+                self._start_over()
+            case Drain():
+                self._drained = self._drained or Reply()
+                self._go_on()
+                return self._drained
+            case _ if self._is_parked:
+                return None
             case Woken():
                 self._go_on()
             case SessionReady(session_id):
                 self._recovery.begin(session_id)
             case SessionFailed(error):
-                self._run.close(error)
+                self._close(error)
+            case Accepted() | Answered() | Failed():
+                self._receive(message)
+        return None
+
+    def _receive(self, message: Accepted | Answered | Failed) -> None:
+        match message:
             case Accepted(_Request(generation), _) if self._is_current(generation):
                 self._accept()
             case Answered(_Request(generation, (place, part)), answer) if self._is_current(generation):
@@ -134,11 +169,6 @@ class TrainingActor(SupervisedActor):
                 self._note_failure(part, error, accepted=accepted)
             case Answered() | Failed():
                 self._recovery.receive(message)
-            case Drain():
-                self._drained = self._drained or Reply()
-                self._go_on()
-                return self._drained
-        return None
 
     def _is_current(self, generation: int) -> bool:
         return self._outbox is not None and self._outbox.model.generation == generation
@@ -153,7 +183,7 @@ class TrainingActor(SupervisedActor):
         """
         run = self._run
         image: RunImage | None = self._journal.call(LoadRun(run.name))
-        if image is None:
+        if image is None or not any(model.model_id for model in image.models):  # nothing came of it yet
             self._journal.call(Append((RunRecord(run=run.name, config=json_body(run.config.seeded())),)))
             image = self._load()
         recorded = msgspec.json.decode(image.run.config, type=RunConfig)
@@ -196,7 +226,7 @@ class TrainingActor(SupervisedActor):
                     value = recorded_result(operation, parts[operation.place])
                     self._run.submissions.settle(operation.ticket, value)
                 case State.FAILED | State.VOID:
-                    self._run.submissions.fail(operation.ticket, _recorded_error(operation))
+                    self._run.submissions.fail(operation.ticket, recorded_error(operation))
 
     def _serve_model(self, attached: Attached) -> None:
         """The run has a model: send it what it lacks, then what is new."""
@@ -218,7 +248,8 @@ class TrainingActor(SupervisedActor):
                 fresh.extend(sends)
             contents = [one.content or b"" for one in requests]
             outbox.put(Pending(operation, contents, [one.result_digest for one in requests], sends))
-        self._journal.call(Append(tuple(fresh)))
+        if fresh:
+            self._journal.call(Append(tuple(fresh)))
         self._outbox, self._info = outbox, attached.info
         self._tell_attached(attached, len(lacking))
         self._go_on()
@@ -245,22 +276,25 @@ class TrainingActor(SupervisedActor):
 
     def _go_on(self) -> None:
         """Do whatever can be done now: settle, take, post, finish starting, finish draining."""
+        if self._run.ended is not None and self._drained is not None:
+            self._drained.set(False)
         if self._outbox is None:
-            if self._is_halted and self._drained is not None:
-                self._drained.set(False)
             return
-        try:
-            if self._settle(self._outbox):
-                self._take(self._outbox)
-        except JournalError as error:
-            self.context.emit(
-                JournalParked(run=self._run.name, reason=str(error), retry_in_s=JOURNAL_RETRY_S)
-            )
-            self.context.send_after(JOURNAL_RETRY_S, Woken())
-            return
+        if self._settle(self._outbox):
+            self._take(self._outbox)
         if self._outbox is not None:
             self._post(self._outbox)
             self._note_ready(self._outbox)
+
+    def _park(self, error: JournalError) -> None:
+        """The journal fails: forget what is not in it, and open it again after a pause."""
+        if not self._run.ready.done():
+            self._close(error)
+            return
+        self._outbox, self._is_parked = None, True
+        self._transport.tell(Cancel(self.context.path))
+        self.context.emit(JournalParked(run=self._run.name, reason=str(error), retry_in_s=JOURNAL_RETRY_S))
+        self.context.send_after(JOURNAL_RETRY_S, _Begin())
 
     def _take(self, outbox: Outbox) -> None:
         gradients = self._intake.take(outbox, self._progress.steps)
@@ -275,7 +309,7 @@ class TrainingActor(SupervisedActor):
         self._journal.call(Append(tuple(dropped)))
         self._run.left_behind.clear()
         self.context.emit(GradientDropped(run=self._run.name, operations=len(dropped)))
-        self._restore("gradients of a dead process had to be undone")
+        self._restore("gradients of a dead process had to be undone", counts=False)
 
     def _post(self, outbox: Outbox) -> None:
         """Send the next request, once the service has accepted the one before."""
@@ -304,7 +338,7 @@ class TrainingActor(SupervisedActor):
         """The client may be used once all that earlier processes committed to has ended."""
         if self._run.ready.done():
             return
-        if all(is_of_this_process(outbox[place].record.ticket) for place in outbox.places()):
+        if all(self._run.submissions.is_own(outbox[place].record.ticket) for place in outbox.places()):
             self._run.note_ready(self._info)
 
     def _finish_draining(self, outbox: Outbox) -> None:
@@ -322,29 +356,34 @@ class TrainingActor(SupervisedActor):
 
     def _settle(self, outbox: Outbox) -> bool:
         """Record results and settle futures, in order; False when the run takes another turn."""
-        progress = msgspec.structs.replace(self._progress, summaries=list(self._progress.summaries))
-        conclusions: list[Conclusion] = []
-        failed: tuple[Pending, TinkerActorsError] | None = None
-        for pending in outbox.finished():
-            if self._diverged(pending):
-                self._halt(f"operation {pending.record.place} was repeated and gave another result")
-                return False
-            try:
-                conclusions.append(conclude(pending, progress))
-            except APIResponseValidationError as error:
-                failed = pending, error
-                break
-        if conclusions:
-            records = [record for one in conclusions for record in one.records]
-            lines = [line for one in conclusions for line in one.lines]
-            self._journal.call(Append(tuple(records), durable=False, lines=tuple(lines)))
-            self._progress = progress
-            outbox.remove(one.pending.record.place for one in conclusions)
-            for conclusion in conclusions:
-                self._tell_concluded(conclusion)
-        if failed is not None:
-            self._fail(outbox, failed[0], failed[1])
-        return failed is None
+        while True:
+            progress = msgspec.structs.replace(self._progress, summaries=list(self._progress.summaries))
+            conclusions: list[Conclusion] = []
+            for pending in outbox.finished():
+                if self._diverged(pending):
+                    self._halt(f"operation {pending.record.place} was repeated and gave another result")
+                    return False
+                try:
+                    conclusions.append(conclude(pending, progress))
+                except APIResponseValidationError as error:
+                    if conclusions:
+                        break
+                    self._fail(outbox, pending, error)
+                    return False
+                if conclusions[-1].checkpoint is not None:
+                    break  # else a crash could leave futures open that the next image does not reach back to
+            if not conclusions:
+                return True
+            self._record(outbox, conclusions, progress)
+
+    def _record(self, outbox: Outbox, conclusions: list[Conclusion], progress: Progress) -> None:
+        records = [record for one in conclusions for record in one.records]
+        lines = [line for one in conclusions for line in one.lines]
+        self._journal.call(Append(tuple(records), durable=False, lines=tuple(lines)))
+        self._progress = progress
+        outbox.remove(one.pending.record.place for one in conclusions)
+        for conclusion in conclusions:
+            self._tell_concluded(conclusion)
 
     def _diverged(self, pending: Pending) -> bool:
         """Whether a repeated operation gave another result than before; only the embedded server is exact."""
@@ -357,16 +396,17 @@ class TrainingActor(SupervisedActor):
 
     def _tell_concluded(self, conclusion: Conclusion) -> None:
         record = conclusion.pending.record
-        if record.state == State.PLACED:
-            self._recovery.note_progress()
-            self._run.submissions.settle(record.ticket, conclusion.value)
         if conclusion.step is not None:
             self._run.note_steps_done(conclusion.step)
             self.context.emit(StepDone(run=self._run.name, step=conclusion.step, metrics=conclusion.metrics))
-        if conclusion.checkpoint is not None:
-            saved = conclusion.checkpoint
-            self._saved_steps = saved.step
-            self._journal.call(DropContents(self._run.name))
+        if record.state == State.PLACED:
+            self._recovery.note_progress()
+            self._run.submissions.settle(record.ticket, conclusion.value)
+        saved = conclusion.checkpoint
+        if saved is not None:
+            if saved.usable:
+                self._saved_steps = saved.step
+                self._journal.tell(DropContents(self._run.name))
             self.context.emit(
                 CheckpointSaved(
                     run=self._run.name, step=saved.step, path=saved.path, automatic=bool(saved.automatic)
@@ -395,11 +435,14 @@ class TrainingActor(SupervisedActor):
 
     def _fail(self, outbox: Outbox, pending: Pending, error: TinkerActorsError) -> None:
         """An operation will have no result: its step is void, or it alone is."""
+        if pending.record.state == State.DONE:  # its result was given out: the step cannot be taken back
+            self._halt(f"operation {pending.record.place} was repeated, and failed this time: {error}")
+            return
         if pending.kind.changes_the_model:
             self._void(outbox, pending, error)
             return
         place = pending.record.place
-        failed = msgspec.structs.replace(pending.record, state=State.FAILED, summary=_error_summary(error))
+        failed = msgspec.structs.replace(pending.record, state=State.FAILED, summary=error_summary(error))
         self._journal.call(Append((failed, *outbox.remove([place]))))
         self._run.submissions.fail(pending.record.ticket, error)
         self._go_on()
@@ -414,7 +457,7 @@ class TrainingActor(SupervisedActor):
             if not (one.place in outbox and outbox.is_untouched(one.place))
             and not (is_refused and one.place == pending.record.place and outbox.posting == (one.place, 0))
         ]
-        void = [msgspec.structs.replace(one, state=State.VOID, summary=_error_summary(error)) for one in step]
+        void = [msgspec.structs.replace(one, state=State.VOID, summary=error_summary(error)) for one in step]
         self._journal.call(Append((*void, *outbox.remove(one.place for one in step))))
         if any(one.kind == Kind.OPTIM_STEP for one in step):
             self._run.note_step_void()
@@ -424,45 +467,28 @@ class TrainingActor(SupervisedActor):
             self._run.submissions.fail(one.ticket, step_void(error) if one.kind == Kind.OPTIM_STEP else error)
         self.context.emit(StepVoided(run=self._run.name, reason=str(error)))
         if ran:
-            self._restore("a part of an optimizer step failed")
+            self._restore("a part of an optimizer step failed", counts=False)
         else:
             self._go_on()
 
-    def _restore(self, reason: str) -> None:
+    def _restore(self, reason: str, *, counts: bool = True) -> None:
         self._outbox = None
-        self._recovery.restore(reason)
+        self._recovery.restore(reason, counts=counts)
 
     def _halt(self, cause: TinkerActorsError | str) -> None:
         """Stand still, visibly; nothing is sent and nothing is rewound."""
-        self._outbox, self._is_halted = None, True
-        self._transport.tell(Cancel(self.context.path))
         resume = "start the program again on the same run directory"
         error = RunHaltedError(
             f"run {self._run.name} is halted: {cause}; to resume, {resume}", run=self._run.name, resume=resume
         )
         error.__cause__ = cause if isinstance(cause, BaseException) else None
-        self._run.close(error)
+        self._close(error)
         self.context.emit(RunHalted(run=self._run.name, reason=str(cause)))
+
+    def _close(self, error: TinkerActorsError) -> None:
+        """Give the run up, for as long as this process lives."""
+        self._outbox = None
+        self._transport.tell(Cancel(self.context.path))
+        self._run.close(error)
         if self._drained is not None:
             self._drained.set(False)
-
-
-def _error_summary(error: TinkerActorsError) -> bytes:
-    return json_body({"error": str(error), "category": getattr(error, "category", "unknown")})
-
-
-def _recorded_error(operation: OperationRecord) -> TinkerActorsError:
-    summary = msgspec.json.decode(operation.summary or b"{}")
-    error = RequestFailedError(summary.get("error", "failed"), category=summary.get("category", "unknown"))
-    return step_void(error) if operation.kind == Kind.OPTIM_STEP else error
-
-
-def _open_void(image: RunImage) -> TinkerActorsError | None:
-    """The failure of a step that callers of this process are in the middle of."""
-    last: OperationRecord | None = None
-    for operation in image.operations:
-        if Kind(operation.kind).changes_the_model and is_of_this_process(operation.ticket):
-            last = operation
-    if last is not None and last.state == State.VOID and last.kind == Kind.FORWARD_BACKWARD:
-        return _recorded_error(last)
-    return None

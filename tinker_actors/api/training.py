@@ -104,6 +104,11 @@ class SaveContent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     sampling_session_seq_id: int | None = None
     """Number of the sampling session over an ephemeral save."""
 
+    @property
+    def is_lasting(self) -> bool:
+        """Whether what is under the name from now on will stay there as it is."""
+        return self.ttl_seconds is None and not self.overwrite
+
 
 def save_weights(model_id: str, seq_id: int, content: bytes) -> Call[FutureHandle]:
     """Training state under a name; `content` is a `SaveContent` in JSON."""

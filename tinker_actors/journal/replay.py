@@ -10,6 +10,7 @@ from tinker_actors.journal.store import RunImage
 __all__ = [
     "RestorePoint",
     "dangling",
+    "is_tainted",
     "next_seq_id",
     "outstanding",
     "restore_points",
@@ -80,6 +81,16 @@ def _parts_by_place(image: RunImage) -> dict[int, list[int]]:
     for part in image.parts:
         parts.setdefault(part.place, []).append(part.part)
     return parts
+
+
+def is_tainted(image: RunImage) -> bool:
+    """Whether the latest model may hold gradients that do not count: void or dropped ones that it was sent."""
+    discarded = {
+        operation.place
+        for operation in image.operations
+        if operation.state in (State.VOID, State.DROPPED) and operation.kind == Kind.FORWARD_BACKWARD
+    }
+    return any(send.place in discarded and send.seq_id for send in image.sends)
 
 
 def next_seq_id(sends: Iterable[SendRecord]) -> int:

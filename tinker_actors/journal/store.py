@@ -65,14 +65,21 @@ class Store:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._synced = True
         try:
             self._database = sqlite3.connect(
                 path or ":memory:", isolation_level=None, check_same_thread=False
             )
-            self._prepare()
         except sqlite3.Error as error:
             raise JournalError(f"journal {path} cannot be opened: {error}") from error
-        self._synced = True
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self.close()
+            raise JournalError(f"journal {path} cannot be opened: {error}") from error
+        except JournalError:
+            self.close()
+            raise
 
     def _prepare(self) -> None:
         (application,) = self._database.execute("PRAGMA application_id").fetchone()
@@ -125,11 +132,18 @@ class Store:
             raise JournalError(f"journal {self._path} cannot be written: {error}") from error
 
     def drop_contents(self, run: str, *, spare_checkpoints: int = 1) -> None:
-        """Forget the bodies that the newest usable checkpoint and `spare_checkpoints` before it make needless."""
-        self._database.execute(
-            "UPDATE parts SET content = NULL, result = NULL WHERE run = ? AND place <= ? AND content IS NOT NULL",
-            (run, self._covered_place(run, spare_checkpoints)),
-        )
+        """Forget the bodies that the newest usable checkpoint and `spare_checkpoints` before it make needless.
+
+        Raises:
+            JournalError: the disk is full or fails; nothing was forgotten.
+        """
+        try:
+            self._database.execute(
+                "UPDATE parts SET content = NULL, result = NULL WHERE run = ? AND place <= ? AND content IS NOT NULL",
+                (run, self._covered_place(run, spare_checkpoints)),
+            )
+        except sqlite3.Error as error:
+            raise JournalError(f"journal {self._path} cannot be written: {error}") from error
 
     def _covered_place(self, run: str, spare_checkpoints: int) -> int:
         usable = self._select(CheckpointRecord, "run = ? AND usable = 1 ORDER BY place", run)
