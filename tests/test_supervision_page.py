@@ -47,8 +47,9 @@ def built(node: TreeNode, depth: int = 0) -> Iterator[tuple[int, str]]:
 def service() -> Iterator[ta.ServiceClient]:
     with ta.ServiceClient(base_url="local") as service:
         service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
-        service.create_sampling_client(base_model="local/tiny").result(WAIT_S)
+        sampler = service.create_sampling_client(base_model="local/tiny").result(WAIT_S)
         yield service
+        del sampler  # one that nobody holds has no actor
 
 
 def nodes(node: TreeNode) -> Iterator[TreeNode]:
