@@ -1,20 +1,32 @@
 """A crash, a refusal or a full disk at the awkward moment: nothing is lost, doubled or left waiting."""
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from harness import ADAM, BATCHES, KEY, WAIT_S, Events, Server, client, step
 
 import tinker_actors as ta
+from tinker_actors.actors import sampling as sampling_module
 from tinker_actors.actors import training as training_module
 from tinker_actors.actors.futures import Submissions
 from tinker_actors.actors.recovery import Recovery
 from tinker_actors.actors.training import TrainingActor
-from tinker_actors.errors import BadRequestError, ConfigError, JournalError, RunHaltedError, StepVoidError
+from tinker_actors.api.futures import sample_result
+from tinker_actors.errors import (
+    APIResponseValidationError,
+    BadRequestError,
+    ConfigError,
+    JournalError,
+    RunHaltedError,
+    StepVoidError,
+)
 from tinker_actors.events import CheckpointSaved, JournalParked, ModelRestored, SessionOpened, StepVoided
+from tinker_actors.journal import exports
 from tinker_actors.journal.store import Store
 from tinker_actors.supervision import ChildStarted, ShutdownEnded
 from tinker_actors.supervision.testing import InjectedCrashError, crash, expect
@@ -155,7 +167,7 @@ def test_a_step_that_was_acknowledged_is_never_taken_back(
             monkeypatch,
             training_module,
             "conclude",
-            ta.APIResponseValidationError("garbage"),
+            APIResponseValidationError("garbage"),
         )
         with pytest.raises(RunHaltedError, match="failed this time"):
             training.optim_step(ADAM).result(WAIT_S)
@@ -270,3 +282,47 @@ def test_recovery_does_not_begin_in_a_checkpoint_that_is_being_overwritten(
         server.unload(training.model_id)
         assert server.digest(finish(training)) == undisturbed
     assert [event.checkpoint for event in events.of(ModelRestored)] == [None]
+
+
+# Files and answers ------------------------------------------------------------------------------------
+
+
+def metrics(run_dir: Path) -> list[str]:
+    return (run_dir / "metrics.jsonl").read_text().splitlines()
+
+
+def test_metrics_that_cannot_be_written_fail_no_step_and_are_written_with_the_next(
+    server: Server, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client(server, run_dir) as service:
+        training = create(service)
+        fail_once(monkeypatch, exports, "append", JournalError("disk full"))
+        losses = [step(training, number)["loss:sum"] for number in range(2)]
+        assert [json.loads(line)["loss:sum"] for line in metrics(run_dir)] == losses
+
+
+def test_metrics_that_a_crash_kept_from_the_file_are_written_with_the_next(
+    server: Server, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client(server, run_dir) as service:
+        training = create(service)
+        fail_once(monkeypatch, exports, "append", InjectedCrashError())
+        losses = [step(training, number)["loss:sum"] for number in range(2)]
+        assert [json.loads(line)["loss:sum"] for line in metrics(run_dir)] == losses
+
+
+def test_a_sample_that_cannot_be_read_fails_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(_: object) -> None:
+        raise APIResponseValidationError("garbage")
+
+    with client(server, None) as service:
+        sampler = service.create_sampling_client(base_model="local/tiny").result(WAIT_S)
+        with monkeypatch.context() as patch:
+            broken = msgspec.structs.replace(sample_result, read=unreadable)
+            patch.setattr(sampling_module, "sample_result", broken)
+            with pytest.raises(APIResponseValidationError, match="garbage"):
+                sampler.sample([65], 1, ta.SamplingParams(max_tokens=1)).result(WAIT_S)
+        assert sampler.sample([65], 1, ta.SamplingParams(max_tokens=1)).result(WAIT_S).sequences
+        node = service.tree().find("service/session/sampling/sampling:1")
+    assert node is not None
+    assert node.restarts == 0

@@ -210,6 +210,10 @@ class Submissions(Generic[T]):
         if submission is not None:
             self._settler.fail(submission.future, error)
 
+    def drop(self, ticket: str) -> None:
+        """Forget a request whose future was cancelled by its holder."""
+        self._remove(ticket)
+
     def close(self, error: BaseException) -> None:
         """Fail all that is open, and refuse what comes later, with `error`."""
         with self._lock:

@@ -1,6 +1,7 @@
 """The one writer of the run directory."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -10,7 +11,7 @@ from tinker_actors.errors import JournalError
 from tinker_actors.journal import exports
 from tinker_actors.journal.records import OperationRecord, Record, SessionRecord
 from tinker_actors.journal.store import RunImage
-from tinker_actors.supervision import SupervisedActor
+from tinker_actors.supervision import ErrorContained, SupervisedActor
 
 __all__ = [
     "AllocateModel",
@@ -96,13 +97,18 @@ class JournalActor(SupervisedActor):
         super().__init__()
         self._published = published
         self._store = published.store
+        self._are_files_behind = False
+        """Whether lines of `exports` may be missing or torn."""
+
+    def on_start(self) -> None:
+        self._are_files_behind = self.context.epoch > 1
 
     def on_receive(self, message: Any) -> Any:
         match message:
             case Append(records, durable, lines):
                 self._store.write(records, durable=durable)
-                if self._published.directory is not None:
-                    exports.append(self._published.directory, lines)
+                if lines and self._published.directory is not None:
+                    self._export(self._published.directory, lines)
                 return None
             case LoadRun(run):
                 return self._load(run)
@@ -121,6 +127,20 @@ class JournalActor(SupervisedActor):
                 return self._allocate(session_id, "next_sampling_seq")
             case _:
                 raise TypeError(f"the journal does not understand {type(message).__name__}")
+
+    def _export(self, directory: Path, lines: tuple[exports.Line, ...]) -> None:
+        """Bring the files up to date; they follow from the records, so that a failure must not fail those."""
+        try:
+            if self._are_files_behind:
+                exports.rebuild(directory, self._store)
+            else:
+                exports.append(directory, lines)
+            self._are_files_behind = False
+        except JournalError as error:
+            self._are_files_behind = True
+            self.context.emit(
+                ErrorContained(path=self.context.path, epoch=self.context.epoch, where="exports", error=error)
+            )
 
     def _load(self, run: str) -> RunImage | None:
         return self._store.load(run)

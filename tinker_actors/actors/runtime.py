@@ -188,21 +188,30 @@ class Runtime:
             self._is_closed = True
         clock = self.tree.clock
         give_up_at = clock.now() + timeout_s
+        try:
+            is_saved = self._save(timeout_s)
+            if is_saved or self._directory is None:  # else the next process can go on in the session
+                left_s = max(0.1, min(FINISH_TIMEOUT_S, give_up_at - clock.now()))
+                self.tree.address(HEARTBEAT).ask(FinishSession(status), timeout_s=left_s).exception()
+        finally:  # also when the wait was interrupted from the keyboard
+            self.tree.stop(max(1.0, give_up_at - clock.now()))
+            self.published.stop(RuntimeStoppedError("the service client is closed"))
+            self._release()
+        return is_saved
+
+    def _save(self, timeout_s: float) -> bool:
+        """Whether every run that could be used did what was submitted and is covered by a checkpoint."""
         for run in self._runs:
             run.submissions.refuse(RuntimeStoppedError("the service client is closed"))
+        begun = [run for run in self._runs if run.ready.done()]
+        if self._directory is not None and len(begun) < len(self._runs):
+            return False  # an earlier process committed to something that is still under way
         replies = [
             self.tree.address(f"{TRAINING}/training:{run.name}").ask(Drain(), timeout_s=timeout_s)
-            for run in self._runs
-            if run.ready.done() and run.ready.exception() is None
+            for run in begun
+            if run.ready.exception() is None
         ]
-        is_saved = all(_succeeded(reply) for reply in replies)
-        if is_saved:
-            left_s = max(0.1, min(FINISH_TIMEOUT_S, give_up_at - clock.now()))
-            self.tree.address(HEARTBEAT).ask(FinishSession(status), timeout_s=left_s).exception()
-        self.tree.stop(max(1.0, give_up_at - clock.now()))
-        self.published.stop(RuntimeStoppedError("the service client is closed"))
-        self._release()
-        return is_saved
+        return all(_succeeded(reply) for reply in replies)
 
     def _release(self) -> None:
         if hasattr(self, "_settler"):

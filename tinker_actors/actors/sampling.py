@@ -1,6 +1,7 @@
 """A sampler: its sampling session on the service, and the requests to it."""
 
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -9,10 +10,11 @@ from tinker_actors.actors.futures import Settler, Submission, Submissions
 from tinker_actors.actors.journal import AllocateSampler
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
-from tinker_actors.actors.transport import Accepted, Answered, Failed, Send
+from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send
 from tinker_actors.api.futures import sample_result
 from tinker_actors.api.sampling import asample, create_sampling_session
 from tinker_actors.errors import (
+    APIResponseValidationError,
     FutureExpiredError,
     NotFoundError,
     OutcomeUnknownError,
@@ -21,6 +23,7 @@ from tinker_actors.errors import (
 )
 from tinker_actors.supervision import Stop, SupervisedActor
 from tinker_actors.types import ModelInput, SampleResponse, SamplingParams
+from tinker_actors.wire.calls import Answer
 
 __all__ = ["SampleOrder", "Sampler", "SamplingActor", "Woken"]
 
@@ -39,6 +42,13 @@ class SampleOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 class Woken:
     """There is something to take, or nobody holds the sampler any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancelled:
+    """The caller does not want the samples any more."""
+
+    number: int
 
 
 class Sampler:
@@ -121,20 +131,27 @@ class SamplingActor(SupervisedActor):
             case SessionFailed(error):
                 self._sampler.close(error)
             case Answered("create", answer):
-                self._serve_session(self._creating.read(answer).sampling_session_id)
+                self._note_created(answer)
             case Failed("create", OutcomeUnknownError()):
                 self._send_creation()
             case Failed("create", error):
                 self._sampler.close(error)
-            case Accepted(int(number), handle):
+            case _:
+                self._receive(message)
+                self._end_if_retired()
+
+    def _receive(self, message: Any) -> None:
+        """What is about one request, unless its caller gave it up meanwhile."""
+        match message:
+            case _Cancelled(number) if number in self._under_way:
+                self._give_up(number)
+            case Accepted(int(number), handle) if number in self._under_way:
                 ids = handle.sample_sequence_ids
                 self._sequence_ids[number] = list(ids) if ids is not msgspec.UNSET else []
-            case Answered(int(number), answer):
-                self._settle(number, sample_result.read(answer))
-                self._end_if_retired()
-            case Failed(int(number), error):
+            case Answered(int(number), answer) if number in self._under_way:
+                self._settle(number, answer)
+            case Failed(int(number), error) if number in self._under_way:
                 self._note_failure(number, error)
-                self._end_if_retired()
 
     def _create(self, session_id: str) -> None:
         number = self.context.address(JOURNAL).call(AllocateSampler(session_id))
@@ -145,6 +162,14 @@ class SamplingActor(SupervisedActor):
 
     def _send_creation(self) -> None:
         self._transport.tell(Send(self._creating, "create", self.context.me))
+
+    def _note_created(self, answer: Answer) -> None:
+        try:
+            created = self._creating.read(answer)
+        except APIResponseValidationError as error:
+            self._sampler.close(error)
+        else:
+            self._serve_session(created.sampling_session_id)
 
     def _serve_session(self, sampling_session_id: str) -> None:
         self._session_id = sampling_session_id
@@ -171,18 +196,35 @@ class SamplingActor(SupervisedActor):
             num_samples=order.num_samples,
             prompt_logprobs=order.prompt_logprobs,
         )
-        self._transport.tell(Send(call, number, self.context.me, expected=sample_result))
+        self._transport.tell(
+            Send(call, number, self.context.me, owner=self._owner(number), expected=sample_result)
+        )
+        here = self.context.me
+        submission.future.add_done_callback(
+            lambda done: here.tell(_Cancelled(number)) if done.cancelled() else None
+        )
+
+    def _owner(self, number: int) -> str:
+        return f"{self.context.path}/{number}"
+
+    def _give_up(self, number: int) -> None:
+        self._transport.tell(Cancel(self._owner(number)))
+        self._sequence_ids.pop(number, None)
+        self._sampler.submissions.drop(self._under_way.pop(number).ticket)
 
     def _end_if_retired(self) -> None:
         """A client that is gone leaves no thread behind, once what it asked for is answered."""
         if self._sampler.is_retired and self._sampler.submissions.is_idle():
             raise Stop
 
-    def _settle(self, number: int, response: SampleResponse) -> None:
-        submission = self._under_way.pop(number)
-        for sequence, sequence_id in zip(
-            response.sequences, self._sequence_ids.pop(number, []), strict=False
-        ):
+    def _settle(self, number: int, answer: Answer) -> None:
+        submission, ids = self._under_way.pop(number), self._sequence_ids.pop(number, [])
+        try:
+            response: SampleResponse = sample_result.read(answer)
+        except APIResponseValidationError as error:
+            self._sampler.submissions.fail(submission.ticket, error)
+            return
+        for sequence, sequence_id in zip(response.sequences, ids, strict=False):
             sequence.sequence_id = sequence_id
         self._sampler.submissions.settle(submission.ticket, response)
 

@@ -110,9 +110,9 @@ class _Loop:
         """Run `function` on the loop, soon."""
         self._loop.call_soon_threadsafe(function)
 
-    def start(self, work: Coroutine[Any, Any, None], done: Callable[["asyncio.Task[None]"], None]) -> None:
-        """Run `work` as a task; `done` is called with it at its end."""
-        self.call(lambda: self._loop.create_task(work).add_done_callback(done))
+    def start(self, work: Coroutine[Any, Any, None], begun: Callable[["asyncio.Task[None]"], None]) -> None:
+        """Run `work` as a task; `begun` is called with it before its first step."""
+        self.call(lambda: begun(self._loop.create_task(work)))
 
     def finish(self, farewell: Callable[[], Coroutine[Any, Any, None]], timeout_s: float) -> None:
         """Cancel everything, run `farewell`, end the thread; wait for that at most `timeout_s`."""
@@ -155,7 +155,7 @@ class TransportActor(SupervisedActor):
             case Send():
                 number = next(self._numbers)
                 self._under_way[number] = message
-                self._start(number, self._run(number, message))
+                self._start(number, self._run(message))
             case Fetch(call):
                 reply = Reply()
                 self._start(next(self._numbers), self._fetch(call, reply))
@@ -182,10 +182,7 @@ class TransportActor(SupervisedActor):
             )
 
     def _start(self, number: int, work: Coroutine[Any, Any, None]) -> None:
-        here = self.context.me
-        self._loop.start(
-            work, lambda task: here.tell(_Ended(number, None if task.cancelled() else task.exception()))
-        )
+        self._loop.start(work, partial(self._note_begun, number))
 
     def _note_endpoint(self) -> None:
         self._loop.call(self._ready.clear if self._published.endpoint is None else self._ready.set)
@@ -196,10 +193,15 @@ class TransportActor(SupervisedActor):
 
     # On the event loop ---------------------------------------------------------------------------
 
-    async def _run(self, number: int, send: Send) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine that runs has a task
-        self._tasks[number] = task
+    def _note_begun(self, number: int, task: "asyncio.Task[None]") -> None:
+        self._tasks[number] = task  # from here on it can be cancelled
+        task.add_done_callback(partial(self._note_ended, number))
+
+    def _note_ended(self, number: int, task: "asyncio.Task[None]") -> None:
+        del self._tasks[number]
+        self.context.me.tell(_Ended(number, None if task.cancelled() else task.exception()))
+
+    async def _run(self, send: Send) -> None:
         accepted = False
         clock, operation = self.context.clock.now, send.call.operation
         try:
@@ -214,8 +216,6 @@ class TransportActor(SupervisedActor):
             _tell(send.reply_to, Answered(send.tag, answer))
         except TinkerActorsError as error:
             _tell(send.reply_to, Failed(send.tag, error, accepted))
-        finally:
-            del self._tasks[number]
 
     async def _fetch(self, call: Call[Any], reply: Reply) -> None:
         try:

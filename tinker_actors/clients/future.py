@@ -1,6 +1,7 @@
 """The one kind of future that public methods return."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
@@ -40,19 +41,29 @@ class APIFuture(Generic[T]):
         try:
             return self._future.result(timeout)
         except TimeoutError as error:
-            if self._future.done():
-                raise
+            if self._future.done():  # the error is its own, or it was done a moment after the time was over
+                return self._future.result()
             raise APITimeoutError(f"no result within {timeout} s; the request goes on") from error
 
     async def result_async(self, timeout: float | None = None) -> T:
-        """Like `result`, without blocking the event loop."""
+        """Like `result`, without blocking the event loop; the end of `timeout` cancels nothing."""
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake(_: "Future[T]") -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(done.set)
+
+        self._future.add_done_callback(wake)
         try:
             async with asyncio.timeout(timeout):
-                return await self
+                await done.wait()
         except TimeoutError as error:
-            if self._future.done():
-                raise
             raise APITimeoutError(f"no result within {timeout} s; the request goes on") from error
+        except asyncio.CancelledError:
+            if self._is_cancellable:
+                self._future.cancel()
+            raise
+        return await self
 
     def __await__(self) -> Generator[Any, None, T]:
         return asyncio.wrap_future(self._copy()).__await__()
@@ -76,19 +87,25 @@ class APIFuture(Generic[T]):
     def then(self, change: "Callable[[T], U]") -> "APIFuture[U]":
         """A future of `change(result)`; `change` runs on the settling thread and must be short."""
         changed: Future[U] = Future()
-        changed.set_running_or_notify_cancel()
+        source, is_cancellable = self._future, self._is_cancellable
+        if not is_cancellable:
+            changed.set_running_or_notify_cancel()
         # A future keeps its callbacks for good: what they hold must not include the changed result.
         once = [changed]
 
         def pass_on(done: "Future[T]") -> None:
             future = once.pop()
+            if is_cancellable and not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(change(done.result()))
             except BaseException as error:  # noqa: BLE001 - whatever it is belongs to who waits
                 future.set_exception(error)
 
-        self._future.add_done_callback(pass_on)
-        return APIFuture(changed)
+        source.add_done_callback(pass_on)
+        if is_cancellable:
+            changed.add_done_callback(lambda done: source.cancel() if done.cancelled() else None)
+        return APIFuture(changed, is_cancellable=is_cancellable)
 
     def _copy(self) -> "Future[T]":
         """A future of its own for one await, because cancelling the await cancels it."""
