@@ -6,6 +6,7 @@ The only module that reads the environment.
 import os
 from collections.abc import Mapping
 from typing import Self
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -48,6 +49,11 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Optimizer steps from one checkpoint of the runtime's own to the next; 0 makes none."""
 
     def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if type(getattr(self, name)) is not int:
+                raise ConfigError(
+                    f"RecoveryPolicy.{name} must be a whole number, got {getattr(self, name)!r}"
+                )
         if self.max_attempts < 1:
             raise ConfigError(f"RecoveryPolicy.max_attempts must be at least 1, got {self.max_attempts}")
         if self.checkpoint_every_steps < 0:
@@ -86,16 +92,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ConfigError: no key, a key of the wrong form, or a base URL that is none.
         """
         known = os.environ if environment is None else environment
-        url = (base_url or known.get("TINKER_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
-        if url != LOCAL and not url.startswith(("http://", "https://")):
+        url = str(base_url or known.get("TINKER_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
+        if url != LOCAL and not _is_http(url):
             raise ConfigError(f'base_url must be an http(s) URL or "local", got {url!r}')
         key = api_key or known.get("TINKER_API_KEY") or (_LOCAL_KEY if url == LOCAL else None)
         if key is None:
             raise ConfigError(
                 'an API key is wanted, got none; pass api_key, set TINKER_API_KEY, or use base_url="local"'
             )
+        if not isinstance(key, str) or not (key.isascii() and key.isprintable()) or " " in key:
+            raise ConfigError(
+                "an API key is one word of ASCII letters, digits and signs; look for a line end"
+            )
         if not key.startswith(_KEY_PREFIXES):
             raise ConfigError(
                 "an API key starts with tml- (or is a JWT, starting with eyJ), got another prefix"
             )
         return cls(base_url=url, api_key=Secret(key), project_id=project_id or known.get("TINKER_PROJECT_ID"))
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

@@ -9,6 +9,7 @@ from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import ValidationError
 from tinker_actors.tokenization import Tokenizer, get_tokenizer
 from tinker_actors.types import ModelInput, SampleResponse, SamplingParams
+from tinker_actors.types.checks import flag, whole
 
 __all__ = ["SamplingClient"]
 
@@ -42,8 +43,6 @@ class SamplingClient:
         Raises:
             ValidationError: an argument is wrong; nothing was sent.
         """
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-            raise ValidationError(f"num_samples must be at least 1, got {num_samples!r}")
         model_input = ModelInput.of(prompt)
         self._vocabulary.check(model_input.to_numpy(), "prompt")
         if model_input.length == 0:
@@ -51,9 +50,9 @@ class SamplingClient:
         order = SampleOrder(
             # Lists of plain integers are what JSON can hold, whatever the caller's sequences are.
             prompt=ModelInput.from_ints(model_input.to_numpy().tolist()),
-            num_samples=num_samples,
+            num_samples=whole("num_samples", num_samples, least=1),
             sampling_params=SamplingParams.of(sampling_params),
-            prompt_logprobs=include_prompt_logprobs,
+            prompt_logprobs=flag("include_prompt_logprobs", include_prompt_logprobs),
         )
         return APIFuture(self._sampler.submissions.add(order), is_cancellable=True)
 

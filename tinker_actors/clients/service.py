@@ -1,6 +1,7 @@
 """The way in: one client per service, as the official SDK names it."""
 
 import itertools
+import os
 import re
 import warnings
 import weakref
@@ -17,13 +18,15 @@ from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.sampling import SamplingClient
 from tinker_actors.clients.training import TrainingClient
 from tinker_actors.config import RecoveryPolicy, Settings
-from tinker_actors.errors import ValidationError
+from tinker_actors.errors import ConfigError, ValidationError
 from tinker_actors.supervision import Address, TreeNode
 from tinker_actors.types import CheckpointPath, ServerCapabilities
+from tinker_actors.types.checks import flag, metadata, text, whole
 
 __all__ = ["ServiceClient"]
 
 CLOSE_TIMEOUT_S = 30.0
+_MAX_SEED = 2**63 - 1
 _RUN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
@@ -44,6 +47,7 @@ class ServiceClient:
 
     Raises:
         ConfigError: an argument or a variable of the environment is wrong.
+        ValidationError: `user_metadata` cannot be sent.
         JournalError: the run directory cannot be used.
     """
 
@@ -55,7 +59,7 @@ class ServiceClient:
         display_name: str | None = None,
         base_url: str | None = None,
         api_key: str | None = None,
-        run_dir: str | None = None,
+        run_dir: str | os.PathLike[str] | None = None,
         recovery: RecoveryPolicy | None = None,
         **unknown: Any,
     ) -> None:
@@ -65,8 +69,8 @@ class ServiceClient:
         self._runtime = Runtime(
             settings,
             recovery or RecoveryPolicy(),
-            None if run_dir is None else str(run_dir),
-            dict(user_metadata or {}),
+            None if run_dir is None else _path(run_dir),
+            metadata("user_metadata", user_metadata),
             display_name,
         )
         self._server = settings.base_url
@@ -105,26 +109,22 @@ class ServiceClient:
         Raises:
             ValidationError: an argument is wrong; nothing was sent.
         """
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise ValidationError(f"LoRA rank must be at least 1, got {rank!r}")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-            raise ValidationError(f"seed must be 0 or more, got {seed!r}")
+        config = RunConfig(
+            base_model=text("base_model", base_model),
+            rank=whole("LoRA rank", rank, least=1),
+            train_mlp=flag("train_mlp", train_mlp),
+            train_attn=flag("train_attn", train_attn),
+            train_unembed=flag("train_unembed", train_unembed),
+            seed=None if seed is None else whole("seed", seed, least=0, most=_MAX_SEED),
+            server=self._server,
+            user_metadata=metadata("user_metadata", user_metadata),
+        )
         if not (train_mlp or train_attn or train_unembed):
             raise ValidationError(
                 "something must be trained; set one of train_mlp, train_attn, train_unembed"
             )
         if optimizer is not None:
             raise ValidationError(f"only the default optimizer (AdamW) is known, got {optimizer!r}")
-        config = RunConfig(
-            base_model=base_model,
-            rank=rank,
-            train_mlp=train_mlp,
-            train_attn=train_attn,
-            train_unembed=train_unembed,
-            seed=seed,
-            server=self._server,
-            user_metadata=dict(user_metadata or {}),
-        )
         wanted = Run(self._run_name(run), config, self._runtime.settler)
         self._runtime.start_run(wanted)
         ready = APIFuture(wanted.ready)
@@ -137,7 +137,7 @@ class ServiceClient:
 
     def _run_name(self, run: str | None) -> str:
         name = str(next(self._ordinals)) if run is None else run
-        if not _RUN_NAME.fullmatch(name):
+        if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
             raise ValidationError(f"a run name has 1 to 100 letters, digits, '_', '.' or '-', got {name!r}")
         if name in self._names:
             raise ValidationError(f"run {name!r} is already open in this client; use another run= name")
@@ -145,7 +145,11 @@ class ServiceClient:
         return name
 
     def create_sampling_client(
-        self, model_path: str | None = None, base_model: str | None = None
+        self,
+        model_path: str | None = None,
+        base_model: str | None = None,
+        retry_config: Any = None,  # noqa: ARG002 - the SDK's; ours retries by rules of its own
+        record_stability_info: bool = False,  # noqa: ARG002 - the SDK's
     ) -> ClientFuture[SamplingClient]:
         """A sampler over saved weights or over a base model.
 
@@ -156,6 +160,8 @@ class ServiceClient:
             raise ValidationError("create_sampling_client wants one of model_path and base_model")
         if model_path is not None:
             model_path = str(CheckpointPath.parse(model_path, kind="sampler_weights"))
+        else:
+            text("base_model", base_model)
         return self._make_sampler(model_path, base_model=base_model)
 
     async def create_sampling_client_async(self, *args: Any, **kwargs: Any) -> SamplingClient:
@@ -247,3 +253,10 @@ class ServiceClient:
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a ServiceClient belongs to its process; create one there")
+
+
+def _path(run_dir: str | os.PathLike[str]) -> str:
+    try:
+        return os.fspath(run_dir)
+    except TypeError as error:
+        raise ConfigError(f"run_dir is a path, got {run_dir!r}") from error

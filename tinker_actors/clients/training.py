@@ -1,12 +1,13 @@
 """Training, as the official SDK names it."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tinker_actors.actors.run import Run, TrainingOperation
 from tinker_actors.actors.runtime import Runtime
@@ -27,7 +28,9 @@ from tinker_actors.types import (
     OptimStepResponse,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
+    TensorData,
 )
+from tinker_actors.types.checks import finite, flag, metadata, text, whole
 
 __all__ = ["TrainingClient"]
 
@@ -76,8 +79,7 @@ class TrainingClient:
         Raises:
             ValidationError: `total` is negative, or a round of the loop submitted no optim_step.
         """
-        if total < 0:
-            raise ValidationError(f"total must be 0 or more, got {total}")
+        total = whole("total", total, least=0)
         while (step := self._run.steps_submitted) < total:
             calls = self._run.optim_steps_called
             yield step
@@ -137,32 +139,51 @@ class TrainingClient:
     def _train(
         self, kind: Kind, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
     ) -> APIFuture[Any]:
+        if not isinstance(data, Iterable):
+            raise ValidationError(f"data is a list of Datum, got {type(data).__name__}")
         known = [Datum.of(datum) for datum in data]
         if not known:
             raise ValidationError("No data provided")
+        text("loss_fn", loss_fn)
         for number, datum in enumerate(known):
             self._check(number, datum, loss_fn)
-        return APIFuture(self._run.submit(TrainingOperation.train(kind, known, loss_fn, config)))
+        settings = {
+            name: value if isinstance(value, str) else finite(f"loss_fn_config[{name!r}]", value)
+            for name, value in metadata("loss_fn_config", config).items()
+        }
+        return APIFuture(self._run.submit(TrainingOperation.train(kind, known, loss_fn, settings)))
 
     def _check(self, number: int, datum: Datum, loss_fn: str) -> None:
         tokens = datum.model_input.to_numpy()
         self._vocabulary.check(tokens, f"datum {number}")
+        if tokens.size == 0:
+            raise ValidationError(f"a datum needs at least one input token, datum {number} has none")
         inputs = datum.loss_fn_inputs
         missing = [name for name in _REQUIRED.get(loss_fn, ()) if name not in inputs]
         if missing:
             raise ValidationError(
                 f"{loss_fn} needs {' and '.join(missing)}; datum {number} has {sorted(inputs)}"
             )
-        for name in _REQUIRED.get(loss_fn, ()):
-            values = inputs[name].to_numpy()
-            if values.shape[:1] != tokens.shape:
-                raise ShapeError(
-                    f"{name} must have one entry per input token, {tokens.size}; datum {number} has {values.shape}"
-                )
-            if name == "target_tokens":
-                self._vocabulary.check(values, f"{name} of datum {number}")
-            elif not np.isfinite(values).all():
-                raise ValidationError(f"{name} must be finite numbers; datum {number} has others")
+        if not missing and "target_tokens" in _REQUIRED.get(loss_fn, ()):
+            self._check_targets(number, tokens, inputs["target_tokens"], inputs["weights"])
+
+    def _check_targets(
+        self, number: int, tokens: NDArray[Any], target_tokens: TensorData, weights: TensorData
+    ) -> None:
+        targets = target_tokens.to_numpy()
+        if targets.shape[:1] != tokens.shape:
+            raise ShapeError(
+                f"target_tokens must have one entry per input token, {tokens.size}; datum {number} has {targets.shape}"
+            )
+        if weights.shape != target_tokens.shape:
+            raise ShapeError(
+                f"weights must have the shape of target_tokens, {targets.shape}; datum {number} has {tuple(weights.shape)}"
+            )
+        if target_tokens.dtype != "int64":
+            raise ValidationError(f"target_tokens must be integers; datum {number} has {target_tokens.dtype}")
+        self._vocabulary.check(targets, f"target_tokens of datum {number}")
+        if not np.isfinite(weights.to_numpy()).all():
+            raise ValidationError(f"weights must be finite numbers; datum {number} has others")
 
     # Saving --------------------------------------------------------------------------------------
 
@@ -202,12 +223,20 @@ class TrainingClient:
         """`save_weights_for_sampler`, as a coroutine that gives the future."""
         return self.save_weights_for_sampler(*args, **kwargs)
 
-    def save_weights_and_get_sampling_client(self, name: str | None = None) -> ClientFuture[SamplingClient]:
+    def save_weights_and_get_sampling_client(
+        self,
+        name: str | None = None,
+        retry_config: Any = None,  # noqa: ARG002 - the SDK's; ours retries by rules of its own
+        record_stability_info: bool = False,  # noqa: ARG002 - the SDK's
+        kind: str = "snapshot",
+    ) -> ClientFuture[SamplingClient]:
         """Save what sampling needs, under `name` or under none, and sample from it.
 
         Raises:
-            ValidationError: the name is malformed.
+            ValidationError: the name is malformed, or `kind` is not "snapshot".
         """
+        if kind != "snapshot":
+            raise ValidationError(f'kind must be "snapshot", got {kind!r}')
         content = SaveContent() if name is None else _save_content(name, None, None)
         saved = self._run.submit(TrainingOperation.save(Kind.SAVE_FOR_SAMPLER, content))
         client: Future[SamplingClient] = Future()
@@ -224,11 +253,16 @@ class TrainingClient:
         saved.add_done_callback(on_saved)
         return ClientFuture(client)
 
-    async def save_weights_and_get_sampling_client_async(self, name: str | None = None) -> SamplingClient:
+    async def save_weights_and_get_sampling_client_async(self, *args: Any, **kwargs: Any) -> SamplingClient:
         """`save_weights_and_get_sampling_client`, awaited."""
-        return await self.save_weights_and_get_sampling_client(name)
+        return await self.save_weights_and_get_sampling_client(*args, **kwargs)
 
-    def create_sampling_client(self, model_path: str) -> ClientFuture[SamplingClient]:
+    def create_sampling_client(
+        self,
+        model_path: str,
+        retry_config: Any = None,  # noqa: ARG002 - the SDK's; ours retries by rules of its own
+        record_stability_info: bool = False,  # noqa: ARG002 - the SDK's
+    ) -> ClientFuture[SamplingClient]:
         """Sample from sampler weights saved earlier.
 
         Raises:
@@ -236,6 +270,10 @@ class TrainingClient:
         """
         path = str(CheckpointPath.parse(model_path, kind="sampler_weights"))
         return self._make_sampler(path, trained_from=self._run.config.base_model)
+
+    async def create_sampling_client_async(self, *args: Any, **kwargs: Any) -> SamplingClient:
+        """`create_sampling_client`, awaited."""
+        return await self.create_sampling_client(*args, **kwargs)
 
     def _sampler_over(self, saved: SaveWeightsForSamplerResponse) -> ClientFuture[SamplingClient]:
         return self._make_sampler(
@@ -273,9 +311,12 @@ def _save_content(
         raise ValidationError(
             f"a checkpoint name has 1 to 255 letters, digits, '_', '.' or '-', got {name!r}"
         )
-    if ttl_seconds is not None and ttl_seconds < 1:
-        raise ValidationError(f"ttl_seconds must be positive, or None for ever, got {ttl_seconds}")
-    return SaveContent(name=name, ttl_seconds=ttl_seconds, overwrite=overwrite, user_metadata=user_metadata)
+    return SaveContent(
+        name=name,
+        ttl_seconds=None if ttl_seconds is None else whole("ttl_seconds", ttl_seconds, least=1),
+        overwrite=flag("overwrite", overwrite),
+        user_metadata=metadata("user_metadata", user_metadata) or None,
+    )
 
 
 def _copy_outcome(done: "Future[Any]", to: "Future[Any]") -> None:

@@ -29,7 +29,8 @@ class CheckpointPath(msgspec.Struct, frozen=True):
         Raises:
             TinkerPathError: it is malformed or of the other kind.
         """
-        parts = path.removeprefix("tinker://").split("/") if path.startswith("tinker://") else []
+        is_path = isinstance(path, str) and path.startswith("tinker://")
+        parts = path.removeprefix("tinker://").split("/") if is_path else []
         match parts:
             case [run, found, name] if run and name and found in _KINDS:
                 if kind is not None and found != kind:

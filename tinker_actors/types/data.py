@@ -52,6 +52,10 @@ class ModelInput(msgspec.Struct, frozen=True):
         if isinstance(value, cls):
             return value
         if hasattr(value, "chunks"):
+            if not isinstance(value.chunks, Sequence):
+                raise ValidationError(
+                    f"model inputs hold a list of chunks, got {type(value.chunks).__name__}"
+                )
             for chunk in value.chunks:
                 if getattr(chunk, "type", "encoded_text") != "encoded_text" or not hasattr(chunk, "tokens"):
                     raise ValidationError(
@@ -96,7 +100,10 @@ def token_ids(tokens: Any) -> NDArray[np.int32]:
     Raises:
         ValidationError: they are not whole numbers between 0 and 2**31 - 1.
     """
-    array = np.asarray(tokens)
+    try:
+        array = np.asarray(tokens)
+    except ValueError as error:
+        raise ValidationError(f"token ids are a flat list of integers: {error}") from error
     if array.size == 0:
         return np.zeros(0, np.int32)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):

@@ -6,10 +6,12 @@ from typing import Any, Literal, Self
 import msgspec
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.types.checks import finite, whole
 
 __all__ = ["SampleResponse", "SampledSequence", "SamplingParams", "StopReason"]
 
 StopReason = Literal["stop", "length"]
+_LEAST_SEED, _MOST_SEED = -(2**63), 2**63 - 1
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,14 +31,24 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Only the likeliest tokens that together have this probability."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValidationError(f"max_tokens must be at least 1, got {self.max_tokens}")
-        if not self.temperature >= 0:
+        plain: dict[str, Any] = {
+            "temperature": finite("temperature", self.temperature),
+            "top_p": finite("top_p", self.top_p),
+            "top_k": whole("top_k", self.top_k, least=-1),
+            "stop": _stop(self.stop),
+        }
+        if self.max_tokens is not None:
+            plain["max_tokens"] = whole("max_tokens", self.max_tokens, least=1)
+        if self.seed is not None:
+            plain["seed"] = whole("seed", self.seed, least=_LEAST_SEED, most=_MOST_SEED)
+        if plain["temperature"] < 0:
             raise ValidationError(f"temperature must be 0 or more, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
+        if not 0 < plain["top_p"] <= 1:
             raise ValidationError(f"top_p must lie in (0, 1], got {self.top_p}")
-        if self.top_k < 1 and self.top_k != -1:
+        if plain["top_k"] == 0:
             raise ValidationError(f"top_k must be at least 1, or -1 for all tokens, got {self.top_k}")
+        for name, value in plain.items():
+            msgspec.structs.force_setattr(self, name, value)
 
     @classmethod
     def of(cls, value: Any) -> Self:
@@ -47,6 +59,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         if not known:
             raise ValidationError(f"sampling parameters are a SamplingParams, got {type(value).__name__}")
         return cls(**known)
+
+
+def _stop(stop: Any) -> str | list[str | int] | None:
+    if stop is None or isinstance(stop, str):
+        return stop
+    try:
+        return [one if isinstance(one, str) else whole("a stop token", one, least=0) for one in stop]
+    except TypeError as error:
+        raise ValidationError(f"stop is a string or a list of strings or token ids, got {stop!r}") from error
 
 
 class SampledSequence(msgspec.Struct, kw_only=True):

@@ -1,5 +1,7 @@
 """Arrays as the API names them: `TensorData`, a dtype and a shape over numpy."""
 
+import math
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -23,6 +25,16 @@ def _wire_dtype(array: NDArray[Any]) -> DType:
     if np.issubdtype(array.dtype, np.floating):
         return "float32"
     raise ValidationError(f"tensors hold integers or floats, got {array.dtype}; convert the values first")
+
+
+def _shaped(array: NDArray[Any], shape: Any) -> NDArray[Any]:
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError as error:
+        raise ShapeError(f"a shape is a list of whole numbers, got {shape!r}") from error
+    if min(sizes, default=0) < 0 or math.prod(sizes) != array.size:
+        raise ShapeError(f"shape {sizes} wants {math.prod(sizes)} values, got {array.size}")
+    return array.reshape(sizes)
 
 
 class TensorData:
@@ -49,6 +61,10 @@ class TensorData:
             raise ValidationError(f'tensor dtype must be "int64" or "float32", got {dtype!r}')
         if array.size == 0 and dtype is not None:
             array = array.astype(type_names[dtype])
+        if array.dtype.kind not in "biuf":
+            raise ValidationError(
+                f"tensors hold integers or floats, got {array.dtype}; convert the values first"
+            )
         name = dtype or _wire_dtype(array)
         if name == "int64" and _wire_dtype(array) != "int64":
             raise ValidationError(
@@ -56,9 +72,7 @@ class TensorData:
             )
         array = np.ascontiguousarray(array, dtype=type_names[name])
         if shape is not None:
-            if int(np.prod(shape, dtype=np.int64)) != array.size:
-                raise ShapeError(f"shape {tuple(shape)} wants {np.prod(shape)} values, got {array.size}")
-            array = array.reshape(tuple(shape))
+            array = _shaped(array, shape)
         self._array: NDArray[Any] = array
 
     @classmethod

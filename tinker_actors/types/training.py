@@ -1,11 +1,11 @@
 """What training asks for and gives back."""
 
-import math
 from typing import Any, Literal, Self
 
 import msgspec
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.types.checks import finite
 from tinker_actors.types.tensors import TensorData
 
 __all__ = [
@@ -37,9 +37,10 @@ class AdamParams(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValidationError(f"{name} must be a finite number of 0 or more, got {value!r}")
+            value = finite(name, getattr(self, name))
+            if value < 0:
+                raise ValidationError(f"{name} must be 0 or more, got {value!r}")
+            msgspec.structs.force_setattr(self, name, value)
         for name in ("beta1", "beta2"):
             if getattr(self, name) >= 1:
                 raise ValidationError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
@@ -50,6 +51,8 @@ class AdamParams(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(value, cls):
             return value
         known = {name: getattr(value, name) for name in cls.__struct_fields__ if hasattr(value, name)}
+        if not str(getattr(value, "type", "adam")).startswith("adam"):
+            raise ValidationError(f"only AdamW's parameters are known, got those of {value.type!r}")
         if "learning_rate" not in known:
             raise ValidationError(f"optimizer parameters are an AdamParams, got {type(value).__name__}")
         return cls(**known)
