@@ -2,10 +2,10 @@
 
 Run by hand, in an environment of its own:
 
-    python -m venv /tmp/torchvenv
-    /tmp/torchvenv/bin/pip install torch==2.13.0 numpy tokenizers safetensors msgspec pykka
-    /tmp/torchvenv/bin/pip install --no-deps -e .
-    OPENBLAS_NUM_THREADS=1 /tmp/torchvenv/bin/python tests/benchmarks/engine_vs_torch.py
+    python -m venv .venv-torch
+    .venv-torch/bin/pip install torch==2.13.0 numpy tokenizers safetensors msgspec pykka
+    .venv-torch/bin/pip install --no-deps -e .
+    OPENBLAS_NUM_THREADS=1 .venv-torch/bin/python tests/benchmarks/engine_vs_torch.py
 
 The engine shares a batch between two threads with one BLAS thread each, PyTorch has two threads.
 Both sides start from the same weights and adapter and see the same batches; a round is forward, backward
