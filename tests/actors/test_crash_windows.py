@@ -110,7 +110,7 @@ def test_a_start_that_fails_is_repeated(
     with client(server, None) as service:
         training = create(service)
         step(training, 0)
-        fail_once(monkeypatch, TrainingActor, "_open_journal", InjectedCrashError())
+        fail_once(monkeypatch, training_module, "open_run", InjectedCrashError())
         crash(service.address("service/session/training"))
         assert server.digest(finish(training)) == undisturbed
 
@@ -249,6 +249,35 @@ def test_a_run_that_the_service_refused_may_be_created_otherwise(
         assert server.digest(finish(create(service))) == undisturbed
     with client(server, run_dir) as service, pytest.raises(ConfigError):
         create(service, rank=8)
+
+
+@pytest.mark.parametrize("rank", [4, 8], ids=["as before", "otherwise"])
+def test_a_process_that_died_before_it_knew_its_model_is_followed_by_one_that_gets_it(
+    server: Server, run_dir: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    created = threading.Event()
+    with client(server, run_dir) as service, monkeypatch.context() as patch:
+        patch.setattr(Recovery, "_note_created", lambda *_: created.set())
+        service.create_lora_training_client("local/tiny", rank=4)  # with a seed that the runtime picks
+        assert created.wait(WAIT_S)
+    with client(server, run_dir) as service:
+        step(service.create_lora_training_client("local/tiny", rank=rank).result(WAIT_S), 0)
+
+
+def test_a_full_disk_uses_up_no_restart_of_the_session_and_of_samplers(
+    server: Server, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, failures = Store.write, iter(range(5))
+
+    def failing(*arguments: Any, **named: Any) -> None:
+        if next(failures, None) is not None:
+            raise JournalError("disk full")
+        write(*arguments, **named)
+
+    with client(server, run_dir) as service:
+        monkeypatch.setattr(Store, "write", failing)
+        sampler = service.create_sampling_client(base_model="local/tiny").result(WAIT_S)
+        assert sampler.sample([65], 1, ta.SamplingParams(max_tokens=1)).result(WAIT_S).sequences
 
 
 # Checkpoints ------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tinker_actors.errors import (
     APIResponseValidationError,
     APIStatusError,
     BadRequestError,
+    ConflictError,
     FutureExpiredError,
     NotFoundError,
     OutcomeUnknownError,
@@ -25,6 +26,8 @@ from tinker_actors.errors import (
     TinkerActorsError,
     ValidationError,
 )
+from tinker_actors.events import ModelAttached, ModelRestored, RuntimeEvent
+from tinker_actors.events import ModelCreated as ModelMade
 from tinker_actors.journal.records import CheckpointRecord, ModelRecord
 from tinker_actors.journal.replay import RestorePoint, is_tainted, restore_points
 from tinker_actors.journal.store import RunImage
@@ -51,6 +54,21 @@ class Attached:
     """Why it is another model than before; None where it is not."""
     is_fresh: bool
     """Whether it was created just now, and not from a checkpoint."""
+
+    def event(self, count: int) -> RuntimeEvent:
+        """What there is to tell of it; `count` operations are sent to it, or sent again."""
+        run, model_id = self.model.run, self.model.model_id or ""
+        if self.restored_because is not None:
+            return ModelRestored(
+                run=run,
+                model_id=model_id,
+                checkpoint=self.model.checkpoint,
+                replayed=count,
+                reason=self.restored_because,
+            )
+        if self.is_fresh:
+            return ModelMade(run=run, model_id=model_id)
+        return ModelAttached(run=run, model_id=model_id, sent_again=count)
 
 
 class _Step(msgspec.Struct, frozen=True):
@@ -252,8 +270,8 @@ class Recovery:
         model = self._model
         if name == "probe" and isinstance(error, NotFoundError):
             self.restore("the service no longer has its model")
-        elif name == "create" and isinstance(error, FutureExpiredError):
-            self.restore("its session is gone")
+        elif name == "create" and isinstance(error, FutureExpiredError | ConflictError):
+            self.restore(f"the service does not make it under these ids ({error})")
         elif name == "create" and model is not None and model.checkpoint is not None:
             self._pass_over(model, error)
         elif name == "create" and isinstance(error, APIStatusError | RequestFailedError):

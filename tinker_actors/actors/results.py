@@ -12,9 +12,11 @@ from tinker_actors.api.training import SaveContent
 from tinker_actors.journal.exports import Line, checkpoint_line, metrics_line
 from tinker_actors.journal.history import StepRecord, step_metrics
 from tinker_actors.journal.records import CheckpointRecord, Kind, OperationRecord, PartRecord, Record, State
+from tinker_actors.journal.replay import steps_done
+from tinker_actors.journal.store import RunImage
 from tinker_actors.wire.calls import Answer
 
-__all__ = ["Conclusion", "Progress", "conclude", "digest_of", "recorded_result"]
+__all__ = ["Conclusion", "Progress", "conclude", "digest_of", "progress_of", "recorded_result"]
 
 
 class Progress(msgspec.Struct):
@@ -26,6 +28,21 @@ class Progress(msgspec.Struct):
     """Place of the last of them; 0 before the first."""
     summaries: list[dict[str, float]] = msgspec.field(default_factory=list)
     """Metrics of the forward_backwards since then."""
+
+
+def progress_of(image: RunImage) -> Progress:
+    """Where the journal says that a run stands."""
+    covered = max((checkpoint.place for checkpoint in image.checkpoints), default=0)
+    progress = Progress(steps_done(image), covered)
+    for operation in image.operations:
+        if operation.state != State.DONE:
+            continue
+        if operation.kind == Kind.OPTIM_STEP:
+            progress.step_place = operation.place
+            progress.summaries.clear()
+        elif operation.kind == Kind.FORWARD_BACKWARD and operation.summary:
+            progress.summaries.append(msgspec.json.decode(operation.summary))
+    return progress
 
 
 @dataclass(frozen=True, slots=True)

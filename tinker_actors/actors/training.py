@@ -9,14 +9,15 @@ from typing import Any
 
 import msgspec
 
-from tinker_actors.actors.failures import error_summary, open_void, recorded_error, step_void
+from tinker_actors.actors.failures import error_summary, open_void, step_void
 from tinker_actors.actors.intake import Intake, parts_of
-from tinker_actors.actors.journal import Append, DropContents, LoadRun
+from tinker_actors.actors.journal import Append, DropContents
+from tinker_actors.actors.opening import load_run, open_run, settle_recorded
 from tinker_actors.actors.outbox import Outbox, Part, Pending
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.recovery import Attached, Recovery
-from tinker_actors.actors.results import Conclusion, Progress, conclude, digest_of, recorded_result
-from tinker_actors.actors.run import Run, RunConfig, call_for, expectation_of
+from tinker_actors.actors.results import Conclusion, Progress, conclude, digest_of, progress_of
+from tinker_actors.actors.run import Run, call_for, expectation_of
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
 from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send
 from tinker_actors.config import LOCAL
@@ -39,19 +40,16 @@ from tinker_actors.events import (
     CheckpointSaved,
     GradientDropped,
     JournalParked,
-    ModelAttached,
-    ModelCreated,
-    ModelRestored,
     RunHalted,
     StepDone,
     StepVoided,
 )
 from tinker_actors.journal import replay
-from tinker_actors.journal.records import Kind, OperationRecord, Record, RunRecord, State
+from tinker_actors.journal.records import Kind, OperationRecord, Record, State
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Reply, SupervisedActor
 from tinker_actors.types import GetInfoResponse
-from tinker_actors.wire.calls import Answer, json_body
+from tinker_actors.wire.calls import Answer
 
 __all__ = ["Drain", "TrainingActor", "Woken"]
 
@@ -117,14 +115,14 @@ class TrainingActor(SupervisedActor):
             refused=self._close,
         )
         try:
-            image = self._open_journal()
+            image = open_run(self._run, self._journal)
         except ConfigError as error:
             self._close(error)
             return
         self._intake = Intake(self._run, self._published, self._journal, image.last_place)
         self._intake.open_void = open_void(image, self._run.submissions)
         self._note(image)
-        self._settle_recorded(image)
+        settle_recorded(self._run, image)
         address = self.context.address(self.context.path)
         self._run.submissions.bind(lambda: address.tell(Woken()))
         self._run.submissions.restart(
@@ -175,58 +173,14 @@ class TrainingActor(SupervisedActor):
 
     # Starting ------------------------------------------------------------------------------------
 
-    def _open_journal(self) -> RunImage:
-        """The run as the journal has it; one that is not there is noted.
-
-        Raises:
-            ConfigError: it was created otherwise than it is asked for now.
-        """
-        run = self._run
-        image: RunImage | None = self._journal.call(LoadRun(run.name))
-        if image is None or not any(model.model_id for model in image.models):  # nothing came of it yet
-            self._journal.call(Append((RunRecord(run=run.name, config=json_body(run.config.seeded())),)))
-            image = self._load()
-        recorded = msgspec.json.decode(image.run.config, type=RunConfig)
-        run.config.check_resumes(run.name, recorded)
-        run.config = recorded
-        run.resume(image)
-        return image
-
     def _load(self) -> RunImage:
-        image: RunImage | None = self._journal.call(LoadRun(self._run.name))
-        assert image is not None  # noqa: S101 - noted when the actor started
-        return image
+        return load_run(self._run, self._journal)
 
     def _note(self, image: RunImage) -> None:
-        """Where the journal says the run stands."""
-        covered = max((checkpoint.place for checkpoint in image.checkpoints), default=0)
-        self._progress = Progress(replay.steps_done(image), covered)
-        for operation in image.operations:
-            if operation.state == State.DONE and operation.kind == Kind.OPTIM_STEP:
-                self._progress.step_place = operation.place
-                self._progress.summaries.clear()
-            elif (
-                operation.state == State.DONE
-                and operation.kind == Kind.FORWARD_BACKWARD
-                and operation.summary
-            ):
-                self._progress.summaries.append(msgspec.json.decode(operation.summary))
+        self._progress = progress_of(image)
         self._saved_steps = max(
             (checkpoint.step for checkpoint in image.checkpoints if checkpoint.usable), default=0
         )
-
-    def _settle_recorded(self, image: RunImage) -> None:
-        """Futures whose operations ended, while a predecessor died before it could settle them."""
-        parts = parts_of(image)
-        for operation in image.operations:
-            if not self._run.submissions.is_open(operation.ticket):
-                continue
-            match operation.state:
-                case State.DONE:
-                    value = recorded_result(operation, parts[operation.place])
-                    self._run.submissions.settle(operation.ticket, value)
-                case State.FAILED | State.VOID:
-                    self._run.submissions.fail(operation.ticket, recorded_error(operation))
 
     def _serve_model(self, attached: Attached) -> None:
         """The run has a model: send it what it lacks, then what is new."""
@@ -251,26 +205,8 @@ class TrainingActor(SupervisedActor):
         if fresh:
             self._journal.call(Append(tuple(fresh)))
         self._outbox, self._info = outbox, attached.info
-        self._tell_attached(attached, len(lacking))
+        self.context.emit(attached.event(len(lacking)))
         self._go_on()
-
-    def _tell_attached(self, attached: Attached, count: int) -> None:
-        run, model = self._run.name, attached.model
-        model_id = model.model_id or ""
-        if attached.restored_because is not None:
-            self.context.emit(
-                ModelRestored(
-                    run=run,
-                    model_id=model_id,
-                    checkpoint=model.checkpoint,
-                    replayed=count,
-                    reason=attached.restored_because,
-                )
-            )
-        elif attached.is_fresh:
-            self.context.emit(ModelCreated(run=run, model_id=model_id))
-        else:
-            self.context.emit(ModelAttached(run=run, model_id=model_id, sent_again=count))
 
     # Sending -------------------------------------------------------------------------------------
 

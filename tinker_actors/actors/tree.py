@@ -11,9 +11,12 @@ from tinker_actors.actors.service import NamedChildren, ServiceActor
 from tinker_actors.actors.session import SessionActor
 from tinker_actors.actors.training import TrainingActor
 from tinker_actors.actors.transport import TransportActor
+from tinker_actors.errors import JournalError
 from tinker_actors.supervision import Backoff, ChildSpec, Kind, OnPending, Restart, Strategy, Supervisor
 
 __all__ = ["sampler_spec", "service_spec", "training_spec"]
+
+_BACKOFF = Backoff(base_s=0.05, cap_s=5.0)
 
 
 def service_spec(published: Published) -> ChildSpec:
@@ -33,7 +36,9 @@ def service_spec(published: Published) -> ChildSpec:
 def _session(published: Published) -> Supervisor:
     """A session that was replaced ends `heartbeat`, so that what lives in it is restarted, too."""
     children = [
-        ChildSpec("heartbeat", partial(SessionActor, published)),
+        ChildSpec(
+            "heartbeat", partial(SessionActor, published), backoff=_BACKOFF, free_causes=(JournalError,)
+        ),
         ChildSpec("training", partial(NamedChildren, published), kind=Kind.SUPERVISOR),
         ChildSpec("sampling", partial(NamedChildren, published), kind=Kind.SUPERVISOR),
     ]
@@ -46,7 +51,7 @@ def training_spec(run: Run, published: Published) -> ChildSpec:
         f"training:{run.name}",
         partial(TrainingActor, run, published),
         restart=Restart.TRANSIENT,
-        backoff=Backoff(base_s=0.05, cap_s=5.0),
+        backoff=_BACKOFF,
     )
 
 
@@ -56,5 +61,6 @@ def sampler_spec(sampler: Sampler, published: Published) -> ChildSpec:
         f"sampling:{sampler.name}",
         partial(SamplingActor, sampler, published),
         restart=Restart.TRANSIENT,
-        backoff=Backoff(base_s=0.05, cap_s=5.0),
+        backoff=_BACKOFF,
+        free_causes=(JournalError,),
     )

@@ -1,0 +1,61 @@
+"""How a training actor begins: the run as the journal has it, and what its predecessors could not hand over."""
+
+import msgspec
+
+from tinker_actors.actors.failures import recorded_error
+from tinker_actors.actors.intake import parts_of
+from tinker_actors.actors.journal import Append, LoadRun
+from tinker_actors.actors.results import recorded_result
+from tinker_actors.actors.run import Run, RunConfig
+from tinker_actors.errors import ConfigError
+from tinker_actors.journal.records import RunRecord, State
+from tinker_actors.journal.store import RunImage
+from tinker_actors.supervision import Address
+from tinker_actors.wire.calls import json_body
+
+__all__ = ["load_run", "open_run", "settle_recorded"]
+
+
+def load_run(run: Run, journal: Address) -> RunImage:
+    """The run as the journal has it, once it was opened."""
+    image: RunImage | None = journal.call(LoadRun(run.name))
+    assert image is not None  # noqa: S101 - noted when it was opened
+    return image
+
+
+def open_run(run: Run, journal: Address) -> RunImage:
+    """The run as the journal has it; one that is not there, or that nothing came of, is noted.
+
+    Raises:
+        ConfigError: it was created otherwise than it is asked for now.
+    """
+    image: RunImage | None = journal.call(LoadRun(run.name))
+    recorded = None if image is None else msgspec.json.decode(image.run.config, type=RunConfig)
+    try:
+        if recorded is not None:
+            run.config.check_resumes(run.name, recorded)
+    except ConfigError:
+        if image is not None and any(model.model_id for model in image.models):
+            raise
+        recorded = None  # the service refused it, or never answered
+    if image is None or recorded is None:
+        recorded = run.config.seeded()
+        journal.call(Append((RunRecord(run=run.name, config=json_body(recorded)),)))
+        image = load_run(run, journal)
+    run.config = recorded
+    run.resume(image)
+    return image
+
+
+def settle_recorded(run: Run, image: RunImage) -> None:
+    """Settle the futures whose operations ended, while a predecessor died before it could do so."""
+    parts = parts_of(image)
+    for operation in image.operations:
+        if not run.submissions.is_open(operation.ticket):
+            continue
+        match operation.state:
+            case State.DONE:
+                value = recorded_result(operation, parts[operation.place])
+                run.submissions.settle(operation.ticket, value)
+            case State.FAILED | State.VOID:
+                run.submissions.fail(operation.ticket, recorded_error(operation))
