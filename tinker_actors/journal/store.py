@@ -42,7 +42,7 @@ class RunImage(msgspec.Struct, kw_only=True):
     parts: list[PartRecord]
     """Their requests, in order."""
     sends: list[SendRecord]
-    """What was sent to the latest generation."""
+    """What was sent to the latest generation: of these operations, and the last whatever it was."""
     checkpoints: list[CheckpointRecord]
     """All, oldest first."""
     earlier_steps: int
@@ -203,11 +203,18 @@ class Store:
             models=models,
             operations=self._select(OperationRecord, "run = ? AND place > ? ORDER BY place", run, since),
             parts=self._select(PartRecord, "run = ? AND place > ? ORDER BY place, part", run, since),
-            sends=self._select(SendRecord, "run = ? AND generation = ? ORDER BY seq_id", run, generation),
+            sends=self._sends(run, generation, since),
             checkpoints=checkpoints,
             earlier_steps=int(steps),
             last_place=int(last),
         )
+
+    def _sends(self, run: str, generation: int, since: int) -> list[SendRecord]:
+        """Those behind `since`, and the last one whatever its place: a long run has too many to read them all."""
+        of_model = "run = ? AND generation = ?"
+        last = f"SELECT max(seq_id) FROM sends WHERE {of_model}"  # noqa: S608 - our own names
+        where = f"{of_model} AND (place > ? OR seq_id = ({last})) ORDER BY seq_id"
+        return self._select(SendRecord, where, run, generation, since, run, generation)
 
     def _select(self, kind: type[R], where: str, *values: Any) -> list[R]:
         columns = ", ".join(kind.__struct_fields__)
