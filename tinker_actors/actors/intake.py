@@ -23,19 +23,12 @@ from tinker_actors.journal.records import (
     Record,
     State,
 )
+from tinker_actors.journal.replay import parts_of
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Address
 from tinker_actors.wire.calls import json_body
 
-__all__ = ["Intake", "parts_of"]
-
-
-def parts_of(image: RunImage) -> dict[int, list[PartRecord]]:
-    """The requests of each operation, by place."""
-    parts: dict[int, list[PartRecord]] = {}
-    for part in image.parts:
-        parts.setdefault(part.place, []).append(part)
-    return parts
+__all__ = ["Intake"]
 
 
 @dataclass(slots=True)

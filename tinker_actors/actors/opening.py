@@ -3,12 +3,12 @@
 import msgspec
 
 from tinker_actors.actors.failures import recorded_error
-from tinker_actors.actors.intake import parts_of
 from tinker_actors.actors.journal import Append, LoadRun
 from tinker_actors.actors.results import recorded_result
 from tinker_actors.actors.run import Run, RunConfig
 from tinker_actors.errors import ConfigError
 from tinker_actors.journal.records import RunRecord, State
+from tinker_actors.journal.replay import parts_of
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Address
 from tinker_actors.wire.calls import json_body

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tinker_actors.actors.failures import error_summary, open_void, step_void
-from tinker_actors.actors.intake import Intake, parts_of
+from tinker_actors.actors.intake import Intake
 from tinker_actors.actors.journal import Append, DropContents
 from tinker_actors.actors.opening import load_run, open_run, settle_recorded
 from tinker_actors.actors.outbox import Outbox, Part, Pending
@@ -187,7 +187,7 @@ class TrainingActor(SupervisedActor):
         image = self._load()
         self._note(image)
         outbox = Outbox(attached.model, replay.next_seq_id(image.sends))
-        parts = parts_of(image)
+        parts = replay.parts_of(image)
         sent = {(send.place, send.part): send for send in image.sends}
         fresh: list[Record] = []
         lacking = replay.outstanding(image, attached.model)

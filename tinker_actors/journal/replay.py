@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, SendRecord, State
+from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, PartRecord, SendRecord, State
 from tinker_actors.journal.store import RunImage
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "is_tainted",
     "next_seq_id",
     "outstanding",
+    "parts_of",
     "restore_points",
     "step_of",
     "steps_done",
@@ -60,14 +61,14 @@ def outstanding(image: RunImage, model: ModelRecord) -> list[OperationRecord]:
         model: the run's latest.
     """
     ended = _ended(image.sends)
-    parts = _parts_by_place(image)
+    parts = parts_of(image)
     wanted = []
     for operation in image.operations:
         if operation.place <= model.base_place or operation.state not in (State.PLACED, State.DONE):
             continue
         if not Kind(operation.kind).changes_the_model and operation.state == State.DONE:
             continue
-        if any((operation.place, part) not in ended for part in parts.get(operation.place, ())):
+        if any((operation.place, one.part) not in ended for one in parts.get(operation.place, ())):
             wanted.append(operation)
     return wanted
 
@@ -76,10 +77,11 @@ def _ended(sends: Iterable[SendRecord]) -> set[tuple[int, int]]:
     return {(send.place, send.part) for send in sends if send.ended}
 
 
-def _parts_by_place(image: RunImage) -> dict[int, list[int]]:
-    parts: dict[int, list[int]] = {}
+def parts_of(image: RunImage) -> dict[int, list[PartRecord]]:
+    """The requests of each operation, by place."""
+    parts: dict[int, list[PartRecord]] = {}
     for part in image.parts:
-        parts.setdefault(part.place, []).append(part.part)
+        parts.setdefault(part.place, []).append(part)
     return parts
 
 
