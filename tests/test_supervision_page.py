@@ -13,7 +13,6 @@ from tinker_actors.actors.tree import service_spec
 from tinker_actors.supervision import (
     ChildInfo,
     ChildSpec,
-    DynamicSupervisor,
     Kind,
     Supervisor,
     TreeNode,
@@ -81,7 +80,7 @@ def supervisors(spec: ChildSpec) -> Iterator[tuple[str, Supervisor]]:
     actor = spec.start()
     if isinstance(actor, Supervisor):
         yield spec.id, actor
-        for child in actor._specs:
+        for child in actor.specs:
             if child.kind is Kind.SUPERVISOR:
                 yield from supervisors(child)
 
@@ -91,6 +90,6 @@ def test_the_drawing_says_how_supervisors_restart(service: ta.ServiceClient) -> 
     found = dict(supervisors(service_spec(service._runtime.published)))
     assert set(found) == {node.id for node in nodes(service.tree()) if node.kind is Kind.SUPERVISOR}
     for name, actor in found.items():
-        kind = "dynamic" if isinstance(actor, DynamicSupervisor) else actor._strategy
-        budget = actor._budget
-        assert notes[name] == f"{kind}, {budget.max_restarts} restarts in {budget.within_s:g} s"
+        flags = actor.flags
+        kind = "dynamic" if flags.is_dynamic else flags.strategy
+        assert notes[name] == f"{kind}, {flags.max_restarts} restarts in {flags.within_s:g} s"

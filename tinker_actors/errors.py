@@ -24,6 +24,8 @@ TinkerActorsError
     ├── NotDeliveredError                       no handler ran: safe to repeat
     │   └── MailboxFullError                    the mailbox was at its bound
     ├── OutcomeUnknownError                     a handler had begun; the outcome is not known
+    ├── PoisonedError                           the same message ended its receiver too often: not handled again
+    ├── FencedError                             this actor was given up; another serves in its place
     ├── CommandRefusedError                     a supervisor cannot do that to this child now
     ├── HandleClosedError                       the actor was deleted for good
     ├── StartFailedError                        an actor did not start
@@ -50,6 +52,7 @@ __all__ = [
     "CommandRefusedError",
     "ConfigError",
     "ConflictError",
+    "FencedError",
     "ForkedProcessError",
     "FutureExpiredError",
     "HandleClosedError",
@@ -60,6 +63,7 @@ __all__ = [
     "NotFoundError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
+    "PoisonedError",
     "RateLimitError",
     "RequestFailedError",
     "RunHaltedError",
@@ -233,6 +237,21 @@ class MailboxFullError(NotDeliveredError):
 
 class OutcomeUnknownError(TinkerActorsError):
     """A handler had begun when the actor ended or the deadline passed."""
+
+
+class PoisonedError(TinkerActorsError):
+    """Messages with this key ended their receiver too often; this one was not handled."""
+
+    attempts: int
+    """How many incarnations they cost."""
+
+    def __init__(self, message: str, *, attempts: int) -> None:
+        super().__init__(message)
+        self.attempts = attempts
+
+
+class FencedError(TinkerActorsError):
+    """The actor whose thread this is was given up, and what it does has no effect any more."""
 
 
 class CommandRefusedError(TinkerActorsError):

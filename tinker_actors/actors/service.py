@@ -27,4 +27,4 @@ class NamedChildren(DynamicSupervisor):
 
     def on_start(self) -> None:
         for spec in self._published.children(self.context.path):
-            self.context.me.ask(StartChild(spec))
+            self.context.me.ask(StartChild(spec, retries=True))

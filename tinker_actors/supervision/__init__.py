@@ -1,6 +1,6 @@
 """An OTP-like supervision kit on Pykka: child specs, supervisors, addresses, events. Knows nothing of Tinker."""
 
-from tinker_actors.supervision.actor import Context, SupervisedActor
+from tinker_actors.supervision.actor import SupervisedActor
 from tinker_actors.supervision.address import Address
 from tinker_actors.supervision.backoff import Backoff
 from tinker_actors.supervision.clock import Clock, MonotonicClock, Timer
@@ -9,11 +9,13 @@ from tinker_actors.supervision.commands import (
     ChildInfo,
     CountChildren,
     DeleteChild,
+    GetChildSpec,
     RestartChild,
     StartChild,
     TerminateChild,
     WhichChildren,
 )
+from tinker_actors.supervision.context import Context
 from tinker_actors.supervision.dynamic import DynamicSupervisor
 from tinker_actors.supervision.events import (
     ChildAbandoned,
@@ -27,30 +29,43 @@ from tinker_actors.supervision.events import (
     Escalated,
     Event,
     EventStream,
+    Poisoned,
     ShutdownBegan,
     ShutdownEnded,
+    StallWarning,
     ZombieEnded,
 )
 from tinker_actors.supervision.exits import (
+    IGNORED,
     NORMAL,
     Error,
     ExitReason,
+    Ignored,
     Killed,
     Normal,
     Shutdown,
     ShutdownWith,
+    Stalled,
     StartFailed,
     Stop,
 )
+from tinker_actors.supervision.flags import SupervisorFlags
+from tinker_actors.supervision.gates import Gate
+from tinker_actors.supervision.mailbox import Depths
+from tinker_actors.supervision.monitors import Down, Monitor, Scope
+from tinker_actors.supervision.proxy import Proxy
 from tinker_actors.supervision.replies import Reply
-from tinker_actors.supervision.specs import ChildSpec, Kind, OnPending, Restart, Strategy
+from tinker_actors.supervision.runtime import Zombie
+from tinker_actors.supervision.specs import AutoShutdown, ChildSpec, Kind, OnPending, Restart, Strategy
 from tinker_actors.supervision.supervisor import Supervisor
 from tinker_actors.supervision.tree import ActorTree, TreeNode
 
 __all__ = [
+    "IGNORED",
     "NORMAL",
     "ActorTree",
     "Address",
+    "AutoShutdown",
     "Backoff",
     "ChildAbandoned",
     "ChildCounts",
@@ -66,6 +81,8 @@ __all__ = [
     "CountChildren",
     "DeadLetter",
     "DeleteChild",
+    "Depths",
+    "Down",
     "DynamicSupervisor",
     "Error",
     "ErrorContained",
@@ -73,27 +90,38 @@ __all__ = [
     "Event",
     "EventStream",
     "ExitReason",
+    "Gate",
+    "GetChildSpec",
+    "Ignored",
     "Killed",
     "Kind",
+    "Monitor",
     "MonotonicClock",
     "Normal",
     "OnPending",
+    "Poisoned",
+    "Proxy",
     "Reply",
     "Restart",
     "RestartChild",
+    "Scope",
     "Shutdown",
     "ShutdownBegan",
     "ShutdownEnded",
     "ShutdownWith",
+    "StallWarning",
+    "Stalled",
     "StartChild",
     "StartFailed",
     "Stop",
     "Strategy",
     "SupervisedActor",
     "Supervisor",
+    "SupervisorFlags",
     "TerminateChild",
     "Timer",
     "TreeNode",
     "WhichChildren",
+    "Zombie",
     "ZombieEnded",
 ]

@@ -42,10 +42,6 @@ class RestartBudget:
     """A sliding window that admits `max_restarts` restarts within `within_s` seconds."""
 
     def __init__(self, max_restarts: int, within_s: float) -> None:
-        if max_restarts < 0:
-            raise ConfigError(f"max_restarts must be 0 or more, got {max_restarts}")
-        if not within_s > 0:
-            raise ConfigError(f"within_s must be positive, got {within_s}")
         self.max_restarts = max_restarts
         self.within_s = within_s
         self._spent: deque[tuple[float, BaseException | None]] = deque()
@@ -59,6 +55,11 @@ class RestartBudget:
             self._spent.popleft()
         self._spent.append((now, cause))
         return len(self._spent) <= self.max_restarts
+
+    @property
+    def spent(self) -> int:
+        """How many restarts the window held when the last one was taken."""
+        return len(self._spent)
 
     @property
     def first_cause(self) -> BaseException | None:

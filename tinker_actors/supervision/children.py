@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tinker_actors.errors import ConfigError, StartFailedError
+from tinker_actors.errors import StartFailedError
 from tinker_actors.supervision.address import Address
 from tinker_actors.supervision.backoff import RestartBudget
 from tinker_actors.supervision.events import (
@@ -18,13 +18,28 @@ from tinker_actors.supervision.events import (
     ChildStartFailed,
     Escalated,
     Event,
-    ZombieEnded,
 )
-from tinker_actors.supervision.exits import ExitReason, Killed, Shutdown, StartFailed, cause_of
+from tinker_actors.supervision.exits import ExitReason, Ignored, Killed, Shutdown, StartFailed, cause_of
+from tinker_actors.supervision.flags import SupervisorFlags
+from tinker_actors.supervision.gates import Gate
 from tinker_actors.supervision.lifecycle import Child, Lifecycle
 from tinker_actors.supervision.names import Slot, State
-from tinker_actors.supervision.signals import Exited, RetryDue, Started, StartTimedOut, StopTimedOut
-from tinker_actors.supervision.specs import ChildSpec, Restart, Strategy, affected, comes_back
+from tinker_actors.supervision.signals import (
+    Exited,
+    RetryDue,
+    StallDetected,
+    Started,
+    StartTimedOut,
+    StopTimedOut,
+)
+from tinker_actors.supervision.specs import (
+    AutoShutdown,
+    ChildSpec,
+    Restart,
+    Strategy,
+    affected,
+    comes_back,
+)
 
 __all__ = ["Children", "Plan"]
 
@@ -41,6 +56,8 @@ class Plan:
     """The child whose backoff passes between the stops and the starts."""
     delay_s: float = 0.0
     """That backoff."""
+    gate: Gate | None = None
+    """What it waits for instead of a time."""
     awaited: Child | None = None
     """The child whose next signal lets the plan go on."""
 
@@ -52,10 +69,7 @@ class Children:
         self,
         lifecycle: Lifecycle,
         home: Slot,
-        *,
-        strategy: Strategy,
-        budget: RestartBudget,
-        is_dynamic: bool = False,
+        flags: SupervisorFlags,
     ) -> None:
         self.verdict: ExitReason | None = None
         """Set once the supervisor must end itself."""
@@ -65,13 +79,13 @@ class Children:
         """Whether the supervisor ends: nothing is started any more."""
         self.table: dict[str, Child] = {}
         """In start order."""
-        self.is_dynamic = is_dynamic
+        self.flags = flags
         self.lifecycle = lifecycle
         self.plan: Plan | None = None
+        self.path = home.path
         self._home = home
         self._runtime = lifecycle.runtime
-        self._strategy = strategy
-        self._budget = budget
+        self._budget = RestartBudget(flags.max_restarts, flags.within_s)
         self._deadline = math.inf
 
     # The supervisor's own life.
@@ -105,7 +119,7 @@ class Children:
             if child.incarnation is None:
                 self.rest(child)
         self.plan = Plan(to_stop=alive[::-1])
-        if self.is_dynamic:
+        if self.flags.is_dynamic:
             for child in alive:
                 self.stop(child)
         self.advance()
@@ -146,12 +160,8 @@ class Children:
     def on_exited(self, signal: Exited) -> None:
         """An incarnation ended; stale ones are only noted."""
         child = self._current(signal.id, signal.epoch)
-        if child is None:
-            path = f"{self._home.path}/{signal.id}"
-            self._runtime.abandoned.pop((path, signal.epoch), None)
-            self._publish(ZombieEnded(path=path, epoch=signal.epoch))
-            return
-        self._ended(child, signal.reason)
+        if child is not None:
+            self._ended(child, signal.reason)
 
     def on_start_timed_out(self, signal: StartTimedOut) -> None:
         """A child did not start in time."""
@@ -173,6 +183,13 @@ class Children:
         limit_s = child.spec.shutdown_limit_s
         self.lifecycle.abandon(child, child.incarnation, limit_s)
         self._ended(child, Killed(limit_s))
+
+    def on_stall_detected(self, signal: StallDetected) -> None:
+        """A handler of a child does not return."""
+        child = self._current(signal.id, signal.epoch)
+        if child is not None and child.incarnation is not None and child.slot.state is State.RUNNING:
+            self.lifecycle.abandon(child, child.incarnation, signal.after_s)
+            self._ended(child, signal.reason)
 
     def on_retry_due(self, signal: RetryDue) -> None:
         """A pause is over."""
@@ -210,7 +227,7 @@ class Children:
                     self.stop(child)
             elif plan.paused is not None:
                 if plan.paused.slot.state is not State.BACKING_OFF:
-                    self.lifecycle.pause(plan.paused, plan.delay_s)
+                    self.lifecycle.pause(plan.paused, plan.delay_s, plan.gate)
                 return
             elif plan.to_start and not self.is_stopping:
                 plan.awaited = child = plan.to_start.pop(0)
@@ -232,19 +249,20 @@ class Children:
     def _ended(self, child: Child, reason: ExitReason) -> None:
         was_asked = child.slot.state is State.STOPPING
         epoch = child.slot.epoch
-        if not child.is_up and not was_asked and not isinstance(reason, StartFailed):
+        if not child.is_up and not was_asked and not isinstance(reason, StartFailed | Ignored):
             reason = StartFailed(
                 cause_of(reason) or RuntimeError(f"{child.slot.path} ended while it started")
             )
         self.lifecycle.ended(child)
-        child.slot.last_exit = reason
+        child.slot.ended(epoch, reason)
         if not was_asked:
             child.slot.shut(State.PENDING, parks=True)
         path = child.slot.path
         if isinstance(reason, StartFailed):
             self._publish(ChildStartFailed(path=path, epoch=epoch, error=reason.error))
         else:
-            self._publish(ChildExited(path=path, epoch=epoch, reason=reason, expected=was_asked))
+            expected = was_asked or isinstance(reason, Ignored)
+            self._publish(ChildExited(path=path, epoch=epoch, reason=reason, expected=expected))
         if was_asked or self.is_stopping or (self.plan is not None and child in self.plan.to_stop):
             self.rest(child)
             self._go_on_after(child)
@@ -257,7 +275,7 @@ class Children:
         child.on_start_failure = "decide"
         if self.is_stopping:
             child.slot.shut(State.STOPPED, parks=True)
-        elif self.is_dynamic or child.spec.restart is Restart.TEMPORARY:
+        elif self.flags.is_dynamic or child.spec.restart is Restart.TEMPORARY:
             self.delete(child)
         elif self.plan is not None and child in self.plan.to_start:
             child.slot.shut(State.PENDING, parks=True)
@@ -274,9 +292,12 @@ class Children:
 
     def _decide(self, child: Child, reason: ExitReason) -> None:
         failed_start = isinstance(reason, StartFailed)
-        if isinstance(reason, StartFailed) and child.starter is not None:
-            starter, child.starter = child.starter, None
-            starter.fail(start_failure(child.slot.path, reason.error))
+        starter, child.starter = child.starter, None
+        if starter is not None:
+            if isinstance(reason, StartFailed):
+                starter.fail(start_failure(child.slot.path, reason.error))
+            else:
+                starter.set(None)  # ignored: there is nobody to give the address of
         fate, child.on_start_failure = child.on_start_failure, "decide"
         if failed_start and fate == "delete":
             self.delete(child)
@@ -289,19 +310,37 @@ class Children:
         elif comes_back(child.spec.restart, reason):
             self._restart(child, reason)
             return
-        elif self.is_dynamic or child.spec.restart is Restart.TEMPORARY:
-            self.delete(child)
         else:
-            child.slot.shut(State.DOWN, parks=False)
+            if self.flags.is_dynamic or child.spec.restart is Restart.TEMPORARY:
+                self.delete(child)
+            else:
+                child.slot.shut(State.DOWN, parks=False)
+            if not isinstance(reason, Ignored):
+                self._mind_significance(child)
         self._go_on_after(child)
+
+    def _mind_significance(self, child: Child) -> None:
+        """End the supervisor if a significant child's own end for good asks for it."""
+        if not child.spec.significant:
+            return
+        others = [
+            one for one in self.table.values() if one.spec.significant and one.slot.state is not State.DOWN
+        ]
+        if self.flags.auto_shutdown is AutoShutdown.ANY_SIGNIFICANT or not others:
+            self.verdict = Shutdown(f"{child.slot.path} ended, and it was significant")
 
     def _restart(self, child: Child, reason: ExitReason) -> None:
         now = self._runtime.clock.now()
         cause = cause_of(reason)
         is_free = isinstance(cause, child.spec.free_causes)
-        if not is_free and not self._budget.spend(now, cause):
-            self._give_up(child, cause)
+        if self._zombies() > self.flags.max_zombies:
+            self._give_up(child, cause, f"more than {self.flags.max_zombies} threads left behind")
             return
+        if not is_free and not self._budget.spend(now, cause):
+            limit = f"more than {self.flags.max_restarts} restarts within {self.flags.within_s:g} s"
+            self._give_up(child, cause, limit)
+            return
+        self._home.restarts_in_window = self._budget.spent
         if now - child.running_since >= child.spec.backoff.stable_after_s:
             child.failures = 0
         child.running_since = math.inf
@@ -309,22 +348,29 @@ class Children:
         delay_s = child.spec.backoff.delay_s(child.failures, rng)
         child.failures += 1
         child.slot.restarts += 1
-        if self.is_dynamic or self._strategy is Strategy.ONE_FOR_ONE:
+        gate = child.spec.gate if is_free else None
+        epoch = child.slot.epoch
+        if self.flags.is_dynamic or self.flags.strategy is Strategy.ONE_FOR_ONE:
             if delay_s > 0:
-                self.lifecycle.pause(child, delay_s)
+                self.lifecycle.pause(child, delay_s, gate)
             else:
                 self.lifecycle.launch(child)
         else:
-            self._restart_group(child, delay_s)
+            self._restart_group(child, delay_s, gate)
         self._publish(
             ChildRestarting(
-                path=child.slot.path, delay_s=delay_s, restarts=child.slot.restarts, reason=reason
+                path=child.slot.path,
+                epoch=epoch,
+                delay_s=delay_s,
+                restarts=child.slot.restarts,
+                in_window=self._budget.spent,
+                reason=reason,
             )
         )
 
-    def _restart_group(self, failed: Child, delay_s: float) -> None:
+    def _restart_group(self, failed: Child, delay_s: float, gate: Gate | None) -> None:
         """Replace the plan by one that stops and starts everybody concerned by it or by this failure."""
-        ids = set(affected(self._strategy, list(self.table), failed.spec.id))
+        ids = set(affected(self.flags.strategy, list(self.table), failed.spec.id))
         if self.plan is not None:
             under_way = [*self.plan.to_stop, *self.plan.to_start, self.plan.awaited, self.plan.paused]
             ids.update(child.spec.id for child in under_way if child is not None)
@@ -341,13 +387,17 @@ class Children:
             to_start=to_start,
             paused=failed if delay_s > 0 else None,
             delay_s=delay_s,
+            gate=gate,
         )
         self.advance()
 
-    def _give_up(self, child: Child, cause: BaseException | None) -> None:
-        limit = f"more than {self._budget.max_restarts} restarts within {self._budget.within_s:g} s"
+    def _zombies(self) -> int:
+        """How many threads of its children this supervisor, or one before it, has left behind."""
+        return sum(path.rpartition("/")[0] == self._home.path for path, _ in self._runtime.zombies)
+
+    def _give_up(self, child: Child, cause: BaseException | None, limit: str) -> None:
         child.slot.shut(State.STOPPED, parks=True)
-        self.verdict = Shutdown(limit, cause=self._budget.first_cause, last=cause)
+        self.verdict = Shutdown(limit, cause=self._budget.first_cause or cause, last=cause)
         self._publish(Escalated(path=self._home.path, reason=self.verdict))
 
     def delete(self, child: Child) -> None:
@@ -381,19 +431,3 @@ def start_failure(path: str, error: BaseException) -> StartFailedError:
     failure = StartFailedError(f"{path} did not start: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
-
-
-def unique(specs: Sequence[ChildSpec]) -> list[ChildSpec]:
-    """The specs, each id once.
-
-    Raises:
-        ConfigError: an id stands there twice, or something is no spec.
-    """
-    seen: set[str] = set()
-    for spec in specs:
-        if not isinstance(spec, ChildSpec):
-            raise ConfigError(f"children must be ChildSpecs, got {spec!r}")
-        if spec.id in seen:
-            raise ConfigError(f"ChildSpec.id must be unique in its supervisor, got {spec.id!r} twice")
-        seen.add(spec.id)
-    return list(specs)

@@ -22,10 +22,12 @@ _COMPACT_ABOVE = 64
 class Timer:
     """A callback that is due once; `cancel()` revokes it."""
 
-    __slots__ = ("_callback", "due")
+    __slots__ = ("_callback", "due", "in_background")
 
-    def __init__(self, due: float, callback: Callable[[], object]) -> None:
+    def __init__(self, due: float, callback: Callable[[], object], *, in_background: bool = False) -> None:
         self.due = due
+        self.in_background = in_background
+        """Whether it is the kit's own housekeeping, which nobody waits for."""
         self._callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
@@ -58,7 +60,9 @@ class Clock(Protocol):
         """Seconds since some fixed instant; never runs backwards."""
         ...
 
-    def schedule(self, delay_s: float, callback: Callable[[], object]) -> Timer:
+    def schedule(
+        self, delay_s: float, callback: Callable[[], object], *, in_background: bool = False
+    ) -> Timer:
         """Run `callback` once, `delay_s` seconds from now, in the clock's own thread."""
         ...
 
@@ -96,8 +100,8 @@ class TimerHeap:
         return None
 
     def pending(self) -> int:
-        """How many timers are still to run."""
-        return sum(entry[2].is_pending for entry in self._entries)
+        """How many timers are still to run, housekeeping aside."""
+        return sum(entry[2].is_pending and not entry[2].in_background for entry in self._entries)
 
     def clear(self) -> None:
         """Forget every timer."""
@@ -120,9 +124,11 @@ class MonotonicClock:
         """`time.monotonic()`."""
         return time.monotonic()
 
-    def schedule(self, delay_s: float, callback: Callable[[], object]) -> Timer:
+    def schedule(
+        self, delay_s: float, callback: Callable[[], object], *, in_background: bool = False
+    ) -> Timer:
         """Run `callback` once, `delay_s` seconds from now, in the timer thread."""
-        timer = Timer(time.monotonic() + max(0.0, delay_s), callback)
+        timer = Timer(time.monotonic() + max(0.0, delay_s), callback, in_background=in_background)
         with self._lock:
             self._heap.push(timer)
             if self._thread is None:

@@ -12,6 +12,7 @@ __all__ = [
     "Command",
     "CountChildren",
     "DeleteChild",
+    "GetChildSpec",
     "RestartChild",
     "StartChild",
     "TerminateChild",
@@ -28,9 +29,11 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class StartChild(Command):
-    """Add a child and start it; answered with its `Address` once it is up, else `StartFailedError`."""
+    """Add a child and start it; answered with its `Address`, None if it is `IGNORED`, or `StartFailedError`."""
 
     spec: ChildSpec
+    retries: bool = False
+    """Whether a first start that fails is a failure like any later one, instead of the end of the child."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,13 @@ class WhichChildren(Command):
 @dataclass(frozen=True, slots=True)
 class CountChildren(Command):
     """Answered with a `ChildCounts`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetChildSpec(Command):
+    """Answered with the `ChildSpec` of a child."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True)

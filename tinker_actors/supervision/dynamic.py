@@ -1,6 +1,8 @@
 """A supervisor whose children come and go."""
 
-from tinker_actors.errors import ConfigError
+from dataclasses import replace
+
+from tinker_actors.supervision.specs import AutoShutdown
 from tinker_actors.supervision.supervisor import Supervisor
 
 __all__ = ["DynamicSupervisor"]
@@ -15,14 +17,27 @@ class DynamicSupervisor(Supervisor):
         max_restarts: restarts of all children together within `within_s` seconds; one more, and it gives up.
         within_s: that window.
         max_children: how many there may be, those starting and waiting included; None for no bound.
+        auto_shutdown: whether it ends, as if asked to, with its significant children.
+        max_zombies: how many threads of its children may be left behind; one more, and it gives up.
+
+    Raises:
+        ConfigError: a limit is wrong.
     """
 
-    _is_dynamic = True
-
     def __init__(
-        self, *, max_restarts: int = 3, within_s: float = 60.0, max_children: int | None = None
+        self,
+        *,
+        max_restarts: int = 3,
+        within_s: float = 60.0,
+        max_children: int | None = None,
+        auto_shutdown: AutoShutdown = AutoShutdown.NEVER,
+        max_zombies: int = 8,
     ) -> None:
-        super().__init__((), max_restarts=max_restarts, within_s=within_s)
-        if max_children is not None and max_children < 0:
-            raise ConfigError(f"max_children must be 0 or more, got {max_children}")
-        self._max_children = max_children
+        super().__init__(
+            (),
+            max_restarts=max_restarts,
+            within_s=within_s,
+            auto_shutdown=auto_shutdown,
+            max_zombies=max_zombies,
+        )
+        self._kit_configure(replace(self.flags, is_dynamic=True, max_children=max_children), ())

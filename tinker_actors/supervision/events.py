@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from tinker_actors.supervision.exits import ExitReason
@@ -24,8 +24,10 @@ __all__ = [
     "Escalated",
     "Event",
     "EventStream",
+    "Poisoned",
     "ShutdownBegan",
     "ShutdownEnded",
+    "StallWarning",
     "ZombieEnded",
 ]
 
@@ -78,22 +80,52 @@ class ChildExited(Event):
 class ChildRestarting(Event):
     """A child will be started again."""
 
+    epoch: int
+    """The incarnation that ended."""
     delay_s: float
     """Seconds until then."""
     restarts: int
     """Restarts of this child so far, this one included."""
+    in_window: int
+    """Restarts of its supervisor's children that count against the limit, this one included unless it is free."""
     reason: ExitReason
     """What ended the incarnation before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildAbandoned(Event):
-    """An incarnation did not start or end in its time; it is fenced and its thread left to itself."""
+    """An incarnation did not start, return or end in its time; it is fenced and its thread left to itself."""
 
     epoch: int
     """Which incarnation."""
     after_s: float
     """The seconds it was given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StallWarning(Event):
+    """A handler has run for longer than its deadline; at twice that its incarnation is given up."""
+
+    epoch: int
+    """Which incarnation."""
+    message: str
+    """The type of the message it handles."""
+    after_s: float
+    """How long it has run, in seconds in which the watchdog was awake."""
+    stack: str
+    """Where its thread is, as Python prints it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poisoned(Event):
+    """A message was refused because others with its key brought the actor down too often."""
+
+    epoch: int
+    """The incarnation that refused it."""
+    key: Hashable
+    """The key its sender gave it."""
+    attempts: int
+    """How many incarnations it cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +157,8 @@ class DeadLetter(Event):
     """The incarnation it was meant for; 0 when none was chosen."""
     message: str
     """The type of the message; never its contents."""
+    age_s: float
+    """Seconds since it was sent; nan when that is not known."""
     why: str
     """What became of its receiver."""
 

@@ -1,4 +1,4 @@
-"""Why an incarnation ended, and how a handler ends its own.
+"""Why an incarnation ended or did not run, and how a handler ends its own.
 
 Only values and the `Stop` signal live here.
 """
@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 __all__ = [
+    "IGNORED",
     "NORMAL",
     "Error",
     "ExitReason",
+    "Ignored",
     "Killed",
     "Normal",
     "Shutdown",
     "ShutdownWith",
+    "Stalled",
     "StartFailed",
     "Stop",
     "cause_of",
@@ -70,20 +73,36 @@ class StartFailed:
     """What its factory or `on_start` raised, or the time-out."""
 
 
-ExitReason: TypeAlias = Normal | Shutdown | ShutdownWith | Error | Killed | StartFailed
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """A handler did not return in twice its time, and the incarnation was given up; its thread may still run."""
+
+    error: TimeoutError
+    """Which handler, and for how long it had run."""
+    stack: str
+    """Where its thread was then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """The factory said that there is nothing to run; neither a failure nor a start."""
+
+
+ExitReason: TypeAlias = Normal | Shutdown | ShutdownWith | Error | Killed | StartFailed | Stalled | Ignored
 
 NORMAL = Normal()
+IGNORED = Ignored()
 
 
 def is_clean(reason: ExitReason) -> bool:
     """Whether a transient child that ended with `reason` stays down."""
-    return isinstance(reason, Normal | Shutdown | ShutdownWith)
+    return isinstance(reason, Normal | Shutdown | ShutdownWith | Ignored)
 
 
 def cause_of(reason: ExitReason) -> BaseException | None:
     """The exception behind `reason`: for a supervisor that gave up, the first of them."""
     match reason:
-        case Error(error) | StartFailed(error):
+        case Error(error) | StartFailed(error) | Stalled(error):
             return error
         case Shutdown(cause=cause):
             return cause

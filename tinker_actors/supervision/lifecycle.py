@@ -4,12 +4,14 @@ All of it runs in the supervisor's thread.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tinker_actors.supervision.clock import Timer
 from tinker_actors.supervision.events import ChildAbandoned
 from tinker_actors.supervision.exits import StartFailed
+from tinker_actors.supervision.gates import Gate
 from tinker_actors.supervision.incarnation import Incarnation
 from tinker_actors.supervision.names import Slot, State
 from tinker_actors.supervision.replies import Reply
@@ -44,6 +46,8 @@ class Child:
     """When its present time limit ends, in clock seconds."""
     timer: Timer | None = None
     """Start limit, stop limit or pause: there is one at a time."""
+    leave_gate: Callable[[], object] | None = None
+    """Gives up waiting at a gate."""
     ticket: int = 0
     """Tells pauses apart."""
     running_since: float = math.inf
@@ -62,6 +66,9 @@ class Child:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.leave_gate is not None:
+            self.leave_gate()
+            self.leave_gate = None
         self.ticket += 1
         self.due = math.inf
 
@@ -69,10 +76,13 @@ class Child:
 class Lifecycle:
     """Takes one child through start, stop and abandonment; `parent` gets the signals."""
 
-    def __init__(self, runtime: Runtime, parent: Parent) -> None:
+    def __init__(
+        self, runtime: Runtime, parent: Parent, *, incarnation: type[Incarnation] = Incarnation
+    ) -> None:
         self.runtime = runtime
         self._clock = runtime.clock
         self._parent = parent
+        self._make = incarnation
 
     def launch(self, child: Child) -> None:
         """Begin a new incarnation; `Started`, `Exited` or `StartTimedOut` will follow."""
@@ -80,7 +90,7 @@ class Lifecycle:
             raise RuntimeError(f"{child.slot.path} has an incarnation already")
         child.cancel_timer()
         child.is_up = False
-        child.incarnation = incarnation = Incarnation(self.runtime, child.slot, self._parent)
+        child.incarnation = incarnation = self._make(self.runtime, child.slot, self._parent)
         epoch = incarnation.epoch
         self._limit(child, child.spec.start_limit_s, StartTimedOut(child.spec.id, epoch))
         try:
@@ -113,14 +123,19 @@ class Lifecycle:
             deadline -= min(_SUPERVISOR_MARGIN_S, _SUPERVISOR_MARGIN_SHARE * max(0.0, deadline - now))
         incarnation.mailbox.post(StopRequest(deadline))
 
-    def pause(self, child: Child, delay_s: float) -> None:
-        """Wait before a restart; `RetryDue` will follow."""
+    def pause(self, child: Child, delay_s: float, gate: Gate | None) -> None:
+        """Wait before a restart, for a time or while a gate is closed; `RetryDue` will follow."""
         child.cancel_timer()
         child.slot.shut(State.BACKING_OFF, parks=True)
-        self._limit(child, delay_s, RetryDue(child.spec.id, child.ticket))
+        signal, parent = RetryDue(child.spec.id, child.ticket), self._parent
+        if gate is not None and not gate.is_open:
+            child.leave_gate = gate.when_open(lambda: _post(parent, signal))
+            return
+        child.slot.due = self._clock.now() + delay_s
+        self._limit(child, delay_s, signal)
 
     def abandon(self, child: Child, incarnation: Incarnation, after_s: float) -> None:
-        """Fence the incarnation and what runs below it; its thread is left to itself."""
+        """Fence the incarnation and what runs below it; its thread is left to itself, a zombie."""
         why = f"{child.slot.path} was abandoned after {after_s:g} s"
         incarnation.abandon(why)
         self.runtime.names.abandon_below(child.slot, why)

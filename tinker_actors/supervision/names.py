@@ -3,12 +3,13 @@
 A slot is changed by its supervisor only; anybody may read it or send through it.
 """
 
+import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tinker_actors.errors import (
     HandleClosedError,
@@ -17,9 +18,16 @@ from tinker_actors.errors import (
     RuntimeStoppedError,
     TinkerActorsError,
 )
-from tinker_actors.supervision.exits import ExitReason
-from tinker_actors.supervision.mailbox import Envelope, Mailbox, Offer
+from tinker_actors.supervision.clock import Clock, Timer
+from tinker_actors.supervision.exits import ExitReason, Killed
+from tinker_actors.supervision.mailbox import Depths, Envelope, Mailbox, Offer, Waiters
+from tinker_actors.supervision.monitors import Monitor, Monitors, Scope
+from tinker_actors.supervision.poison import Quarantine
 from tinker_actors.supervision.specs import ChildSpec, OnPending
+
+if TYPE_CHECKING:
+    from tinker_actors.supervision.actor import SupervisedActor
+    from tinker_actors.supervision.incarnation import Incarnation
 
 __all__ = ["NameTable", "Slot", "State"]
 
@@ -56,25 +64,34 @@ class Slot:
         self.parent = parent
         self.children: tuple[Slot, ...] = ()
         self.state = State.PENDING
-        self.epoch = 0
+        self.epoch = table.epoch_floor
         self.restarts = 0
+        self.restarts_in_window = 0
+        """Of a supervisor: the restarts that count against its limit."""
+        self.due = math.inf
+        """When its restart is due, in clock seconds; infinite when no time is set."""
         self.last_exit: ExitReason | None = None
         self.mailbox: Mailbox | None = None
         """Where user messages go; None unless running."""
-        self.control: Mailbox | None = None
-        """Where commands go; there as soon as an incarnation exists."""
-        self.fence: Callable[[str], None] | None = None
-        """Abandons that incarnation; takes the reason."""
+        self.incarnation: Incarnation | None = None
+        """The one that starts, runs or stops; its mailbox takes commands as soon as it is there."""
+        self.interface: type[SupervisedActor] | None = None
+        """The class of the latest actor, once there was one."""
+        self.quarantine = Quarantine()
         self._parks = True
         self._parked: deque[Envelope] = deque()
+        self._room = Waiters()
+        self._carry_limit: Timer | None = None
+        self._monitors = Monitors()
         self._lock = threading.Lock()
 
     # The supervisor's side.
 
-    def begin(self, mailbox: Mailbox, fence: Callable[[str], None]) -> None:
+    def begin(self, incarnation: "Incarnation") -> None:
         """An incarnation is on its way; `epoch` was raised for it by `reserve`."""
         with self._lock:
-            self.state, self.control, self.fence, self._parks = State.STARTING, mailbox, fence, True
+            self.state, self.incarnation, self._parks = State.STARTING, incarnation, True
+            self.due = math.inf
 
     def reserve(self) -> int:
         """The epoch of the next incarnation: higher than any before it."""
@@ -90,13 +107,23 @@ class Slot:
             # It may have ended already; then what it did not take waits for the supervisor's decision.
             self._parked = deque(refused)
             self.mailbox = mailbox
+            self._room.wake_all()
+            if self._carry_limit is not None:
+                self._carry_limit.cancel()
 
     def shut(self, state: State, *, parks: bool) -> None:
         """Let no more through; from here on messages wait (`parks`) or are refused."""
         with self._lock:
             self.state, self.mailbox, self._parks = state, None, parks
             if state is not State.STOPPING:
-                self.control = self.fence = None
+                self.incarnation = None
+            if state is not State.BACKING_OFF:
+                self.due = math.inf
+            self._room.wake_all()
+            is_final = state in (State.DOWN, State.DELETED)
+            finished = self._monitors.take(*Scope) if is_final else []
+        for monitor in finished:
+            monitor.fire(self.epoch, self.last_exit)
         if not parks or self.table.is_ending:
             self.drop_parked()
 
@@ -107,16 +134,37 @@ class Slot:
         """
         with self._lock:
             left = mailbox.close() if close else mailbox.seal()
-            if self.spec.on_pending is OnPending.FAIL or self.control is not mailbox:
+            current = None if self.incarnation is None else self.incarnation.mailbox
+            if self.spec.on_pending is OnPending.FAIL or current is not mailbox:
                 return left
             carried = [one for one in left if one.carries]
             self._parked.extendleft(reversed(carried))
-            return [one for one in left if not one.carries]
+        if carried:
+            self._limit_carrying(carried)
+        return [one for one in left if not one.carries]
+
+    def _limit_carrying(self, carried: list[Envelope]) -> None:
+        limit_s = self.spec.carry_timeout_s
+        batch = {id(one) for one in carried}  # the timer keeps no message
+
+        def expire() -> None:
+            with self._lock:
+                late = [one for one in self._parked if id(one) in batch]
+                self._parked = deque(one for one in self._parked if id(one) not in batch)
+            for one in late:
+                error = NotDeliveredError(
+                    f"{self.path} was not back within {limit_s:g} s to take the message"
+                )
+                self.table.on_drop(self, one, error)
+
+        if limit_s < math.inf:
+            self._carry_limit = self.table.clock.schedule(limit_s, expire)
 
     def drop_parked(self) -> None:
         """Refuse what waits here and below: it has become certain that nobody will come for it."""
         with self._lock:
             dropped, self._parked = self._parked, deque()
+            self._room.wake_all()
             error = self.refusal()
         for envelope in dropped:
             self.table.on_drop(self, envelope, error or NotDeliveredError(f"{self.path} is {self.state}"))
@@ -124,10 +172,60 @@ class Slot:
             if child.state in (State.STOPPED, State.DELETED, State.DOWN):
                 child.drop_parked()
 
+    def ended(self, epoch: int, reason: ExitReason) -> None:
+        """Tell those who watch this incarnation that it ended."""
+        with self._lock:
+            self.last_exit = reason
+            watching = self._monitors.take(Scope.INCARNATION)
+        for monitor in watching:
+            monitor.fire(epoch, reason)
+
+    def finished(self) -> None:
+        """Tell all who watch that nothing will come any more: the tree is down."""
+        with self._lock:
+            watching = self._monitors.take(*Scope)
+        for monitor in watching:
+            monitor.fire(self.epoch, self.last_exit)
+
     # Any thread's side.
 
-    def send(self, envelope: Envelope) -> None:
-        """Deliver or park.
+    def monitor(self, monitor: Monitor) -> None:
+        """Enter a watch, or fire it now if what it waits for is over."""
+        with self._lock:
+            if monitor.scope is Scope.INCARNATION:
+                is_over = self.incarnation is None
+            else:
+                is_over = self.state in (State.DOWN, State.DELETED)
+            if not is_over and self.table.stopped is None:
+                self._monitors.add(monitor)
+                return
+        monitor.fire(self.epoch, self.last_exit)
+
+    def unmonitor(self, monitor: Monitor) -> None:
+        """Take a watch out."""
+        with self._lock:
+            self._monitors.discard(monitor)
+
+    def depths(self) -> Depths:
+        """How many messages wait for it."""
+        incarnation = self.incarnation
+        control, system, user = (0, 0, 0) if incarnation is None else incarnation.mailbox.depths()
+        return Depths(control, system, user + len(self._parked))
+
+    def when_room(self, callback: Callable[[], object]) -> None:
+        """Call `callback`, which must only set an event, once another `send` is worth a try."""
+        with self._lock:
+            mailbox = self.mailbox
+            if mailbox is None and self.refusal() is None and len(self._parked) >= self.spec.max_mailbox:
+                self._room.add(callback)
+                return
+        if mailbox is None:
+            callback()
+        else:
+            mailbox.when_room(callback)
+
+    def send(self, envelope: Envelope, *, waits: bool = True) -> None:
+        """Deliver; or, if it `waits`, park.
 
         Raises:
             NotDeliveredError, MailboxFullError, HandleClosedError, RuntimeStoppedError: nothing was taken.
@@ -140,6 +238,8 @@ class Slot:
             error = self.refusal()
             if error is not None:
                 raise error
+            if not waits:
+                raise NotDeliveredError(f"{self.path} is {self.state}; the message would not wait")
             if len(self._parked) >= self.spec.max_mailbox:
                 raise MailboxFullError(f"{self.spec.max_mailbox} messages wait for {self.path} to start")
             self._parked.append(envelope)
@@ -173,9 +273,12 @@ class Slot:
 class NameTable:
     """All names of one tree, also of children deleted not long ago."""
 
-    def __init__(self, on_drop: DropHook) -> None:
+    def __init__(self, on_drop: DropHook, clock: Clock) -> None:
         self.on_drop = on_drop
         """Told about each parked message that will not be delivered."""
+        self.clock = clock
+        self.epoch_floor = 0
+        """No name begins below: the highest epoch of all that were forgotten, so that none is given twice."""
         self.stopped: RuntimeStoppedError | None = None
         """Set once the tree is down; everything is refused from then on."""
         self.is_ending = False
@@ -211,7 +314,8 @@ class NameTable:
                 slot.parent.children = tuple(one for one in slot.parent.children if one is not slot)
             dropped = self._bury(slot, state)
             while len(self._tombs) > _MAX_TOMBSTONES:
-                self._slots.pop(self._tombs.popitem(last=False)[0], None)
+                forgotten = self._slots.pop(self._tombs.popitem(last=False)[0])
+                self.epoch_floor = max(self.epoch_floor, forgotten.epoch)
         for one in dropped:
             one.drop_parked()
 
@@ -223,16 +327,18 @@ class NameTable:
         slot.shut(state, parks=True)
         slot._parks = False  # noqa: SLF001 - dropping happens outside of the table's lock
         # A name that is only remembered keeps nothing of the application alive.
-        slot.spec, slot.last_exit = replace(slot.spec, start=_gone), None
+        slot.spec, slot.last_exit, slot.interface = replace(slot.spec, start=_gone), None, None
+        slot.quarantine = Quarantine()
         self._tombs[slot.path] = None
         return buried
 
     def abandon_below(self, slot: Slot, why: str) -> None:
         """Fence off whatever runs under a supervisor that is not there any more."""
         for child in slot.children:
-            fence = child.fence
-            if fence is not None:
-                fence(why)
+            incarnation = child.incarnation
+            if incarnation is not None:
+                incarnation.abandon(why)
+                child.ended(incarnation.epoch, Killed(0.0))
             child.shut(State.STOPPED, parks=True)
             self.abandon_below(child, why)
 
@@ -247,6 +353,7 @@ class NameTable:
         """Settle everything that still waits, once `stopped` is set."""
         for slot in list(self._slots.values()):
             slot.drop_parked()
+            slot.finished()
 
     def stopped_error(self) -> RuntimeStoppedError:
         """A fresh error for one refused call, with the tree's first cause."""

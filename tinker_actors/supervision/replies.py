@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tinker_actors.errors import NotDeliveredError, OutcomeUnknownError, WouldDeadlockError
+from tinker_actors.errors import FencedError, NotDeliveredError, OutcomeUnknownError, WouldDeadlockError
 from tinker_actors.supervision.clock import Clock, Timer
 from tinker_actors.supervision.current import current_incarnation
 
@@ -68,6 +68,7 @@ class Reply:
             NotDeliveredError: no handler ran.
             OutcomeUnknownError: a handler had begun when the actor ended or the deadline passed.
             WouldDeadlockError: this is the thread of the actor that shall answer.
+            FencedError: this is the thread of an actor that was given up.
         """
         if self._state != _SETTLED:
             self._wait()
@@ -172,6 +173,15 @@ class Reply:
             if self._state == _SETTLED:
                 return
             self._waiters.append(waiter)
+        if here is None:
+            self._sleep(waiter)
+            return
+        with here.interrupts(lambda: self._dismiss(waiter)):
+            self._sleep(waiter)
+        if self._state != _SETTLED:
+            raise FencedError(f"incarnation {here.epoch} of {here.path} was given up while it waited")
+
+    def _sleep(self, waiter: threading.Lock) -> None:
         if self._clock is None or self._deadline is None:
             waiter.acquire()
         elif not self._clock.is_real:
@@ -182,6 +192,12 @@ class Reply:
             left = self._deadline - self._clock.now()
             if not waiter.acquire(timeout=min(max(0.0, left), threading.TIMEOUT_MAX)):
                 self._expire()
+
+    def _dismiss(self, waiter: threading.Lock) -> None:
+        with self._lock:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+                waiter.release()
 
     def _arm(self) -> None:
         if self._clock is None or self._deadline is None:

@@ -3,10 +3,20 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tinker_actors.supervision.exits import ExitReason
+from tinker_actors.supervision.exits import ExitReason, Stalled
 from tinker_actors.supervision.replies import Reply
 
-__all__ = ["Crash", "Exited", "Parent", "RetryDue", "StartTimedOut", "Started", "StopRequest", "StopTimedOut"]
+__all__ = [
+    "Crash",
+    "Exited",
+    "Parent",
+    "RetryDue",
+    "StallDetected",
+    "StartTimedOut",
+    "Started",
+    "StopRequest",
+    "StopTimedOut",
+]
 
 
 class Parent(Protocol):
@@ -56,6 +66,17 @@ class StopTimedOut:
 
     id: str
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StallDetected:
+    """The watchdog found a handler that does not return."""
+
+    id: str
+    epoch: int
+    after_s: float
+    """How long it had run."""
+    reason: Stalled
 
 
 @dataclass(frozen=True, slots=True)

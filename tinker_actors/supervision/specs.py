@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from tinker_actors.errors import ConfigError
 from tinker_actors.supervision.backoff import Backoff
-from tinker_actors.supervision.exits import ExitReason, is_clean
+from tinker_actors.supervision.exits import ExitReason, Ignored, is_clean
+from tinker_actors.supervision.gates import Gate
 
 if TYPE_CHECKING:
     from tinker_actors.supervision.actor import SupervisedActor
 
-__all__ = ["ChildSpec", "Kind", "OnPending", "Restart", "Strategy", "affected", "comes_back"]
+__all__ = ["AutoShutdown", "ChildSpec", "Kind", "OnPending", "Restart", "Strategy", "affected", "comes_back"]
 
 _WORKER_SHUTDOWN_S = 5.0
 _WORKER_START_S = 30.0
@@ -39,6 +40,16 @@ class Strategy(StrEnum):
     """Every child."""
     REST_FOR_ONE = "rest_for_one"
     """That child and those started after it."""
+
+
+class AutoShutdown(StrEnum):
+    """Whether a supervisor ends when its significant children have ended for good."""
+
+    NEVER = "never"
+    ANY_SIGNIFICANT = "any_significant"
+    """With the first of them."""
+    ALL_SIGNIFICANT = "all_significant"
+    """With the last of them."""
 
 
 class Kind(StrEnum):
@@ -69,8 +80,8 @@ class ChildSpec:
 
     id: str
     """Unique within its supervisor; the last part of its path, so without `/`."""
-    start: Callable[[], "SupervisedActor"]
-    """Makes the actor; called once per incarnation, in the child's own thread, so it may block."""
+    start: "Callable[[], SupervisedActor | Ignored]"
+    """Makes the actor, or answers `IGNORED`; called once per incarnation, in its own thread, so it may block."""
     restart: Restart = Restart.PERMANENT
     """When to start it again."""
     shutdown_s: float | None = None
@@ -87,6 +98,16 @@ class ChildSpec:
     """Worker or supervisor."""
     free_causes: tuple[type[Exception], ...] = ()
     """Causes that are not the child's fault: they use up no restart. Needs `backoff.base_s` above 0."""
+    gate: Gate | None = None
+    """After a free cause the child is not started before this gate is open."""
+    significant: bool = False
+    """Whether its end for good may end its supervisor, see `AutoShutdown`; not for a permanent child."""
+    handler_deadline_s: float = 300.0
+    """Seconds a handler may run before a warning; after twice that the incarnation is given up. May be infinite."""
+    max_poison_attempts: int = 3
+    """How many incarnations messages with one key may cost before further ones are refused."""
+    carry_timeout_s: float = 30.0
+    """Seconds for which messages carried over from a crash wait for the next incarnation. May be infinite."""
 
     def __post_init__(self) -> None:
         child_id: Any = self.id
@@ -108,6 +129,12 @@ class ChildSpec:
                 raise ConfigError(
                     f"ChildSpec.{name} of {self.id!r} must be one of {wanted}, got {value!r}"
                 ) from None
+        if self.significant and self.restart is Restart.PERMANENT:
+            raise ConfigError(
+                f"ChildSpec.significant of {self.id!r} needs restart transient or temporary, got permanent"
+            )
+        if self.gate is not None and not isinstance(self.gate, Gate):
+            raise ConfigError(f"ChildSpec.gate of {self.id!r} must be a Gate, got {self.gate!r}")
         causes: Any = self.free_causes
         if type(causes) is not tuple or not all(
             isinstance(cause, type) and issubclass(cause, Exception) for cause in causes
@@ -123,10 +150,16 @@ class ChildSpec:
             raise ConfigError(
                 f"ChildSpec.start_timeout_s of {self.id!r} must be positive, got {self.start_timeout_s}"
             )
-        if self.max_mailbox < 1:
-            raise ConfigError(
-                f"ChildSpec.max_mailbox of {self.id!r} must be 1 or more, got {self.max_mailbox}"
-            )
+        for name in ("handler_deadline_s", "carry_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(
+                    f"ChildSpec.{name} of {self.id!r} must be positive, got {getattr(self, name)}"
+                )
+        for name in ("max_mailbox", "max_poison_attempts"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"ChildSpec.{name} of {self.id!r} must be 1 or more, got {getattr(self, name)}"
+                )
         if not isinstance(self.backoff, Backoff):
             raise ConfigError(f"ChildSpec.backoff of {self.id!r} must be a Backoff, got {self.backoff!r}")
         if self.free_causes and not self.backoff.base_s > 0:

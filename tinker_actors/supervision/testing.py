@@ -36,10 +36,12 @@ class VirtualClock:
         """Virtual seconds since the clock was made."""
         return self._now
 
-    def schedule(self, delay_s: float, callback: Callable[[], object]) -> Timer:
+    def schedule(
+        self, delay_s: float, callback: Callable[[], object], *, in_background: bool = False
+    ) -> Timer:
         """Run `callback` when the clock has advanced by `delay_s`."""
         with self._lock:
-            timer = Timer(self._now + max(0.0, delay_s), callback)
+            timer = Timer(self._now + max(0.0, delay_s), callback, in_background=in_background)
             self._heap.push(timer)
             self._scheduled.notify_all()
         return timer
@@ -56,7 +58,7 @@ class VirtualClock:
             timer.fire()
 
     def pending(self) -> int:
-        """How many timers are still to run."""
+        """How many timers are still to run, the kit's housekeeping aside."""
         with self._lock:
             return self._heap.pending()
 

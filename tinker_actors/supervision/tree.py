@@ -1,6 +1,7 @@
 """The root: starts a tree of actors, names them, shows them, stops them."""
 
 import itertools
+import math
 import os
 import threading
 from dataclasses import dataclass
@@ -16,16 +17,18 @@ from tinker_actors.supervision.events import (
     ChildExited,
     ChildStarted,
     ChildStartFailed,
+    DeadLetter,
     EventStream,
     ShutdownBegan,
     ShutdownEnded,
 )
-from tinker_actors.supervision.exits import ExitReason, Killed, StartFailed, cause_of
+from tinker_actors.supervision.exits import ExitReason, Killed, Stalled, StartFailed, cause_of
 from tinker_actors.supervision.incarnation import Incarnation
+from tinker_actors.supervision.mailbox import Depths
 from tinker_actors.supervision.names import Slot, State
 from tinker_actors.supervision.replies import Reply
-from tinker_actors.supervision.runtime import Runtime
-from tinker_actors.supervision.signals import Exited, Started, StopRequest
+from tinker_actors.supervision.runtime import Runtime, Zombie
+from tinker_actors.supervision.signals import Exited, StallDetected, Started, StopRequest
 from tinker_actors.supervision.specs import ChildSpec, Kind
 
 __all__ = ["ActorTree", "TreeNode"]
@@ -51,6 +54,18 @@ class TreeNode:
     """Restarts so far."""
     last_exit: ExitReason | None
     """How the incarnation before ended."""
+    restarts_in_window: int
+    """Of a supervisor: the restarts that counted against its limit at the latest one."""
+    due_in_s: float | None
+    """Seconds until its restart; None when none is due, or a gate decides."""
+    waiting: Depths
+    """Messages that wait in its lanes; those that wait for its start count as user messages."""
+    handling: str | None
+    """Type of the message that is being handled."""
+    handling_s: float
+    """Seconds since its handler began, or last said that it makes progress."""
+    zombies: tuple[int, ...]
+    """Epochs of incarnations that were given up and whose threads still run."""
     children: tuple["TreeNode", ...] = ()
     """In start order."""
 
@@ -161,7 +176,22 @@ class ActorTree:
 
     def snapshot(self) -> TreeNode:
         """The tree as its supervisors see it now; asks no actor."""
-        return _node(self._slot)
+        return _node(self._slot, self._runtime)
+
+    @property
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """The latest messages that nobody handled, at most a hundred."""
+        return tuple(self._runtime.dead_letters)
+
+    @property
+    def dead_letter_count(self) -> int:
+        """How many there were in all."""
+        return self._runtime.dead_letter_count
+
+    @property
+    def zombies(self) -> tuple[Zombie, ...]:
+        """Incarnations that were given up and whose threads still run."""
+        return tuple(self._runtime.zombies.values())
 
     # The root's life.
 
@@ -178,7 +208,11 @@ class ActorTree:
             self._slot.shut(State.STOPPING, parks=False)
         incarnation.mailbox.post(StopRequest(self.clock.now() + timeout_s))
 
-    def _abandon_root(self, after_s: float) -> None:
+    def _root_stalled(self, reason: Stalled) -> None:
+        """Nobody can restart a root: with it the tree is given up."""
+        self._abandon_root(0.0, reason)
+
+    def _abandon_root(self, after_s: float, reason: ExitReason | None = None) -> None:
         incarnation = self._incarnation
         if incarnation is not None:
             why = f"the actor tree was abandoned after {after_s:g} s"
@@ -187,7 +221,7 @@ class ActorTree:
             self.events.publish(
                 ChildAbandoned(path=self._slot.path, epoch=incarnation.epoch, after_s=after_s)
             )
-        self._root_ended(Killed(after_s))
+        self._root_ended(reason or Killed(after_s))
 
     def _root_started(self, epoch: int) -> None:
         with self._lock:
@@ -217,7 +251,7 @@ class ActorTree:
             self.events.publish(
                 ChildExited(path=path, epoch=epoch, reason=reason, expected=self._is_stopping)
             )
-        abandoned = tuple(path for path, _ in self._runtime.abandoned)
+        abandoned = tuple(path for path, _ in self._runtime.zombies)
         self.events.publish(ShutdownEnded(path=path, abandoned=abandoned, first_cause=self.first_cause))
         self.clock.close()
         self.events.close(_GRACE_S)
@@ -239,6 +273,8 @@ class _RootParent:
                 self._tree._root_started(epoch)  # noqa: SLF001 - the tree's own other half
             case Exited(reason=reason):
                 self._tree._root_ended(reason)  # noqa: SLF001
+            case StallDetected(reason=reason):
+                self._tree._root_stalled(reason)  # noqa: SLF001
         return True
 
 
@@ -246,7 +282,9 @@ def _nothing() -> None:
     pass
 
 
-def _node(slot: Slot) -> TreeNode:
+def _node(slot: Slot, runtime: Runtime) -> TreeNode:
+    now, incarnation = runtime.clock.now(), slot.incarnation
+    handling = None if incarnation is None else incarnation.handling
     return TreeNode(
         path=slot.path,
         id=slot.spec.id,
@@ -255,5 +293,11 @@ def _node(slot: Slot) -> TreeNode:
         epoch=slot.epoch,
         restarts=slot.restarts,
         last_exit=slot.last_exit,
-        children=tuple(_node(child) for child in slot.children),
+        restarts_in_window=slot.restarts_in_window,
+        due_in_s=slot.due - now if slot.due < math.inf else None,
+        waiting=slot.depths(),
+        handling=None if handling is None else handling.message,
+        handling_s=0.0 if handling is None else now - handling.since,
+        zombies=tuple(epoch for path, epoch in tuple(runtime.zombies) if path == slot.path),
+        children=tuple(_node(child, runtime) for child in slot.children),
     )
