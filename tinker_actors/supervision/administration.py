@@ -61,7 +61,7 @@ def _refuse_while_stopping(children: Children) -> None:
 
 
 def _find(children: Children, child_id: str) -> Child:
-    child = children.table.get(child_id)
+    child = children.table.get(child_id) if isinstance(child_id, str) else None
     if child is None:
         raise CommandRefusedError(f"{children.path} has no child {child_id!r}", answer="not_found")
     return child
@@ -83,15 +83,14 @@ def _start_child(children: Children, command: StartChild, reply: Reply) -> None:
     child.starter = reply
     child.on_start_failure = "decide" if command.retries else "delete"
     if children.plan is not None:
-        children.plan.to_start.append(child)
+        children.plan.to_start[child.spec.id] = child
     else:
         children.lifecycle.launch(child)
 
 
 def _terminate_child(children: Children, child: Child, reply: Reply) -> None:
     if children.plan is not None:
-        if child in children.plan.to_start:
-            children.plan.to_start.remove(child)
+        children.plan.to_start.pop(child.spec.id, None)
         if children.plan.paused is child:
             children.plan.paused = None
     child.stoppers.append(reply)

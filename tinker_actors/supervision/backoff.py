@@ -4,7 +4,7 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
-from tinker_actors.errors import ConfigError
+from tinker_actors.supervision.checks import check_seconds
 
 __all__ = ["Backoff", "RestartBudget"]
 
@@ -29,8 +29,7 @@ class Backoff:
 
     def __post_init__(self) -> None:
         for name in ("base_s", "cap_s", "jitter", "stable_after_s"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"Backoff.{name} must be 0 or more, got {getattr(self, name)}")
+            check_seconds(f"Backoff.{name}", getattr(self, name), above_zero=False)
 
     def delay_s(self, failures: int, rng: random.Random) -> float:
         """The pause after `failures` earlier failures in a row."""

@@ -4,8 +4,10 @@ Nothing here waits. Each step is taken when a signal or a command comes. All of 
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from tinker_actors.errors import StartFailedError
 from tinker_actors.supervision.address import Address
@@ -44,14 +46,18 @@ from tinker_actors.supervision.specs import (
 __all__ = ["Children", "Plan"]
 
 
+# A plain dict finds its first entry by walking over all that were taken out before.
+Queue: TypeAlias = OrderedDict[str, Child]
+
+
 @dataclass(slots=True)
 class Plan:
     """Stops and starts of several children, one after another."""
 
-    to_stop: list[Child] = field(default_factory=list)
-    """In the order of stopping."""
-    to_start: list[Child] = field(default_factory=list)
-    """In the order of starting, after all stops."""
+    to_stop: Queue = field(default_factory=OrderedDict)
+    """By id, in the order of stopping."""
+    to_start: Queue = field(default_factory=OrderedDict)
+    """By id, in the order of starting, after all stops."""
     paused: Child | None = None
     """The child whose backoff passes between the stops and the starts."""
     delay_s: float = 0.0
@@ -92,12 +98,13 @@ class Children:
 
     def begin(self, specs: Sequence[ChildSpec]) -> None:
         """Start the static children, one after another."""
-        leftover = [slot for slot in self._home.children if slot.spec.id not in {spec.id for spec in specs}]
+        wanted = {spec.id for spec in specs}
+        leftover = [slot for name, slot in self._home.children.items() if name not in wanted]
         for slot in leftover:
             self._runtime.names.delete(slot, State.DOWN)
         added = [self.add(spec) for spec in specs]
-        self._home.children = tuple(child.slot for child in added)
-        self.plan = Plan(to_start=added)
+        self._home.children = {child.spec.id: child.slot for child in added}
+        self.plan = Plan(to_start=queue(added))
         self.advance()
 
     def add(self, spec: ChildSpec) -> Child:
@@ -118,7 +125,7 @@ class Children:
         for child in self.table.values():
             if child.incarnation is None:
                 self.rest(child)
-        self.plan = Plan(to_stop=alive[::-1])
+        self.plan = Plan(to_stop=queue(alive[::-1]))
         if self.flags.is_dynamic:
             for child in alive:
                 self.stop(child)
@@ -127,7 +134,7 @@ class Children:
     @property
     def is_empty(self) -> bool:
         """Whether no incarnation is left."""
-        return all(child.incarnation is None for child in self.table.values())
+        return self.lifecycle.incarnations == 0
 
     def _hurry(self, deadline: float) -> None:
         if deadline >= self._deadline:
@@ -213,7 +220,7 @@ class Children:
     def stop(self, child: Child) -> None:
         """Ask a child to end, unless that has been done."""
         if child.incarnation is not None and child.slot.state is not State.STOPPING:
-            returns = self.is_stopping or (self.plan is not None and child in self.plan.to_start)
+            returns = self.is_stopping or (self.plan is not None and child.spec.id in self.plan.to_start)
             self.lifecycle.ask_to_stop(child, child.incarnation, deadline=self._deadline, parks=returns)
 
     def advance(self) -> None:
@@ -221,7 +228,7 @@ class Children:
         plan = self.plan
         while plan is not None and plan is self.plan and plan.awaited is None:
             if plan.to_stop:
-                child = plan.to_stop.pop(0)
+                _, child = plan.to_stop.popitem(last=False)
                 if child.incarnation is not None:
                     plan.awaited = child
                     self.stop(child)
@@ -230,7 +237,8 @@ class Children:
                     self.lifecycle.pause(plan.paused, plan.delay_s, plan.gate)
                 return
             elif plan.to_start and not self.is_stopping:
-                plan.awaited = child = plan.to_start.pop(0)
+                _, child = plan.to_start.popitem(last=False)
+                plan.awaited = child
                 self.lifecycle.launch(child)
             else:
                 self.plan = None
@@ -240,8 +248,8 @@ class Children:
         plan = self.plan
         if plan is None:
             return
-        if child in plan.to_stop and child.incarnation is None:
-            plan.to_stop.remove(child)
+        if child.incarnation is None:
+            plan.to_stop.pop(child.spec.id, None)
         if plan.awaited is child:
             plan.awaited = None
         self.advance()
@@ -263,7 +271,7 @@ class Children:
         else:
             expected = was_asked or isinstance(reason, Ignored)
             self._publish(ChildExited(path=path, epoch=epoch, reason=reason, expected=expected))
-        if was_asked or self.is_stopping or (self.plan is not None and child in self.plan.to_stop):
+        if was_asked or self.is_stopping or (self.plan is not None and child.spec.id in self.plan.to_stop):
             self.rest(child)
             self._go_on_after(child)
         else:
@@ -277,7 +285,7 @@ class Children:
             child.slot.shut(State.STOPPED, parks=True)
         elif self.flags.is_dynamic or child.spec.restart is Restart.TEMPORARY:
             self.delete(child)
-        elif self.plan is not None and child in self.plan.to_start:
+        elif self.plan is not None and child.spec.id in self.plan.to_start:
             child.slot.shut(State.PENDING, parks=True)
         else:
             child.slot.shut(State.DOWN, parks=False)
@@ -372,8 +380,9 @@ class Children:
         """Replace the plan by one that stops and starts everybody concerned by it or by this failure."""
         ids = set(affected(self.flags.strategy, list(self.table), failed.spec.id))
         if self.plan is not None:
-            under_way = [*self.plan.to_stop, *self.plan.to_start, self.plan.awaited, self.plan.paused]
-            ids.update(child.spec.id for child in under_way if child is not None)
+            ids.update(self.plan.to_stop, self.plan.to_start)
+            waiting = (self.plan.awaited, self.plan.paused)
+            ids.update(child.spec.id for child in waiting if child is not None)
         group = [child for child in self.table.values() if child.spec.id in ids]
         to_start = [
             child for child in group if child.spec.restart is not Restart.TEMPORARY and not child.stoppers
@@ -383,8 +392,8 @@ class Children:
                 child.cancel_timer()
                 child.slot.shut(State.PENDING, parks=True)
         self.plan = Plan(
-            to_stop=[child for child in reversed(group) if child.incarnation is not None],
-            to_start=to_start,
+            to_stop=queue([child for child in reversed(group) if child.incarnation is not None]),
+            to_start=queue(to_start),
             paused=failed if delay_s > 0 else None,
             delay_s=delay_s,
             gate=gate,
@@ -403,8 +412,8 @@ class Children:
     def delete(self, child: Child) -> None:
         """Forget a child and its spec."""
         del self.table[child.spec.id]
-        if self.plan is not None and child in self.plan.to_start:
-            self.plan.to_start.remove(child)
+        if self.plan is not None:
+            self.plan.to_start.pop(child.spec.id, None)
         self._runtime.names.delete(child.slot)
         self._publish(ChildDeleted(path=child.slot.path))
 
@@ -422,6 +431,11 @@ class Children:
 
     def _publish(self, event: Event) -> None:
         self._runtime.events.publish(event)
+
+
+def queue(children: Sequence[Child]) -> Queue:
+    """Those children, by id, in that order."""
+    return OrderedDict((child.spec.id, child) for child in children)
 
 
 def start_failure(path: str, error: BaseException) -> StartFailedError:

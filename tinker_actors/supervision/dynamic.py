@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from tinker_actors.supervision.specs import AutoShutdown
 from tinker_actors.supervision.supervisor import Supervisor
 
 __all__ = ["DynamicSupervisor"]
@@ -17,7 +16,6 @@ class DynamicSupervisor(Supervisor):
         max_restarts: restarts of all children together within `within_s` seconds; one more, and it gives up.
         within_s: that window.
         max_children: how many there may be, those starting and waiting included; None for no bound.
-        auto_shutdown: whether it ends, as if asked to, with its significant children.
         max_zombies: how many threads of its children may be left behind; one more, and it gives up.
 
     Raises:
@@ -30,14 +28,12 @@ class DynamicSupervisor(Supervisor):
         max_restarts: int = 3,
         within_s: float = 60.0,
         max_children: int | None = None,
-        auto_shutdown: AutoShutdown = AutoShutdown.NEVER,
         max_zombies: int = 8,
     ) -> None:
         super().__init__(
             (),
             max_restarts=max_restarts,
             within_s=within_s,
-            auto_shutdown=auto_shutdown,
             max_zombies=max_zombies,
         )
         self._kit_configure(replace(self.flags, is_dynamic=True, max_children=max_children), ())

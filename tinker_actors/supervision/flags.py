@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tinker_actors.errors import ConfigError
+from tinker_actors.supervision.checks import check_choice, check_count, check_seconds
 from tinker_actors.supervision.specs import AutoShutdown, ChildSpec, Strategy
 
 __all__ = ["SupervisorFlags", "check_specs"]
@@ -34,22 +34,15 @@ class SupervisorFlags:
     """How many there may be, those starting and waiting included; None for no bound."""
 
     def __post_init__(self) -> None:
-        choices: dict[str, type[Strategy | AutoShutdown]] = {
-            "strategy": Strategy,
-            "auto_shutdown": AutoShutdown,
-        }
-        for name, enum in choices.items():
-            value: Any = getattr(self, name)
-            try:
-                object.__setattr__(self, name, enum(value))
-            except ValueError:
-                raise ConfigError(f"{name} must be one of {', '.join(enum)}, got {value!r}") from None
-        for name in ("max_restarts", "max_zombies", "max_children"):
-            number = getattr(self, name)
-            if number is not None and not number >= 0:
-                raise ConfigError(f"{name} must be 0 or more, got {number}")
-        if not self.within_s > 0:
-            raise ConfigError(f"within_s must be positive, got {self.within_s}")
+        object.__setattr__(self, "strategy", check_choice("strategy", self.strategy, Strategy))
+        object.__setattr__(
+            self, "auto_shutdown", check_choice("auto_shutdown", self.auto_shutdown, AutoShutdown)
+        )
+        check_count("max_restarts", self.max_restarts, minimum=0)
+        check_count("max_zombies", self.max_zombies, minimum=0)
+        if self.max_children is not None:
+            check_count("max_children", self.max_children, minimum=0)
+        check_seconds("within_s", self.within_s, above_zero=True)
 
 
 def check_specs(specs: Sequence[ChildSpec], flags: SupervisorFlags) -> tuple[ChildSpec, ...]:

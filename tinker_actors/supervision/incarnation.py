@@ -294,11 +294,13 @@ class Incarnation:
             raise ConfigError(
                 f"ChildSpec.start of {self.spec.id!r} must make a fresh actor each time, and make it first"
             )
+        loop = actor._kit_loop(self)  # noqa: SLF001 - which loop serves it is the kit's business
+        if loop.kind is not self.spec.kind:
+            raise ConfigError(f"ChildSpec.kind of {self.spec.id!r} must be {loop.kind}, got {self.spec.kind}")
         me = IncarnationAddress(self.runtime, self.path, self.epoch, self.mailbox)
         actor.context = Context(self, me)
         with self._lock:
-            self._actor = actor
-            self._loop = actor._kit_loop(self)  # noqa: SLF001 - which loop serves it is the kit's business
+            self._actor, self._loop = actor, loop
             if self.is_fenced:
                 raise _Fenced
             self.slot.interface = type(actor)

@@ -5,8 +5,8 @@ All of it runs in the supervisor's thread.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, NoReturn
 
 from tinker_actors.supervision.clock import Timer
 from tinker_actors.supervision.events import ChildAbandoned
@@ -24,7 +24,7 @@ from tinker_actors.supervision.signals import (
     StopRequest,
     StopTimedOut,
 )
-from tinker_actors.supervision.specs import ChildSpec, Kind
+from tinker_actors.supervision.specs import ChildSpec, Kind, Restart
 
 __all__ = ["Child", "Lifecycle"]
 
@@ -80,6 +80,8 @@ class Lifecycle:
         self, runtime: Runtime, parent: Parent, *, incarnation: type[Incarnation] = Incarnation
     ) -> None:
         self.runtime = runtime
+        self.incarnations = 0
+        """How many start, run or stop."""
         self._clock = runtime.clock
         self._parent = parent
         self._make = incarnation
@@ -91,6 +93,7 @@ class Lifecycle:
         child.cancel_timer()
         child.is_up = False
         child.incarnation = incarnation = self._make(self.runtime, child.slot, self._parent)
+        self.incarnations += 1
         epoch = incarnation.epoch
         self._limit(child, child.spec.start_limit_s, StartTimedOut(child.spec.id, epoch))
         try:
@@ -103,6 +106,9 @@ class Lifecycle:
         child.cancel_timer()
         child.is_up, child.on_start_failure = True, "decide"
         child.running_since = self._clock.now()
+        if child.spec.restart is Restart.TEMPORARY:
+            # It is never started again: what its factory holds need not live as long as it does.
+            child.spec = child.slot.spec = incarnation.spec = replace(child.spec, start=_started)
         child.slot.open(incarnation.mailbox)
 
     def ask_to_stop(self, child: Child, incarnation: Incarnation, *, deadline: float, parks: bool) -> None:
@@ -146,6 +152,8 @@ class Lifecycle:
     def ended(self, child: Child) -> None:
         """Forget an incarnation that ended or was abandoned."""
         child.cancel_timer()
+        if child.incarnation is not None:
+            self.incarnations -= 1
         child.incarnation = None
         child.is_up = False
 
@@ -154,6 +162,10 @@ class Lifecycle:
             child.due = self._clock.now() + delay_s
             parent = self._parent
             child.timer = self._clock.schedule(delay_s, lambda: _post(parent, signal))
+
+
+def _started() -> NoReturn:
+    raise RuntimeError("a temporary child is started once")
 
 
 def _post(parent: Parent, signal: object) -> None:

@@ -3,7 +3,7 @@
 Runs in the incarnation's thread. What a handler raises becomes an answer, an exit reason, or both.
 """
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
@@ -16,6 +16,7 @@ from tinker_actors.supervision.monitors import Down
 from tinker_actors.supervision.proxy import OF_PROXY, UndeclaredError, perform
 from tinker_actors.supervision.replies import Reply
 from tinker_actors.supervision.signals import Crash, StopRequest
+from tinker_actors.supervision.specs import Kind
 
 if TYPE_CHECKING:
     from tinker_actors.supervision.actor import SupervisedActor
@@ -28,6 +29,8 @@ _OF_PYKKA: Final = frozenset({ProxyCall, ProxyGetAttr, ProxySetAttr})
 
 class Loop:
     """Serves one actor's mailbox."""
+
+    kind: ClassVar[Kind] = Kind.WORKER
 
     def __init__(self, actor: "SupervisedActor", incarnation: "Incarnation") -> None:
         self.actor = actor

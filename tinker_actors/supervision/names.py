@@ -62,7 +62,8 @@ class Slot:
         self.path = path
         self.spec = spec
         self.parent = parent
-        self.children: tuple[Slot, ...] = ()
+        self.children: dict[str, Slot] = {}
+        """Of a supervisor, by id, in start order. Copy it to walk over it."""
         self.state = State.PENDING
         self.epoch = table.epoch_floor
         self.restarts = 0
@@ -168,7 +169,7 @@ class Slot:
             error = self.refusal()
         for envelope in dropped:
             self.table.on_drop(self, envelope, error or NotDeliveredError(f"{self.path} is {self.state}"))
-        for child in self.children:
+        for child in list(self.children.values()):
             if child.state in (State.STOPPED, State.DELETED, State.DOWN):
                 child.drop_parked()
 
@@ -303,15 +304,15 @@ class NameTable:
             if was_deleted:
                 slot.restarts, slot.last_exit = 0, None
             slot.shut(State.PENDING, parks=True)
-            if parent is not None and slot not in parent.children:
-                parent.children = (*parent.children, slot)
+            if parent is not None:
+                parent.children[spec.id] = slot
             return slot
 
     def delete(self, slot: Slot, state: State = State.DELETED) -> None:
         """Close a name and those below it, which then say `state`; the epochs are remembered for a while."""
         with self._lock:
             if slot.parent is not None:
-                slot.parent.children = tuple(one for one in slot.parent.children if one is not slot)
+                slot.parent.children.pop(slot.spec.id, None)
             dropped = self._bury(slot, state)
             while len(self._tombs) > _MAX_TOMBSTONES:
                 forgotten = self._slots.pop(self._tombs.popitem(last=False)[0])
@@ -321,9 +322,9 @@ class NameTable:
 
     def _bury(self, slot: Slot, state: State) -> list[Slot]:
         buried = [slot]
-        for child in slot.children:
+        for child in slot.children.values():
             buried += self._bury(child, state)
-        slot.children = ()
+        slot.children = {}
         slot.shut(state, parks=True)
         slot._parks = False  # noqa: SLF001 - dropping happens outside of the table's lock
         # A name that is only remembered keeps nothing of the application alive.
@@ -334,7 +335,7 @@ class NameTable:
 
     def abandon_below(self, slot: Slot, why: str) -> None:
         """Fence off whatever runs under a supervisor that is not there any more."""
-        for child in slot.children:
+        for child in list(slot.children.values()):
             incarnation = child.incarnation
             if incarnation is not None:
                 incarnation.abandon(why)

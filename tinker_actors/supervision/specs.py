@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinker_actors.errors import ConfigError
 from tinker_actors.supervision.backoff import Backoff
+from tinker_actors.supervision.checks import check_choice, check_count, check_seconds
 from tinker_actors.supervision.exits import ExitReason, Ignored, is_clean
 from tinker_actors.supervision.gates import Gate
 
@@ -120,52 +121,42 @@ class ChildSpec:
 
     def _check_choices(self) -> None:
         choices: dict[str, type[StrEnum]] = {"restart": Restart, "on_pending": OnPending, "kind": Kind}
-        for name, enum in choices.items():
-            value = getattr(self, name)
-            try:
-                object.__setattr__(self, name, enum(value))
-            except ValueError:
-                wanted = ", ".join(enum)
-                raise ConfigError(
-                    f"ChildSpec.{name} of {self.id!r} must be one of {wanted}, got {value!r}"
-                ) from None
+        for name, kind in choices.items():
+            object.__setattr__(self, name, check_choice(self._name(name), getattr(self, name), kind))
+        if not isinstance(self.significant, bool):
+            raise ConfigError(f"{self._name('significant')} must be a bool, got {self.significant!r}")
         if self.significant and self.restart is Restart.PERMANENT:
             raise ConfigError(
-                f"ChildSpec.significant of {self.id!r} needs restart transient or temporary, got permanent"
+                f"{self._name('significant')} needs restart transient or temporary, got permanent"
             )
         if self.gate is not None and not isinstance(self.gate, Gate):
-            raise ConfigError(f"ChildSpec.gate of {self.id!r} must be a Gate, got {self.gate!r}")
+            raise ConfigError(f"{self._name('gate')} must be a Gate, got {self.gate!r}")
         causes: Any = self.free_causes
         if type(causes) is not tuple or not all(
             isinstance(cause, type) and issubclass(cause, Exception) for cause in causes
         ):
             raise ConfigError(
-                f"ChildSpec.free_causes of {self.id!r} must be a tuple of exception classes, got {causes!r}"
+                f"{self._name('free_causes')} must be a tuple of exception classes, got {causes!r}"
             )
 
     def _check_limits(self) -> None:
-        if self.shutdown_s is not None and not self.shutdown_s >= 0:
-            raise ConfigError(f"ChildSpec.shutdown_s of {self.id!r} must be 0 or more, got {self.shutdown_s}")
-        if self.start_timeout_s is not None and not self.start_timeout_s > 0:
-            raise ConfigError(
-                f"ChildSpec.start_timeout_s of {self.id!r} must be positive, got {self.start_timeout_s}"
-            )
+        if self.shutdown_s is not None:
+            check_seconds(self._name("shutdown_s"), self.shutdown_s, above_zero=False)
+        if self.start_timeout_s is not None:
+            check_seconds(self._name("start_timeout_s"), self.start_timeout_s, above_zero=True)
         for name in ("handler_deadline_s", "carry_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(
-                    f"ChildSpec.{name} of {self.id!r} must be positive, got {getattr(self, name)}"
-                )
+            check_seconds(self._name(name), getattr(self, name), above_zero=True)
         for name in ("max_mailbox", "max_poison_attempts"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"ChildSpec.{name} of {self.id!r} must be 1 or more, got {getattr(self, name)}"
-                )
+            check_count(self._name(name), getattr(self, name), minimum=1)
         if not isinstance(self.backoff, Backoff):
-            raise ConfigError(f"ChildSpec.backoff of {self.id!r} must be a Backoff, got {self.backoff!r}")
+            raise ConfigError(f"{self._name('backoff')} must be a Backoff, got {self.backoff!r}")
         if self.free_causes and not self.backoff.base_s > 0:
             raise ConfigError(
-                f"ChildSpec.backoff of {self.id!r} must have base_s above 0 with free_causes, else it restarts without pause"
+                f"{self._name('backoff')} must have base_s above 0 with free_causes, else it restarts without pause"
             )
+
+    def _name(self, name: str) -> str:
+        return f"ChildSpec.{name} of {self.id!r}"
 
     @property
     def shutdown_limit_s(self) -> float:

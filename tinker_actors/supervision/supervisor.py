@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tinker_actors.supervision.actor import SupervisedActor
 from tinker_actors.supervision.administration import execute
@@ -23,7 +23,7 @@ from tinker_actors.supervision.signals import (
     StopRequest,
     StopTimedOut,
 )
-from tinker_actors.supervision.specs import AutoShutdown, ChildSpec, Strategy
+from tinker_actors.supervision.specs import AutoShutdown, ChildSpec, Kind, Strategy
 
 if TYPE_CHECKING:
     from tinker_actors.supervision.incarnation import Incarnation
@@ -91,6 +91,8 @@ class Supervisor(SupervisedActor):
 
 class SupervisorLoop(Loop):
     """Serves a supervisor's mailbox: signals of its children and commands, then its own messages."""
+
+    kind: ClassVar[Kind] = Kind.SUPERVISOR
 
     def __init__(
         self,

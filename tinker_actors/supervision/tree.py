@@ -299,5 +299,5 @@ def _node(slot: Slot, runtime: Runtime) -> TreeNode:
         handling=None if handling is None else handling.message,
         handling_s=0.0 if handling is None else now - handling.since,
         zombies=tuple(epoch for path, epoch in tuple(runtime.zombies) if path == slot.path),
-        children=tuple(_node(child, runtime) for child in slot.children),
+        children=tuple(_node(child, runtime) for child in list(slot.children.values())),
     )

@@ -1,0 +1,44 @@
+"""Checks of single fields, each with the same sentence: which field, what was wanted, what came."""
+
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from tinker_actors.errors import ConfigError
+
+__all__ = ["check_choice", "check_count", "check_seconds"]
+
+C = TypeVar("C", bound=StrEnum)
+
+
+def check_choice(name: str, value: Any, kind: type[C]) -> C:
+    """The member of `kind` that `value` is or names.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigError(f"{name} must be one of {', '.join(kind)}, got {value!r}") from None
+
+
+def check_seconds(name: str, value: Any, *, above_zero: bool) -> None:
+    """Refuse what is no time; infinity is one.
+
+    Raises:
+        ConfigError: it is no number, or negative, or 0 where that makes no sense.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not (value > 0 if above_zero else value >= 0):
+        wanted = "seconds above 0" if above_zero else "0 or more seconds"
+        raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+
+
+def check_count(name: str, value: Any, *, minimum: int) -> None:
+    """Refuse what is no whole number of at least `minimum`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ConfigError(f"{name} must be a whole number of {minimum} or more, got {value!r}")
