@@ -1,5 +1,6 @@
 """Events in the log."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -8,9 +9,38 @@ from harness import WAIT_S, Server, client, step
 from tinker_actors import events as runtime_events
 from tinker_actors.events import ModelCreated, RuntimeEvent
 from tinker_actors.observe.logs import _WARNINGS, event_name, log_events
-from tinker_actors.supervision import ChildRestarting, ChildStarted, Event
+from tinker_actors.supervision import ChildRestarting, ChildStarted, Error, Event
 from tinker_actors.supervision import events as kit_events
 from tinker_actors.supervision.testing import crash, expect
+
+
+class Stream:
+    """Hands events to its listeners in the thread that publishes."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[object], object]] = []
+
+    def subscribe(self, callback: Callable[[object], object]) -> Callable[[], None]:
+        self.listeners.append(callback)
+        return self.listeners.clear
+
+    def publish(self, event: object) -> None:
+        for listener in self.listeners:
+            listener(event)
+
+
+def restarting(
+    epoch: int, *, at: float, path: str = "root/a", error: Exception | None = None
+) -> ChildRestarting:
+    return ChildRestarting(
+        at=at,
+        path=path,
+        epoch=epoch,
+        delay_s=0.0,
+        restarts=epoch,
+        in_window=epoch,
+        reason=Error(error or ValueError("x")),
+    )
 
 
 def test_what_happens_is_logged_by_name_and_fields(server: Server, run_dir: Path) -> None:
@@ -47,3 +77,68 @@ def test_every_event_that_warns_is_one_that_there_is() -> None:
 def test_names_tell_the_area_and_what_happened() -> None:
     assert event_name(ModelCreated) == "runtime.model_created"
     assert event_name(ChildRestarting) == "supervision.child_restarting"
+
+
+def test_every_restart_is_logged_with_whom_and_why_and_how_often() -> None:
+    """SUP-31."""
+    with structlog.testing.capture_logs() as logs:
+        writer = Stream()
+        log_events(writer)
+        writer.publish(restarting(3, at=0.0))
+    assert logs == [
+        {
+            "event": "supervision.child_restarting",
+            "log_level": "warning",
+            "path": "root/a",
+            "epoch": 3,
+            "delay_s": 0.0,
+            "restarts": 3,
+            "in_window": 3,
+            "reason": "Error(error=ValueError('x'))",
+        }
+    ]
+
+
+def test_restarts_that_repeat_are_grouped_after_ten_in_a_second() -> None:
+    """SUP-31."""
+    with structlog.testing.capture_logs() as logs:
+        stream = Stream()
+        log_events(stream)
+        for epoch in range(25):
+            stream.publish(restarting(epoch, at=0.01 * epoch))
+        stream.publish(restarting(25, at=1.5))
+    names = [(entry["event"], entry.get("times")) for entry in logs]
+    assert names == [
+        *[("supervision.child_restarting", None)] * 10,
+        ("supervision.repeated", 15),
+        ("supervision.child_restarting", None),
+    ]
+
+
+def test_actors_do_not_crowd_each_other_out_of_the_log() -> None:
+    with structlog.testing.capture_logs() as logs:
+        stream = Stream()
+        log_events(stream)
+        for epoch in range(11):
+            stream.publish(restarting(epoch, at=0.0))
+        stream.publish(restarting(1, at=0.0, path="root/b"))
+    assert [entry["path"] for entry in logs] == ["root/a"] * 10 + ["root/b"]
+
+
+def test_what_was_kept_back_is_counted_when_logging_ends() -> None:
+    with structlog.testing.capture_logs() as logs:
+        stream = Stream()
+        end = log_events(stream)
+        for epoch in range(12):
+            stream.publish(restarting(epoch, at=0.0))
+        end()
+    assert logs[-1]["event"] == "supervision.repeated"
+    assert (logs[-1]["of"], logs[-1]["times"]) == ("supervision.child_restarting", 2)
+
+
+def test_a_field_of_any_length_is_cut() -> None:
+    with structlog.testing.capture_logs() as logs:
+        stream = Stream()
+        log_events(stream)
+        stream.publish(restarting(1, at=0.0, error=ValueError("x" * 10_000)))
+    assert len(logs[0]["reason"]) < 600

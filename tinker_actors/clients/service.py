@@ -213,7 +213,7 @@ class ServiceClient:
         """The address of an actor in the tree, such as `service/session/heartbeat`."""
         return self._runtime.tree.address(path)
 
-    def subscribe(self, callback: Callable[[object], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[object], object]) -> Callable[[], None]:
         """Call `callback` with every event from now on, on a thread of its own; returns the way to end that."""
         return self._runtime.tree.events.subscribe(callback)
 

@@ -3,15 +3,15 @@
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
 
-from tinker_actors.clients.service import ServiceClient
+from tinker_actors.observe.repeats import Repeats
 from tinker_actors.supervision import Event
 
-__all__ = ["event_name", "log_events"]
+__all__ = ["Source", "event_name", "log_events"]
 
 _WARNINGS = (
     "supervision.child_abandoned",
@@ -20,6 +20,8 @@ _WARNINGS = (
     "supervision.dead_letter",
     "supervision.error_contained",
     "supervision.escalated",
+    "supervision.poisoned",
+    "supervision.stall_warning",
     "runtime.gradient_dropped",
     "runtime.heartbeat_missed",
     "runtime.journal_parked",
@@ -30,6 +32,15 @@ _WARNINGS = (
     "runtime.step_voided",
 )
 _LEFT_OUT = ("seq", "at")
+_MAX_CHARACTERS = 500
+
+
+class Source(Protocol):
+    """What has events: a `ServiceClient`, or the `events` of an `ActorTree`."""
+
+    def subscribe(self, callback: Callable[[object], object]) -> Callable[[], None]:
+        """Call `callback` with every later event; returns the way to end that."""
+        ...
 
 
 def event_name(kind: type) -> str:
@@ -39,21 +50,47 @@ def event_name(kind: type) -> str:
     return f"{area}.{words}"
 
 
-def log_events(service: ServiceClient, log: Any = None) -> Callable[[], None]:
-    """Log what happens in `service` from now on; returns the way to end that.
+def log_events(source: Source, log: Any = None) -> Callable[[], None]:
+    """Log what happens in `source` from now on; returns the way to end that.
+
+    Events of the tree that repeat, of one kind and about one actor, are written ten times a second; the others are
+    counted, and written as one entry `supervision.repeated` with the next event after that second.
 
     Args:
-        service: whose events.
+        source: whose events.
         log: a structlog logger; by default one named `tinker_actors`.
     """
-    logger = log or structlog.get_logger("tinker_actors")
+    writer = _Writer(log or structlog.get_logger("tinker_actors"))
+    unsubscribe = source.subscribe(writer.write)
 
-    def write(event: object) -> None:
+    def end() -> None:
+        unsubscribe()
+        writer.write_repeats(None)
+
+    return end
+
+
+class _Writer:
+    """Writes the events of one source; called by one thread at a time."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self._repeats = Repeats()
+
+    def write(self, event: object) -> None:
         name = event_name(type(event))
+        if isinstance(event, Event):
+            self.write_repeats(event.at)
+            if not self._repeats.admits((name, event.path), event.at):
+                return
         level = "warning" if name in _WARNINGS else "info"
-        getattr(logger, level)(name, **_fields(event))
+        getattr(self._logger, level)(name, **_fields(event))
 
-    return service.subscribe(write)
+    def write_repeats(self, at: float | None) -> None:
+        """Say how many entries were kept back in the seconds that are over at `at`; in all, when None."""
+        for key, count in self._repeats.over(at):
+            name, path = key
+            self._logger.warning("supervision.repeated", of=name, path=path, times=count)
 
 
 def _fields(event: object) -> dict[str, Any]:
@@ -68,4 +105,7 @@ def _fields(event: object) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float | str | dict | None) else repr(value)
+    if isinstance(value, bool | int | float | dict | None):
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}… ({len(text)} characters)"
