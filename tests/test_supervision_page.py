@@ -1,6 +1,8 @@
 """`supervision.md` draws the tree as it is built."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -93,3 +95,11 @@ def test_the_drawing_says_how_supervisors_restart(service: ta.ServiceClient) -> 
         flags = actor.flags
         kind = "dynamic" if flags.is_dynamic else flags.strategy
         assert notes[name] == f"{kind}, {flags.max_restarts} restarts in {flags.within_s:g} s"
+
+
+def test_the_example_prints_what_the_page_says() -> None:
+    example = PAGE.read_text().split("```python\n")[1]
+    program, rest = example.split("```", 1)
+    output = rest.split("```text\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (output, "")

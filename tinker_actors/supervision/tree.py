@@ -5,7 +5,7 @@ import math
 import os
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from tinker_actors.errors import ConfigError, NotDeliveredError, RuntimeStoppedError, StartFailedError
 from tinker_actors.supervision.address import Address
@@ -34,6 +34,7 @@ from tinker_actors.supervision.specs import ChildSpec, Kind
 __all__ = ["ActorTree", "TreeNode"]
 
 _GRACE_S = 1.0
+_STOP_S = 30.0
 _INTERRUPT_STOP_S = 30.0
 _FAILED_START_STOP_S = 5.0
 _seeds = itertools.count(1)
@@ -77,7 +78,7 @@ class TreeNode:
 
 
 class ActorTree:
-    """A tree of supervised actors under one root supervisor.
+    """A tree of supervised actors under one root supervisor; in a `with` statement it starts and stops itself.
 
     Args:
         root: the root's spec; its restart type does not matter, for nobody restarts a root.
@@ -143,6 +144,13 @@ class ActorTree:
             self.stop(_FAILED_START_STOP_S)
         self.stopped.wait(_GRACE_S)
         raise self._start_failure(None if in_time else timeout_s)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(_STOP_S)
 
     def _start_failure(self, waited_s: float | None) -> StartFailedError:
         reason = self._exit
