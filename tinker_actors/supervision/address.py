@@ -67,15 +67,17 @@ class Address:
             RuntimeStoppedError: the tree is down.
             ForkedProcessError: this process was forked from the tree's.
             FencedError: the actor that sends was given up.
+            ConfigError: `mode` is none, or `key` cannot be compared.
         """
         runtime = self._runtime
         runtime.check_process()
-        envelope = Envelope(message, carries=True, key=key, sent_at=runtime.clock.now())
+        _check(mode, key)
+        envelope = Envelope(message, carries=mode == "wait", key=key, sent_at=runtime.clock.now())
         here = current_incarnation()
         try:
             self._send(envelope, here, waits=mode == "wait")
         except MailboxFullError as error:
-            if here is None or self._block_s == 0:
+            if here is None or here.path == self.path or self._block_s == 0:
                 raise
             runtime.dead_letter(self.path, 0, envelope, str(error))
 
@@ -90,16 +92,17 @@ class Address:
         """Send `message`; the answer, or why there is none, comes in the reply.
 
         Raises:
-            ConfigError: `timeout_s` is not positive and finite.
+            ConfigError: `timeout_s` is not positive and finite, `mode` is none, or `key` cannot be compared.
             ForkedProcessError: this process was forked from the tree's.
             FencedError: the actor that sends was given up.
         """
         runtime = self._runtime
         runtime.check_process()
+        _check(mode, key)
         if not 0 < timeout_s < math.inf:
             raise ConfigError(f"timeout_s must be positive and finite, got {timeout_s}")
         reply = Reply(runtime.clock, timeout_s=timeout_s, target=self.path)
-        envelope = Envelope(message, reply, carries=True, key=key, sent_at=runtime.clock.now())
+        envelope = Envelope(message, reply, carries=mode == "wait", key=key, sent_at=runtime.clock.now())
         try:
             self._send(envelope, current_incarnation(), waits=mode == "wait")
         except FencedError:
@@ -204,6 +207,17 @@ class Address:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}>"
+
+
+def _check(mode: str, key: Hashable) -> None:
+    """Refuse here what would end the receiver."""
+    if mode not in ("wait", "fast"):
+        raise ConfigError(f"mode must be wait or fast, got {mode!r}")
+    if key is not None:
+        try:
+            hash(key)
+        except TypeError:
+            raise ConfigError(f"key must be hashable, got {type(key).__qualname__}") from None
 
 
 def _put_control(slot: Slot, envelope: Envelope) -> None:

@@ -151,7 +151,7 @@ class Escalated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter(Event):
-    """A message no handler will see, or an answer that came too late."""
+    """A tell that no handler will see, or an answer that came too late; an ask that is not handled fails instead."""
 
     epoch: int
     """The incarnation it was meant for; 0 when none was chosen."""

@@ -85,12 +85,16 @@ class Loop:
             return NORMAL
         if isinstance(message, Down) and not self.here.take_monitor(message.id):
             return None  # given up between the end and its delivery
+        reply = envelope.reply
+        if reply is not None and not reply.begin():
+            self.here.dead_letter(envelope, "its asker had stopped waiting")
+            return None
         if envelope.key is not None and not self._begin_attempt(envelope):
             return None
-        if envelope.reply is None:
+        if reply is None:
             self._on_tell(message)
         else:
-            self._on_ask(envelope, envelope.reply)
+            self._on_ask(envelope, reply)
         self._settle_attempt(envelope)
         return None
 
@@ -104,14 +108,14 @@ class Loop:
 
     def _on_ask(self, envelope: Envelope, reply: Reply) -> None:
         here = self.here
-        if not reply.begin():
-            here.dead_letter(envelope, "its asker had stopped waiting")
-            return
         here.current = reply
         settled = True
         try:
             value = self._handle(envelope.message)
-            settled = self._defer(reply, value) if isinstance(value, Reply) else reply.set(value)
+            if isinstance(value, Reply):
+                self._defer(envelope, reply, value)
+            else:
+                settled = reply.set(value)
         except self._answers as error:
             settled = reply.fail(error)
         except Exception as error:
@@ -151,13 +155,17 @@ class Loop:
         unknown.__cause__ = error
         reply.fail(unknown)
 
-    def _defer(self, reply: Reply, later: Reply) -> bool:
+    def _defer(self, envelope: Envelope, reply: Reply, later: Reply) -> None:
         """Let `reply` take the outcome of `later`, and be lost with this incarnation if that is sooner."""
-        deferred = self.here.deferred
-        deferred.add(reply)
-        reply.add_done_callback(deferred.discard)
-        reply.follow(later)
-        return True
+        here = self.here
+        here.deferred.add(reply)
+        reply.add_done_callback(here.deferred.discard)
+
+        def take(_later: Reply) -> None:
+            if not reply.take(later):
+                here.dead_letter(envelope, "the answer came too late")
+
+        later.add_done_callback(take)
 
     # Attempts of messages with a key.
 
@@ -178,5 +186,9 @@ class Loop:
         return False
 
     def _settle_attempt(self, envelope: Envelope) -> None:
-        if envelope.key is not None:
-            self.here.slot.quarantine.returned(envelope.key)
+        here = self.here
+        if envelope.key is None:
+            return
+        with here.send_guard:  # one that was given up cost its incarnation, even if it returns after all
+            if not here.is_fenced:
+                here.slot.quarantine.returned(envelope.key)

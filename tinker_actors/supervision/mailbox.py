@@ -145,6 +145,16 @@ class Mailbox:
                 return
         callback()
 
+    def wake_senders(self) -> None:
+        """Let those who wait for room look again."""
+        with self._lock:
+            self._room.wake_all()
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the user lane takes nothing any more."""
+        return self._sealed
+
     def take(self) -> Envelope | None:
         """The next envelope; waits for one; None once the mailbox is closed.
 

@@ -109,12 +109,14 @@ class Slot:
             self._parked = deque(refused)
             self.mailbox = mailbox
             self._room.wake_all()
-            if self._carry_limit is not None:
+            if self._carry_limit is not None and not refused:
                 self._carry_limit.cancel()
 
     def shut(self, state: State, *, parks: bool) -> None:
         """Let no more through; from here on messages wait (`parks`) or are refused."""
         with self._lock:
+            if self.mailbox is not None:
+                self.mailbox.wake_senders()  # what they wait for will not come from there
             self.state, self.mailbox, self._parks = state, None, parks
             if state is not State.STOPPING:
                 self.incarnation = None
@@ -152,6 +154,7 @@ class Slot:
             with self._lock:
                 late = [one for one in self._parked if id(one) in batch]
                 self._parked = deque(one for one in self._parked if id(one) not in batch)
+                self._room.wake_all()
             for one in late:
                 error = NotDeliveredError(
                     f"{self.path} was not back within {limit_s:g} s to take the message"
@@ -166,6 +169,8 @@ class Slot:
         with self._lock:
             dropped, self._parked = self._parked, deque()
             self._room.wake_all()
+            if self._carry_limit is not None:
+                self._carry_limit.cancel()
             error = self.refusal()
         for envelope in dropped:
             self.table.on_drop(self, envelope, error or NotDeliveredError(f"{self.path} is {self.state}"))
@@ -217,6 +222,10 @@ class Slot:
         """Call `callback`, which must only set an event, once another `send` is worth a try."""
         with self._lock:
             mailbox = self.mailbox
+            if (
+                mailbox is not None and mailbox.is_sealed
+            ):  # its incarnation ends, and the supervisor has not said so
+                mailbox = None
             if mailbox is None and self.refusal() is None and len(self._parked) >= self.spec.max_mailbox:
                 self._room.add(callback)
                 return

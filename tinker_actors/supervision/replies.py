@@ -121,13 +121,10 @@ class Reply:
             finish = self._seal(None, error)
         return finish is not None and finish()
 
-    def follow(self, other: "Reply") -> None:
-        """Take the outcome of `other`, once that is known."""
-        other.add_done_callback(self._take)
-
-    def _take(self, other: "Reply") -> None:
+    def take(self, other: "Reply") -> bool:
+        """Settle with the outcome of `other`, which is known; False when this one was settled before."""
         error = other.exception()
-        self._settle(other.result() if error is None else None, error)
+        return self._settle(other.result() if error is None else None, error)
 
     def _settle(self, value: Any, error: BaseException | None) -> bool:
         self._check_deadline()
