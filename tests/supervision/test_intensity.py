@@ -3,15 +3,13 @@ from typing import Any
 
 import pytest
 
-from tinker_actors.errors import RuntimeStoppedError
 from tinker_actors.supervision import (
     ActorTree,
-    ChildExited,
+    ChildRestarting,
     ChildSpec,
     ChildStarted,
     Escalated,
     Kind,
-    Shutdown,
     ShutdownEnded,
     SupervisedActor,
     Supervisor,
@@ -26,12 +24,13 @@ class Echo(SupervisedActor):
         return message
 
 
-def crash_and_come_back(tree: ActorTree, path: str, error: Exception | None = None) -> None:
+def crash_and_come_back(tree: ActorTree, path: str) -> None:
     with expect(tree, ChildStarted, path=path):
-        crash(tree.address(path), error)
+        crash(tree.address(path))
 
 
 def test_restarts_one_period_apart_go_on_for_ever(start_tree: StartTree, clock: VirtualClock) -> None:
+    """SUP-19."""
     tree = start_tree(ChildSpec("a", Echo), clock=clock, max_restarts=1, within_s=10.0)
     for _ in range(5):
         crash_and_come_back(tree, "root/a")
@@ -42,6 +41,7 @@ def test_restarts_one_period_apart_go_on_for_ever(start_tree: StartTree, clock: 
 def test_one_restart_too_many_within_the_period_ends_the_supervisor(
     start_tree: StartTree, clock: VirtualClock
 ) -> None:
+    """SUP-19."""
     tree = start_tree(ChildSpec("a", Echo), clock=clock, max_restarts=2, within_s=10.0)
     for _ in range(2):
         crash_and_come_back(tree, "root/a")
@@ -51,12 +51,14 @@ def test_one_restart_too_many_within_the_period_ends_the_supervisor(
 
 
 def test_budget_of_zero_gives_up_at_the_first_crash(start_tree: StartTree) -> None:
+    """SUP-19."""
     tree = start_tree(ChildSpec("a", Echo), max_restarts=0)
     with expect(tree, Escalated, path="root"), expect(tree, ShutdownEnded):
         crash(tree.address("root/a"))
 
 
 def test_children_share_the_budget_of_their_supervisor(start_tree: StartTree) -> None:
+    """SUP-22."""
     tree = start_tree(*(ChildSpec(name, Echo) for name in "abc"), max_restarts=2)
     crash_and_come_back(tree, "root/a")
     crash_and_come_back(tree, "root/b")
@@ -64,64 +66,36 @@ def test_children_share_the_budget_of_their_supervisor(start_tree: StartTree) ->
         crash(tree.address("root/c"))
 
 
-def two_levels(**limits: Any) -> ChildSpec:
-    inner = [ChildSpec("leaf", Echo), ChildSpec("other", Echo)]
-    return ChildSpec("mid", lambda: Supervisor(inner, **limits), kind=Kind.SUPERVISOR)
-
-
-def test_supervisor_that_gives_up_is_restarted_with_its_children(start_tree: StartTree) -> None:
-    tree = start_tree(two_levels(max_restarts=0))
-    with expect(tree, ChildStarted, path="root/mid") as got:
-        crash(tree.address("root/mid/leaf"))
-    assert got.event.epoch == 2
-    assert tree.address("root/mid/other").call("hello") == "hello"
-
-
-def test_supervisor_that_gives_up_ends_its_children_first(start_tree: StartTree) -> None:
-    tree = start_tree(two_levels(max_restarts=0))
-    with expect(tree, ChildExited, count=3) as got:
-        crash(tree.address("root/mid/leaf"))
-    assert [event.path for event in got.events] == ["root/mid/leaf", "root/mid/other", "root/mid"]
-    assert isinstance(got.events[2].reason, Shutdown)
-
-
-def test_escalation_through_two_levels_keeps_the_first_exception(start_tree: StartTree) -> None:
-    first, second = ValueError("the first"), ValueError("the second")
-    tree = start_tree(two_levels(max_restarts=1), max_restarts=0)
-    crash_and_come_back(tree, "root/mid/leaf", first)
-    with expect(tree, Escalated, count=2) as got, expect(tree, ShutdownEnded, first_cause=first):
-        crash(tree.address("root/mid/leaf"), second)
-    assert [event.path for event in got.events] == ["root/mid", "root"]
-    assert got.event.reason == Shutdown("more than 1 restarts within 60 s", cause=first, last=second)
-    assert tree.first_cause is first
-
-
-def test_addresses_fail_with_the_first_cause_once_the_root_gave_up(start_tree: StartTree) -> None:
-    cause = ValueError("the root of it")
-    tree = start_tree(ChildSpec("a", Echo), max_restarts=0)
-    a = tree.address("root/a")
-    with expect(tree, ShutdownEnded):
-        crash(a, cause)
-    with pytest.raises(RuntimeStoppedError) as told:
-        a.tell("anyone?")
-    with pytest.raises(RuntimeStoppedError) as asked:
-        a.call("anyone?")
-    assert told.value.first_cause is asked.value.first_cause is cause
-
-
-def test_supervisor_whose_own_handler_raises_ends_its_children_and_is_restarted(
-    start_tree: StartTree,
+def test_each_restart_says_how_many_count_against_the_limit(
+    start_tree: StartTree, clock: VirtualClock
 ) -> None:
-    class Fragile(Supervisor):
-        def on_receive(self, message: Any) -> Any:
-            raise ValueError(message)
+    """SUP-19."""
+    tree = start_tree(ChildSpec("a", Echo), ChildSpec("b", Echo), clock=clock, within_s=10.0)
+    counted = []
+    for path, later_s in (("root/a", 6.0), ("root/b", 3.9), ("root/a", 0.1), ("root/b", 0.0)):
+        with expect(tree, ChildRestarting) as got, expect(tree, ChildStarted, path=path):
+            crash(tree.address(path))
+        assert tree.snapshot().restarts_in_window == got.event.in_window
+        counted.append((got.event.restarts, got.event.in_window))
+        clock.advance(later_s)
+    assert counted == [(1, 1), (1, 2), (2, 3), (2, 3)]
 
-    mid = ChildSpec("mid", lambda: Fragile([ChildSpec("leaf", Echo)]), kind=Kind.SUPERVISOR)
-    tree = start_tree(mid)
-    with expect(tree, ChildExited, count=2) as ended, expect(tree, ChildStarted, path="root/mid") as started:
-        tree.address("root/mid").tell("break")
-    assert [event.path for event in ended.events] == ["root/mid/leaf", "root/mid"]
-    assert started.event.epoch == 2
+
+@pytest.mark.parametrize("max_restarts", [0, 1, 3])
+def test_start_that_fails_uses_up_a_restart_like_a_crash(start_tree: StartTree, max_restarts: int) -> None:
+    """SUP-19."""
+
+    class Hopeless(Echo):
+        def on_start(self) -> None:
+            if self.context.epoch > 1:
+                raise ValueError("never again")
+
+    tree = start_tree(ChildSpec("a", Hopeless), max_restarts=max_restarts)
+    with expect(tree, ShutdownEnded):
+        crash(tree.address("root/a"))
+    node = tree.snapshot().find("root/a")
+    assert node is not None
+    assert node.epoch == max_restarts + 1
 
 
 def test_supervisor_subclass_handles_messages_of_its_own(start_tree: StartTree) -> None:
