@@ -237,6 +237,16 @@ class Incarnation:
         """Report a message that nobody handles."""
         self.runtime.dead_letter(self.path, self.epoch, envelope, why)
 
+    def refuse(self, envelope: Envelope, why: str) -> None:
+        """Settle or report a message that no handler of this incarnation will see."""
+        if envelope.reply is not None:
+            if isinstance(envelope.message, _ActorStop):
+                envelope.reply.set(True)
+            else:
+                envelope.reply.lose(why)
+        elif envelope.lane is Lane.USER:
+            self.dead_letter(envelope, why)
+
     def retire(self, why: str, *, close: bool) -> None:
         """Close the user lane (or all), and settle what nobody will handle."""
         self._settle_all(self.slot.retire(self.mailbox, close=close), why)
@@ -373,13 +383,7 @@ class Incarnation:
 
     def _settle_all(self, left: list[Envelope], why: str) -> None:
         for envelope in left:
-            if envelope.reply is not None:
-                if isinstance(envelope.message, _ActorStop):
-                    envelope.reply.set(True)
-                else:
-                    envelope.reply.lose(why)
-            elif envelope.lane is Lane.USER:
-                self.dead_letter(envelope, why)
+            self.refuse(envelope, why)
         current = self.current
         if current is not None:
             current.lose(f"{self.path} ended while it handled the message")

@@ -85,20 +85,31 @@ class Loop:
             return NORMAL
         if isinstance(message, Down) and not self.here.take_monitor(message.id):
             return None  # given up between the end and its delivery
-        reply = envelope.reply
-        if reply is not None and not reply.begin():
-            self.here.dead_letter(envelope, "its asker had stopped waiting")
-            return None
-        if envelope.key is not None and not self._begin_attempt(envelope):
-            return None
-        if reply is None:
-            self._on_tell(message)
-        else:
-            self._on_ask(envelope, reply)
-        self._settle_attempt(envelope)
+        self._on_message(envelope)
         return None
 
     # Handlers.
+
+    def _on_message(self, envelope: Envelope) -> None:
+        here, reply = self.here, envelope.reply
+        here.current = reply  # from here on whoever gives the incarnation up settles it
+        try:
+            if here.is_fenced:
+                here.refuse(envelope, f"{here.path} was given up before it handled the message")
+            elif reply is not None and not reply.begin():
+                here.dead_letter(envelope, "its asker had stopped waiting")
+            elif envelope.key is None or self._begin_attempt(envelope):
+                if reply is None:
+                    self._on_tell(envelope.message)
+                else:
+                    self._on_ask(envelope, reply)
+                self._settle_attempt(envelope)
+        except BaseException as error:
+            if reply is not None:
+                reply.lose(f"{here.path} ended by {type(error).__name__} while it handled the message")
+            raise
+        finally:
+            here.current = None
 
     def _on_tell(self, message: Any) -> None:
         try:
@@ -108,7 +119,6 @@ class Loop:
 
     def _on_ask(self, envelope: Envelope, reply: Reply) -> None:
         here = self.here
-        here.current = reply
         settled = True
         try:
             value = self._handle(envelope.message)
@@ -127,7 +137,6 @@ class Loop:
             self._answer_last(reply, error)
             raise
         finally:
-            here.current = None
             if not settled:
                 here.dead_letter(envelope, "the answer came too late")
 

@@ -222,17 +222,14 @@ class Slot:
         """Call `callback`, which must only set an event, once another `send` is worth a try."""
         with self._lock:
             mailbox = self.mailbox
-            if (
-                mailbox is not None and mailbox.is_sealed
-            ):  # its incarnation ends, and the supervisor has not said so
-                mailbox = None
+            if mailbox is not None and mailbox.is_sealed:
+                mailbox = None  # its incarnation ends, and the supervisor has not said so yet
             if mailbox is None and self.refusal() is None and len(self._parked) >= self.spec.max_mailbox:
                 self._room.add(callback)
-                return
-        if mailbox is None:
-            callback()
-        else:
-            mailbox.when_room(callback)
+            elif mailbox is None:
+                callback()
+            else:
+                mailbox.when_room(callback)
 
     def send(self, envelope: Envelope, *, waits: bool = True) -> None:
         """Deliver; or, if it `waits`, park.
