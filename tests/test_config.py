@@ -1,5 +1,7 @@
 """Settings: where they come from, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 
 from tinker_actors.config import DEFAULT_BASE_URL, RecoveryPolicy, Settings
@@ -32,20 +34,20 @@ def test_the_embedded_server_needs_no_key() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "TINKER_API_KEY"),
+        ({}, "TINKER_API_KEY or TINKER_CREDENTIAL_CMD"),
         ({"api_key": "sk-123"}, "starts with tml-"),
         ({"api_key": "tml-1", "base_url": "ftp://x"}, "must be an http"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(arguments: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Settings.resolve(**arguments, environment={})
+        Settings.resolve(**arguments, environment={}, home=Path("/nowhere"))  # type: ignore[arg-type] # mixed on purpose
 
 
 def test_a_key_shows_in_no_text() -> None:
     settings = Settings.resolve(base_url="local", api_key="tml-very-secret", environment={})
-    assert "very-secret" not in repr(settings) + str(settings) + str(settings.api_key)
-    assert settings.api_key.reveal() == "tml-very-secret"
+    assert "very-secret" not in repr(settings) + str(settings) + str(settings.credential)
+    assert settings.credential.read().reveal() == "tml-very-secret"
 
 
 def test_a_wrong_key_is_not_repeated_in_its_error() -> None:

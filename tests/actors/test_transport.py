@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from harness import WAIT_S
 
@@ -23,7 +24,13 @@ from tinker_actors.actors.transport import (
 )
 from tinker_actors.api.futures import json_result
 from tinker_actors.config import RecoveryPolicy, Settings
-from tinker_actors.errors import APIConnectionError, ConflictError, OutcomeUnknownError, TinkerActorsError
+from tinker_actors.errors import (
+    APIConnectionError,
+    AuthenticationError,
+    ConflictError,
+    OutcomeUnknownError,
+    TinkerActorsError,
+)
 from tinker_actors.events import RequestRetried
 from tinker_actors.journal.store import Store
 from tinker_actors.supervision import ActorTree, ChildSpec, ChildStarted, Kind, SupervisedActor, Supervisor
@@ -46,14 +53,27 @@ HERE = Endpoint("http://host")
 Script = Callable[[Call[Any], str], Answer | None]
 
 
+Flags = Callable[[Call[Any]], Answer]
+
+
+def no_flags(_call: Call[Any]) -> Answer:
+    """A server that has no such endpoint."""
+    return Answer(404, JSON, b"{}")
+
+
 class Scripted:
     """A transport that asks a function for its answers; one that gives none hangs for ever."""
 
-    def __init__(self, script: Script) -> None:
-        self._script = script
+    def __init__(self, script: Script, flags: Flags) -> None:
+        self._script, self._flags = script, flags
+        self.seen: list[tuple[str, str]] = []
+        """Path and key of each request."""
         self.is_hanging = threading.Event()
 
     async def send(self, call: Call[Any], base_url: str) -> Answer:
+        self.seen.append((call.path, call.headers["x-api-key"]))
+        if call.path.startswith(("client/", "auth/")):
+            return self._flags(call)
         answer = self._script(call, base_url)
         if answer is not None:
             return answer
@@ -79,7 +99,7 @@ class Receiver(SupervisedActor):
 class Bench:
     """A transport actor and somebody to answer to."""
 
-    def __init__(self, script: Script, endpoint: Endpoint | None = HERE) -> None:
+    def __init__(self, script: Script, endpoint: Endpoint | None = HERE, *, flags: Flags = no_flags) -> None:
         settings = Settings.resolve(base_url="http://host", api_key="tml-x", environment={})
         self.store, self.settler = Store(None), Settler()
         self.published = Published(
@@ -93,7 +113,7 @@ class Bench:
             display_name=None,
         )
         self.published.endpoint = endpoint
-        self.transport = Scripted(script)
+        self.transport = Scripted(script, flags)
         self.received: queue.Queue[object] = queue.Queue()
         children = [
             ChildSpec("transport", lambda: TransportActor(self.published, lambda: self.transport)),
@@ -214,3 +234,89 @@ def test_a_fetch_that_fails_fails_its_asker_and_nobody_else(bench: Callable[...,
     with pytest.raises(ConflictError):
         one.address.call(Fetch(CALL), timeout_s=WAIT_S)
     assert one.address.call(Fetch(CALL), timeout_s=WAIT_S) == FutureHandle(request_id="7")
+
+
+def flags(*, config: Answer, jwt: str = "eyJ-1") -> Flags:
+    answers = {
+        "client/config": config,
+        "client/dynamic_config": Answer(200, JSON, b"{}"),
+        "auth/token": Answer(200, JSON, msgspec.json.encode({"jwt": jwt})),
+    }
+    return lambda call: answers[call.path]
+
+
+WITH_TOKENS = Answer(200, JSON, b'{"pjwt_auth_enabled": true, "unknown": 1}')
+
+
+def test_the_flags_are_asked_for_once_before_anything_else(bench: Callable[..., Bench]) -> None:
+    one = bench(answers(HANDLE, SAVED, HANDLE, SAVED))
+    for tag in ("a", "b"):
+        one.send(tag)
+        one.next(), one.next()
+    paths = [path for path, _ in one.transport.seen]
+    assert paths == ["client/config", "client/dynamic_config", *["save_weights", "retrieve_future"] * 2]
+
+
+def test_flags_are_published(bench: Callable[..., Bench]) -> None:
+    config = Answer(200, JSON, b'{"fwdbwd_max_chunk_len": 7}')
+    one = bench(answers(HANDLE, SAVED), flags=flags(config=config))
+    one.send("a")
+    one.next()
+    assert one.published.config.fwdbwd_max_chunk_len == 7
+    assert one.published.config.fwdbwd_max_chunk_bytes_count == 5_000_000
+
+
+def test_where_tokens_are_wanted_only_the_flags_and_the_exchange_see_the_key(
+    bench: Callable[..., Bench],
+) -> None:
+    one = bench(answers(HANDLE, SAVED), flags=flags(config=WITH_TOKENS))
+    one.send("a")
+    one.next(), one.next()
+    assert one.transport.seen == [
+        ("client/config", "tml-x"),
+        ("auth/token", "tml-x"),
+        ("client/dynamic_config", "eyJ-1"),
+        ("save_weights", "eyJ-1"),
+        ("retrieve_future", "eyJ-1"),
+    ]
+
+
+def test_a_request_whose_token_was_rejected_is_sent_once_more_with_another(
+    bench: Callable[..., Bench],
+) -> None:
+    rejected = Answer(401, {**JSON, "www-authenticate": 'Bearer error="invalid_token"'}, b"{}")
+    tokens = iter(["eyJ-1", "eyJ-2"])
+
+    def give(call: Call[Any]) -> Answer:
+        return flags(config=WITH_TOKENS, jwt=next(tokens) if call.path == "auth/token" else "")(call)
+
+    def script(call: Call[Any], _url: str) -> Answer:
+        if call.headers["x-api-key"] == "eyJ-1":
+            return rejected
+        return SAVED if call.path == "retrieve_future" else HANDLE
+
+    one = bench(script, flags=give)
+    one.send("a")
+    assert isinstance(one.next(), Accepted)
+    assert [key for path, key in one.transport.seen if path == "save_weights"] == ["eyJ-1", "eyJ-2"]
+
+
+def test_a_server_that_is_down_at_first_is_asked_again_by_the_rule_of_the_request(
+    bench: Callable[..., Bench],
+) -> None:
+    first = [Answer(503, JSON, b"{}")]
+
+    def give(call: Call[Any]) -> Answer:
+        return first.pop() if first else no_flags(call)
+
+    one = bench(answers(HANDLE, SAVED), flags=give)
+    one.send("a")
+    assert isinstance(one.next(), Accepted)
+
+
+def test_a_key_that_the_server_refuses_fails_the_request(bench: Callable[..., Bench]) -> None:
+    one = bench(answers(), flags=flags(config=Answer(401, JSON, b'{"detail": "who?"}')))
+    one.send("a")
+    failed = one.next()
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, AuthenticationError)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from tinker_actors.actors.futures import Settler
+from tinker_actors.api.setup import ClientConfig, DynamicConfig
 from tinker_actors.config import RecoveryPolicy, Settings
 from tinker_actors.journal.store import Store
 from tinker_actors.supervision import ChildSpec
@@ -68,6 +69,10 @@ class Published:
         self.display_name = display_name
         self.endpoint: Endpoint | None = None if settings.is_local else Endpoint(settings.base_url)
         """Written by the local-server actor; None while there is no server to talk to."""
+        self.config = ClientConfig()
+        """The server's flags; written by the transport actor, at the defaults until it knows better."""
+        self.dynamic_config = DynamicConfig()
+        """Those that may change; likewise."""
         self.session_id: str | None = None
         """Written by the heartbeat actor."""
         self._lock = threading.Lock()

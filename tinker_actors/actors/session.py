@@ -140,6 +140,7 @@ class SessionActor(SupervisedActor):
             user_metadata=published.user_metadata,
             project_id=published.settings.project_id,
             display_name=published.display_name,
+            tags=published.settings.tags,
         )
         self._send(call, "open")
 

@@ -1,19 +1,34 @@
 """The network: one thread with one event loop, owned by one actor. Answers come back as messages."""
 
 import asyncio
+import contextlib
 import itertools
+import math
 import random
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from tinker_actors.actors.futures import forbid_waiting
+from tinker_actors.actors.identity import Identity, is_token_rejected
 from tinker_actors.actors.published import Published
 from tinker_actors.api.futures import Expectation, Pause, RoundTrips, follow, with_retries
+from tinker_actors.api.setup import (
+    ClientConfig,
+    DynamicConfig,
+    client_config,
+    dynamic_config,
+    exchange_key,
+    has_no_flags,
+)
+from tinker_actors.config import Secret
 from tinker_actors.errors import (
     APIConnectionError,
+    APIStatusError,
     APITimeoutError,
     NotDeliveredError,
     OutcomeUnknownError,
@@ -26,6 +41,8 @@ from tinker_actors.wire.documents import FutureHandle
 from tinker_actors.wire.http import HttpxTransport, Transport
 
 __all__ = ["Accepted", "Answered", "Cancel", "EndpointChanged", "Failed", "Fetch", "Send", "TransportActor"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +146,23 @@ class _Loop:
         self._thread.join(timeout_s)
 
 
+class _Greeting:
+    """What is done once, by the first who needs it, and again by the next one when it failed."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait_for(self, greet: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Return once it was done.
+
+        Raises:
+            TinkerActorsError: it failed just now.
+        """
+        if self._task is None or (self._task.done() and self._task.exception() is not None):
+            self._task = asyncio.create_task(greet())
+        await asyncio.shield(self._task)
+
+
 class TransportActor(SupervisedActor):
     """Owns connections and the requests under way.
 
@@ -148,6 +182,11 @@ class TransportActor(SupervisedActor):
         self._ready = asyncio.Event()
         self._transport = self._make_transport()
         self._random = random.Random(self.context.random.random())
+        self._identity = Identity(
+            self._published.settings.credential, self._exchange, self.context.clock.now, self._random
+        )
+        self._greeting = _Greeting()
+        self._flags_due = math.inf
         self._note_endpoint()
 
     def on_receive(self, message: Any) -> Reply | None:
@@ -247,6 +286,45 @@ class TransportActor(SupervisedActor):
                     outcome = error
 
     async def _once(self, call: Call[Any]) -> Answer:
+        """One try of `call`; the first one asks the server for its flags before."""
+        await self._greeting.wait_for(self._greet)
+        if self.context.clock.now() >= self._flags_due:
+            self._flags_due = math.inf
+            self._refreshing = asyncio.create_task(self._refresh_flags())
+        secret = await self._identity.secret()
+        answer = await self._send(call, secret)
+        if is_token_rejected(answer) and await self._identity.replace(secret):
+            answer = await self._send(call, await self._identity.secret())
+        return answer
+
+    async def _greet(self) -> None:
+        """Ask for the flags, with the key itself; a server that has none has them at their defaults."""
+        key = (await self._identity.key()).reveal()
+        self._published.config = config = await self._ask(client_config(), key, ClientConfig())
+        self._identity.uses_tokens = config.pjwt_auth_enabled
+        await self._refresh_flags()
+
+    async def _refresh_flags(self) -> None:
+        """Ask for the flags that may change; while there is no answer, the old ones hold."""
+        old = self._published.dynamic_config
+        with contextlib.suppress(TinkerActorsError):
+            flags = await self._ask(dynamic_config(), await self._identity.secret(), DynamicConfig())
+            self._published.dynamic_config = old = flags
+        self._flags_due = self.context.clock.now() + max(10.0, old.refresh_interval_sec)
+
+    async def _ask(self, call: Call[T], secret: str, default: T) -> T:
+        try:
+            return call.read((await self._send(call, secret)).success())
+        except APIStatusError as error:
+            if has_no_flags(error):
+                return default
+            raise
+
+    async def _exchange(self, key: Secret) -> str:
+        call = exchange_key()
+        return call.read((await self._send(call, key.reveal())).success())
+
+    async def _send(self, call: Call[Any], secret: str) -> Answer:
         try:
             await asyncio.wait_for(self._ready.wait(), call.timeout_s)
         except TimeoutError:
@@ -256,7 +334,8 @@ class TransportActor(SupervisedActor):
         endpoint = self._published.endpoint
         if endpoint is None:
             raise APIConnectionError("the embedded server is not up")
-        return await self._transport.send(call, endpoint.base_url)
+        headers = {**call.headers, "x-api-key": secret}
+        return await self._transport.send(msgspec.structs.replace(call, headers=headers), endpoint.base_url)
 
 
 def _tell(address: Address, message: Any) -> None:
@@ -267,8 +346,10 @@ def _tell(address: Address, message: Any) -> None:
 
 
 def _httpx_transport(published: Published) -> Transport:
-    headers = {
-        "x-api-key": published.settings.api_key.reveal(),
-        "user-agent": "tinker-actors",
-    }
-    return HttpxTransport(headers, direct=published.settings.is_local)
+    settings = published.settings
+    return HttpxTransport(
+        {"user-agent": "tinker-actors", **{name: value.reveal() for name, value in settings.headers}},
+        query=settings.query,
+        proxy=None if settings.proxy is None else settings.proxy.reveal(),
+        direct=settings.is_local,
+    )

@@ -1,6 +1,6 @@
 """Service and session endpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -34,9 +34,11 @@ def create_session(
     user_metadata: Mapping[str, Any] | None = None,
     project_id: str | None = None,
     display_name: str | None = None,
+    tags: Sequence[str] = (),
 ) -> Call[SessionCreated]:
     """A new session."""
     request = CreateSessionRequest(
+        tags=tags,
         user_metadata=user_metadata or {},
         sdk_version=SDK_VERSION,
         project_id=project_id or UNSET,

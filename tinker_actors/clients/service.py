@@ -44,6 +44,9 @@ class ServiceClient:
         run_dir: where runs remember what they did, so that a killed program goes on where it was; None keeps
             that in memory, so that only crashes inside of the process are survived.
         recovery: how runs are recovered.
+        default_headers: sent with every request, beside our own.
+        default_query: added to the URL of every request.
+        proxy: URL of an HTTP proxy; by default what the environment says.
 
     Raises:
         ConfigError: an argument or a variable of the environment is wrong.
@@ -61,11 +64,21 @@ class ServiceClient:
         api_key: str | None = None,
         run_dir: str | os.PathLike[str] | None = None,
         recovery: RecoveryPolicy | None = None,
+        default_headers: Mapping[str, Any] | None = None,
+        default_query: Mapping[str, Any] | None = None,
+        proxy: str | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
             warnings.warn(f"ServiceClient ignores {', '.join(sorted(unknown))}", stacklevel=2)
-        settings = Settings.resolve(base_url=base_url, api_key=api_key, project_id=project_id)
+        settings = Settings.resolve(
+            base_url=base_url,
+            api_key=api_key,
+            project_id=project_id,
+            default_headers=default_headers,
+            default_query=default_query,
+            proxy=proxy,
+        )
         self._runtime = Runtime(
             settings,
             recovery or RecoveryPolicy(),

@@ -1,6 +1,6 @@
 """The one seam to the network: send a `Call`, get an `Answer`. Errors of the library are mapped here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import httpx
@@ -32,7 +32,9 @@ class HttpxTransport:
     """The reference transport, on httpx: a client per kind of traffic.
 
     Args:
-        headers: sent with every request.
+        headers: sent with every request, unless the call has its own of that name.
+        query: added to every URL.
+        proxy: URL of a proxy; None leaves that to the environment.
         direct: go round proxies that the environment names (for servers on loopback).
         handler: an httpx transport to use in place of sockets.
     """
@@ -41,13 +43,20 @@ class HttpxTransport:
         self,
         headers: Mapping[str, str],
         *,
+        query: Sequence[tuple[str, str]] = (),
+        proxy: str | None = None,
         direct: bool = False,
         handler: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         limits = httpx.Limits(max_connections=1000, max_keepalive_connections=20)
         self._clients = {
             pool: httpx.AsyncClient(
-                headers=dict(headers), limits=limits, trust_env=not direct, transport=handler
+                headers=dict(headers),
+                params=list(query),
+                limits=limits,
+                proxy=proxy,
+                trust_env=not direct,
+                transport=handler,
             )
             for pool in Pool
         }

@@ -1,0 +1,94 @@
+"""What a server says about itself before anything else: its flags, and a token for our key.
+
+None of these is repeated by a rule of its own: they are part of the try of the request that needs them.
+"""
+
+import msgspec
+
+from tinker_actors.api.sessions import SDK_VERSION
+from tinker_actors.errors import APIStatusError
+from tinker_actors.wire.calls import Call, Pool, json_body, read_json
+
+__all__ = ["ClientConfig", "DynamicConfig", "client_config", "dynamic_config", "exchange_key", "has_no_flags"]
+
+DYNAMIC_TIMEOUT_S = 10.0
+
+
+class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The flags that we act on, at the values they have where the server says nothing."""
+
+    pjwt_auth_enabled: bool = False
+    """Whether keys are exchanged for tokens."""
+    proto_compress_fwdbwd: bool = False
+    """Whether bodies of forward_backward are to come in zstd."""
+    parallel_fwdbwd_chunks: bool = True
+    """Whether chunks of one operation may come out of order."""
+    fwdbwd_max_chunk_len: int = 1024
+    """Data per chunk."""
+    fwdbwd_max_chunk_bytes_count: int = 5_000_000
+    """Estimated bytes per chunk."""
+    sample_max_concurrent_requests: int = 2000
+    """Samples in flight per sampler."""
+    sample_dispatch_bytes_semaphore_size: int = 10 * 2**20
+    """Estimated bytes of samples being submitted."""
+    inflight_response_bytes_semaphore_size: int = 50 * 2**20
+    """Bytes of large results being fetched."""
+    billing_exception_max_pause_duration_sec: float = 3600.0
+    """How long a 402 is waited out."""
+
+
+class DynamicConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The flags that may change while we run."""
+
+    refresh_interval_sec: float = 300.0
+    """Seconds until they are asked for again; 10 at least."""
+    sample_cancel_enabled: bool = False
+    """Whether the server wants to know of results nobody waits for."""
+
+
+class _Request(msgspec.Struct, frozen=True):
+    sdk_version: str = SDK_VERSION
+
+
+class _Token(msgspec.Struct, frozen=True):
+    jwt: str
+
+
+def client_config() -> Call[ClientConfig]:
+    """The server's flags."""
+    return Call(
+        operation="client_config",
+        path="client/config",
+        body=json_body(_Request()),
+        pool=Pool.SESSION,
+        read=read_json(ClientConfig),
+    )
+
+
+def dynamic_config() -> Call[DynamicConfig]:
+    """The server's changing flags."""
+    return Call(
+        operation="dynamic_config",
+        path="client/dynamic_config",
+        body=json_body(_Request()),
+        timeout_s=DYNAMIC_TIMEOUT_S,
+        pool=Pool.SESSION,
+        read=read_json(DynamicConfig),
+    )
+
+
+def exchange_key() -> Call[str]:
+    """A token for the key that the request carries."""
+    read = read_json(_Token)
+    return Call(
+        operation="auth_token",
+        path="auth/token",
+        body=b"{}",
+        pool=Pool.SESSION,
+        read=lambda answer: read(answer).jwt,
+    )
+
+
+def has_no_flags(error: Exception) -> bool:
+    """Whether this refusal means that the server has no such endpoint, so that the defaults hold."""
+    return isinstance(error, APIStatusError) and error.status in (404, 405, 501)

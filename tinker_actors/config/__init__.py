@@ -1,0 +1,7 @@
+"""What a client works with: settings, credentials, the recovery policy. Alone in reading the environment."""
+
+from tinker_actors.config.credentials import Credential, Secret
+from tinker_actors.config.recovery import RecoveryPolicy
+from tinker_actors.config.settings import DEFAULT_BASE_URL, LOCAL, Settings
+
+__all__ = ["DEFAULT_BASE_URL", "LOCAL", "Credential", "RecoveryPolicy", "Secret", "Settings"]

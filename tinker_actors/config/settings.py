@@ -1,0 +1,132 @@
+"""Settings: frozen; an argument goes before the environment, the environment before the default."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tinker_actors.config.credentials import Credential, Secret, find_credential, stored_key
+from tinker_actors.errors import ConfigError
+
+__all__ = ["DEFAULT_BASE_URL", "LOCAL", "Settings"]
+
+DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
+LOCAL = "local"
+"""The base URL that stands for the embedded server."""
+_LOCAL_KEY = "tml-local"
+_CLOUDFLARE = {
+    "CLOUDFLARE_ACCESS_CLIENT_ID": "cf-access-client-id",
+    "CLOUDFLARE_ACCESS_CLIENT_SECRET": "cf-access-client-secret",
+}
+_OURS = frozenset({"x-api-key", "content-type", "accept", "content-length", "host", "content-encoding"})
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a service client works with."""
+
+    base_url: str
+    """Of the service, without a trailing slash; "local" for the embedded server."""
+    credential: Credential
+    """Where the key comes from."""
+    project_id: str | None
+    """Project of the sessions it opens."""
+    tags: tuple[str, ...] = ()
+    """Of the sessions it opens."""
+    headers: tuple[tuple[str, Secret], ...] = ()
+    """Sent with every request beside our own, by lower-case name."""
+    query: tuple[tuple[str, str], ...] = ()
+    """Added to the URL of every request."""
+    proxy: Secret | None = None
+    """URL of the proxy; None leaves it to the environment."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the embedded server is wanted."""
+        return self.base_url == LOCAL
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        project_id: str | None = None,
+        default_headers: Mapping[str, Any] | None = None,
+        default_query: Mapping[str, Any] | None = None,
+        proxy: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        home: Path | None = None,
+    ) -> Self:
+        """Arguments, completed from the environment.
+
+        Read there: `TINKER_BASE_URL`, `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_PROJECT_ID`, `TINKER_TAGS`,
+        `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; in the home directory, the credentials
+        that the official login stored. What is empty counts as not given.
+
+        Raises:
+            ConfigError: no key, a key of the wrong form, or another argument that cannot be used.
+        """
+        known = os.environ if environment is None else environment
+        url = str(base_url or known.get("TINKER_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
+        if url != LOCAL and not _is_http(url):
+            raise ConfigError(f'base_url must be an http(s) URL or "local", got {url!r}')
+        if proxy is not None and not _is_http(proxy):
+            raise ConfigError("proxy must be an http(s) URL, got something else")
+        access = {name: known[variable] for variable, name in _CLOUDFLARE.items() if known.get(variable)}
+        return cls(
+            base_url=url,
+            credential=_credential(url, api_key, known, Path.home() if home is None else home),
+            project_id=project_id or known.get("TINKER_PROJECT_ID") or None,
+            tags=tuple(tag.strip() for tag in known.get("TINKER_TAGS", "").split(",") if tag.strip()),
+            headers=_headers({**access, **_texts("default_headers", default_headers)}),
+            query=tuple(_texts("default_query", default_query).items()),
+            proxy=None if proxy is None else Secret(proxy),
+        )
+
+
+def _credential(url: str, api_key: str | None, known: Mapping[str, str], home: Path) -> Credential:
+    if url == LOCAL and not api_key:
+        # A key for somewhere else is nothing to the embedded server, be it good or bad.
+        return Credential(key=Secret(_LOCAL_KEY))
+    return find_credential(api_key, known, lambda: stored_key(home), time.time())
+
+
+def _texts(name: str, given: Mapping[str, Any] | None) -> dict[str, str]:
+    """Names and values as text; those without a value are left out.
+
+    Raises:
+        ConfigError: a name is blank, or a value is no text, number or truth value.
+    """
+    texts: dict[str, str] = {}
+    for key, value in (given or {}).items():
+        if not isinstance(key, str) or not key.strip():
+            raise ConfigError(f"{name} must have names that are not blank, got {key!r}")
+        if value is None:
+            continue
+        if not isinstance(value, str | int | float):
+            raise ConfigError(f"{name}[{key!r}] must be text or a number, got {type(value).__name__}")
+        texts[key] = str(value)
+    return texts
+
+
+def _headers(texts: Mapping[str, str]) -> tuple[tuple[str, Secret], ...]:
+    headers = {}
+    for name, value in texts.items():
+        if name.lower() in _OURS:
+            raise ConfigError(f"default_headers must leave {name} to the client; a key goes into api_key")
+        if not (name + value).isascii() or not (name + value).isprintable():
+            raise ConfigError(f"default_headers[{name!r}] must be printable ASCII")
+        headers[name.lower()] = Secret(value)
+    return tuple(headers.items())
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
