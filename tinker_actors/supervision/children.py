@@ -194,7 +194,9 @@ class Children:
     def on_stall_detected(self, signal: StallDetected) -> None:
         """A handler of a child does not return."""
         child = self._current(signal.id, signal.epoch)
-        if child is not None and child.incarnation is not None and child.slot.state is State.RUNNING:
+        # One that was asked to end may have no other limit: a supervisor's time for that is not bounded.
+        handles = (State.RUNNING, State.STOPPING)
+        if child is not None and child.incarnation is not None and child.slot.state in handles:
             self.lifecycle.abandon(child, child.incarnation, signal.after_s)
             self._ended(child, signal.reason)
 

@@ -18,7 +18,7 @@ from tinker_actors.supervision.actor import SupervisedActor
 from tinker_actors.supervision.address import IncarnationAddress
 from tinker_actors.supervision.context import Context
 from tinker_actors.supervision.current import enter, leave
-from tinker_actors.supervision.events import ErrorContained, StallWarning
+from tinker_actors.supervision.events import ChildAbandoned, ErrorContained, StallWarning
 from tinker_actors.supervision.exits import (
     NORMAL,
     Error,
@@ -105,6 +105,8 @@ class Incarnation:
         self._thread = thread = threading.Thread(target=self._run, name=name, daemon=True)
         thread.start()
         self.runtime.watchdog.watch(self)
+        if self._exit_posted:  # the thread was faster
+            self.runtime.watchdog.forget(self)
 
     def abandon(self, why: str) -> None:
         """Fence the incarnation off: its mailbox is closed, its asks are settled, its thread left to itself.
@@ -118,7 +120,6 @@ class Incarnation:
             interrupts, self._interrupts = list(self._interrupts.values()), {}
             if not self._exit_posted:
                 self.runtime.zombies[self.path, self.epoch] = zombie
-        self.runtime.watchdog.forget(self)
         self._settle_all(self.slot.retire(self.mailbox, close=True), why)
         for interrupt in interrupts:
             interrupt()
@@ -355,15 +356,24 @@ class Incarnation:
         hooks = _hooks_of(actor, reason)
         if not hooks:
             return
-        if self.slot.state is not State.STOPPING:  # else the supervisor's own limit holds
+        if self.slot.state is not State.STOPPING and not self.is_fenced:  # else it has its limit, or had it
             limit_s = max(_EXIT_HOOKS_S, self.spec.shutdown_s or 0.0)
-            timer = self.runtime.clock.schedule(limit_s, lambda: self._post_exit(reason))
+            timer = self.runtime.clock.schedule(limit_s, lambda: self._give_up_hooks(reason, limit_s))
         else:
             timer = None
         for name, hook in hooks:
             self._guarded(name, hook)
         if timer is not None:
             timer.cancel()
+
+    def _give_up_hooks(self, reason: ExitReason, after_s: float) -> None:
+        """Go on without hooks that do not return; their thread is fenced like any other that is given up."""
+        self.abandon(f"{self.path} did not end within {after_s:g} s")
+        with self._lock:
+            has_ended = self._exit_posted  # in the last moment
+        if not has_ended:
+            self.runtime.events.publish(ChildAbandoned(path=self.path, epoch=self.epoch, after_s=after_s))
+            self._parent.post(Exited(self.spec.id, self.epoch, reason))
 
     def _guarded(self, where: str, step: Callable[[], object]) -> None:
         try:

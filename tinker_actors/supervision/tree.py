@@ -22,7 +22,7 @@ from tinker_actors.supervision.events import (
     ShutdownBegan,
     ShutdownEnded,
 )
-from tinker_actors.supervision.exits import ExitReason, Killed, Stalled, StartFailed, cause_of
+from tinker_actors.supervision.exits import ExitReason, Killed, StartFailed, cause_of
 from tinker_actors.supervision.incarnation import Incarnation
 from tinker_actors.supervision.mailbox import Depths
 from tinker_actors.supervision.names import Slot, State
@@ -216,10 +216,6 @@ class ActorTree:
             self._slot.shut(State.STOPPING, parks=False)
         incarnation.mailbox.post(StopRequest(self.clock.now() + timeout_s))
 
-    def _root_stalled(self, reason: Stalled) -> None:
-        """Nobody can restart a root: with it the tree is given up."""
-        self._abandon_root(0.0, reason)
-
     def _abandon_root(self, after_s: float, reason: ExitReason | None = None) -> None:
         incarnation = self._incarnation
         if incarnation is not None:
@@ -281,8 +277,9 @@ class _RootParent:
                 self._tree._root_started(epoch)  # noqa: SLF001 - the tree's own other half
             case Exited(reason=reason):
                 self._tree._root_ended(reason)  # noqa: SLF001
-            case StallDetected(reason=reason):
-                self._tree._root_stalled(reason)  # noqa: SLF001
+            case StallDetected(after_s=after_s, reason=reason):
+                # Nobody can restart a root: with it the tree is given up.
+                self._tree._abandon_root(after_s, reason)  # noqa: SLF001
         return True
 
 

@@ -43,12 +43,13 @@ def judge(age_s: float, deadline_s: float) -> Finding:
 class _Watched:
     """What the watchdog remembers of one incarnation between two looks."""
 
-    __slots__ = ("handling", "has_warned", "since")
+    __slots__ = ("handling", "has_warned", "is_reported", "since")
 
     def __init__(self) -> None:
         self.handling: Handling | None = None
         self.since = 0.0
         self.has_warned = False
+        self.is_reported = False
 
 
 class Watchdog:
@@ -100,15 +101,18 @@ class Watchdog:
         if incarnation.has_vanished:
             incarnation.vanish()
             return
+        if incarnation.is_fenced:  # only whether its thread is still there is of interest
+            return
         handling = incarnation.handling
         if handling is not memory.handling:
-            memory.handling, memory.since, memory.has_warned = handling, self._awake_s, False
+            memory.handling, memory.since = handling, self._awake_s
+            memory.has_warned = memory.is_reported = False
         if handling is None:
             return
         age_s = self._awake_s - memory.since
         finding = judge(age_s, incarnation.spec.handler_deadline_s)
-        if finding is Finding.STALLED:
-            self.forget(incarnation)
+        if finding is Finding.STALLED and not memory.is_reported:
+            memory.is_reported = True
             incarnation.stalled(handling, age_s)
         elif finding is Finding.LATE and not memory.has_warned:
             memory.has_warned = True
