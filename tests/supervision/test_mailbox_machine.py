@@ -188,8 +188,12 @@ class SlotMachine(RuleBasedStateMachine):
             return NotDeliveredError
         return MailboxFullError if len(self.parked) >= self.limit else None
 
-    @rule(waits=st.booleans())
-    def send(self, waits: bool) -> None:
+    @rule(waits=st.booleans(), count=st.integers(1, 4))
+    def send(self, waits: bool, count: int) -> None:
+        for _ in range(count):
+            self.send_one(waits=waits)
+
+    def send_one(self, *, waits: bool) -> None:
         number, expected = self.number(), self.refusal(waits=waits)
         try:
             self.slot.send(Envelope(number, carries=True), waits=waits)
@@ -252,6 +256,14 @@ class SlotMachine(RuleBasedStateMachine):
         self.slot.begin(cast("Incarnation", SimpleNamespace(mailbox=self.mailbox)))
         self.state, self.parks, self.is_over = State.STARTING, True, False
 
+    @precondition(lambda self: self.state in (State.PENDING, State.BACKING_OFF, State.DOWN))
+    @rule(ends_early=st.booleans())
+    def start_and_see_it_up(self, ends_early: bool) -> None:
+        self.start()
+        if ends_early:
+            self.end()
+        self.see_it_up()
+
     @precondition(lambda self: self.state is State.STARTING)
     @rule()
     def see_it_up(self) -> None:
@@ -271,6 +283,12 @@ class SlotMachine(RuleBasedStateMachine):
     def see_it_over(self, state: State) -> None:
         self.shut(state, parks=state is not State.DOWN)
 
+    @precondition(lambda self: self.state in (State.STARTING, State.RUNNING) and not self.is_over)
+    @rule()
+    def end_and_back_off(self) -> None:
+        self.end()
+        self.see_it_over(State.BACKING_OFF)
+
     @precondition(lambda self: self.state in (State.PENDING, State.BACKING_OFF))
     @rule()
     def give_it_up(self) -> None:
@@ -283,7 +301,7 @@ class SlotMachine(RuleBasedStateMachine):
             self.to_drop += [number for number, _ in self.parked]
             self.parked = []
 
-    @rule(seconds=st.sampled_from([1.0, 6.0, CARRY_TIMEOUT_S]))
+    @rule(seconds=st.sampled_from([6.0, CARRY_TIMEOUT_S]))
     def let_time_pass(self, seconds: float) -> None:
         self.clock.advance(seconds)
         now = self.clock.now()
