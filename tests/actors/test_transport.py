@@ -320,3 +320,20 @@ def test_a_key_that_the_server_refuses_fails_the_request(bench: Callable[..., Be
     failed = one.next()
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, AuthenticationError)
+
+
+@pytest.mark.parametrize(("wants_zstd", "encoding"), [(True, "zstd"), (False, None)])
+def test_training_bodies_are_packed_where_the_server_asks_for_it(
+    bench: Callable[..., Bench], wants_zstd: bool, encoding: str | None
+) -> None:
+    seen: list[Call[Any]] = []
+
+    def script(call: Call[Any], _url: str) -> Answer:
+        seen.append(call)
+        return HANDLE
+
+    config = Answer(200, JSON, msgspec.json.encode({"proto_compress_fwdbwd": wants_zstd}))
+    one = bench(script, flags=flags(config=config))
+    one.address.call(Fetch(msgspec.structs.replace(CALL, body=b"x" * 100, is_compressible=True)))
+    assert seen[0].headers.get("content-encoding") == encoding
+    assert (len(seen[0].body) < 100) == wants_zstd

@@ -37,6 +37,7 @@ from tinker_actors.errors import (
 from tinker_actors.events import RequestRetried
 from tinker_actors.supervision import Address, ExitReason, Reply, SupervisedActor
 from tinker_actors.wire.calls import Answer, Call
+from tinker_actors.wire.compression import compressed
 from tinker_actors.wire.documents import FutureHandle
 from tinker_actors.wire.http import HttpxTransport, Transport
 
@@ -334,8 +335,13 @@ class TransportActor(SupervisedActor):
         endpoint = self._published.endpoint
         if endpoint is None:
             raise APIConnectionError("the embedded server is not up")
-        headers = {**call.headers, "x-api-key": secret}
-        return await self._transport.send(msgspec.structs.replace(call, headers=headers), endpoint.base_url)
+        headers, body = {**call.headers, "x-api-key": secret}, call.body
+        if call.is_compressible and self._published.config.proto_compress_fwdbwd:
+            packed = compressed(body)
+            if packed is not None:
+                headers["content-encoding"], body = "zstd", packed
+        ready = msgspec.structs.replace(call, headers=headers, body=body)
+        return await self._transport.send(ready, endpoint.base_url)
 
 
 def _tell(address: Address, message: Any) -> None:

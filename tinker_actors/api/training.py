@@ -37,6 +37,7 @@ def _submit(operation: str, body: bytes, content_type: str = "application/json")
         path=operation,
         body=body,
         content_type=content_type,
+        is_compressible=content_type == PROTOBUF,
         retry=PATIENT,
         read=read_json(FutureHandle),
     )

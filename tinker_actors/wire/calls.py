@@ -77,6 +77,8 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     timeout_s: float = 60.0
     """Longest wait for the next byte."""
     pool: Pool = Pool.TRAIN
+    is_compressible: bool = False
+    """Whether the body goes in zstd to a server that asks for that."""
     retry: RetryRule = NEVER
 
 

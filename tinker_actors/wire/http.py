@@ -5,12 +5,14 @@ from typing import Protocol
 
 import httpx
 
-from tinker_actors.errors import APIConnectionError, APITimeoutError
+from tinker_actors.errors import APIConnectionError, APIResponseValidationError, APITimeoutError
 from tinker_actors.wire.calls import Answer, Call, Pool
 
 __all__ = ["HttpxTransport", "Transport"]
 
 CONNECT_TIMEOUT_S = 5.0
+MAX_ANSWER_BYTES = 2**30
+"""More than the largest result of one chunk has; SkyRL takes as much in a request."""
 
 
 class Transport(Protocol):
@@ -22,6 +24,7 @@ class Transport(Protocol):
         Raises:
             APIConnectionError: no answer came.
             APITimeoutError: it did not come in time.
+            APIResponseValidationError: it is too large.
         """
 
     async def close(self) -> None:
@@ -37,6 +40,7 @@ class HttpxTransport:
         proxy: URL of a proxy; None leaves that to the environment.
         direct: go round proxies that the environment names (for servers on loopback).
         handler: an httpx transport to use in place of sockets.
+        max_answer_bytes: of one decompressed body.
     """
 
     def __init__(
@@ -47,7 +51,9 @@ class HttpxTransport:
         proxy: str | None = None,
         direct: bool = False,
         handler: httpx.AsyncBaseTransport | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
+        self._max_answer_bytes = max_answer_bytes
         limits = httpx.Limits(max_connections=1000, max_keepalive_connections=20)
         self._clients = {
             pool: httpx.AsyncClient(
@@ -64,13 +70,14 @@ class HttpxTransport:
     async def send(self, call: Call[object], base_url: str) -> Answer:
         """One try of `call`; see `Transport`."""
         try:
-            response = await self._clients[call.pool].request(
+            async with self._clients[call.pool].stream(
                 call.method,
                 f"{base_url}/api/v1/{call.path}",
                 content=call.body if call.method != "GET" else None,
                 headers={"content-type": call.content_type, "accept": call.accept, **call.headers},
                 timeout=httpx.Timeout(call.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
-            )
+            ) as response:
+                body = await self._read(response, call.operation)
         except httpx.TimeoutException as error:
             raise APITimeoutError(f"no answer to {call.operation} within {call.timeout_s} s") from error
         except httpx.HTTPError as error:
@@ -78,7 +85,18 @@ class HttpxTransport:
                 f"no answer to {call.operation}: {type(error).__name__}: {error}"
             ) from error
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(status=response.status_code, headers=headers, body=response.content)
+        return Answer(status=response.status_code, headers=headers, body=body)
+
+    async def _read(self, response: httpx.Response, operation: str) -> bytes:
+        """The decompressed body; a small one that unpacks into a flood ends here."""
+        body = bytearray()
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > self._max_answer_bytes:
+                raise APIResponseValidationError(
+                    f"an answer to {operation} may have {self._max_answer_bytes} bytes, got more"
+                )
+        return bytes(body)
 
     async def close(self) -> None:
         """Close all connections."""
