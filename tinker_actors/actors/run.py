@@ -13,6 +13,7 @@ from tinker_actors.actors.futures import Settler, Submissions
 from tinker_actors.api import training as calls
 from tinker_actors.api.chunks import combine, split
 from tinker_actors.api.futures import Expectation, json_result, output_result
+from tinker_actors.api.setup import ClientConfig
 from tinker_actors.errors import ConfigError
 from tinker_actors.journal import replay
 from tinker_actors.journal.records import Kind, OperationRecord
@@ -114,12 +115,19 @@ class TrainingOperation(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def train(
-        cls, kind: Kind, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None
+        cls,
+        kind: Kind,
+        data: Sequence[Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float | str] | None,
+        config: ClientConfig,
     ) -> "TrainingOperation":
-        """A forward or forward_backward, in as many requests as its data need."""
+        """A forward or forward_backward, in as many requests as its data need under the server's limits."""
         contents = (
             encode_training_content(chunk, loss_fn, loss_fn_config, forward_only=kind is Kind.FORWARD)
-            for chunk in split(data)
+            for chunk in split(
+                data, max_data=config.fwdbwd_max_chunk_len, max_bytes=config.fwdbwd_max_chunk_bytes_count
+            )
         )
         return cls(kind=kind, contents=tuple(contents))
 

@@ -151,7 +151,8 @@ class TrainingClient:
             name: value if isinstance(value, str) else finite(f"loss_fn_config[{name!r}]", value)
             for name, value in metadata("loss_fn_config", config).items()
         }
-        return APIFuture(self._run.submit(TrainingOperation.train(kind, known, loss_fn, settings)))
+        limits = self._runtime.published.config
+        return APIFuture(self._run.submit(TrainingOperation.train(kind, known, loss_fn, settings, limits)))
 
     def _check(self, number: int, datum: Datum, loss_fn: str) -> None:
         tokens = datum.model_input.to_numpy()
