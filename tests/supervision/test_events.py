@@ -5,17 +5,21 @@ from typing import Any
 
 import pytest
 
+from tinker_actors.errors import StartFailedError
 from tinker_actors.supervision import (
     ActorTree,
+    ChildDeleted,
     ChildExited,
     ChildRestarting,
     ChildSpec,
     ChildStarted,
+    ChildStartFailed,
     Event,
     EventStream,
+    StartChild,
     SupervisedActor,
 )
-from tinker_actors.supervision.testing import crash, expect
+from tinker_actors.supervision.testing import VirtualClock, crash, expect, wait_for
 
 StartTree = Callable[..., ActorTree]
 
@@ -37,6 +41,34 @@ def test_events_are_numbered_in_the_order_in_which_they_are_seen(start_tree: Sta
     assert [type(event) for event in got.events] == [ChildExited, ChildRestarting, ChildStarted]
     first = got.event.seq
     assert [event.seq for event in got.events] == [first, first + 1, first + 2]
+
+
+def test_events_say_when_they_happened_by_the_clock_of_the_tree(
+    start_tree: StartTree, clock: VirtualClock
+) -> None:
+    tree = start_tree(ChildSpec("a", Emitter), clock=clock)
+    clock.advance(7.0)
+    with expect(tree, Event, count=3) as got:
+        crash(tree.address("root/a"))
+    assert [event.at for event in got.events] == [7.0] * 3
+
+
+def test_events_are_equal_whenever_they_happened(start_tree: StartTree) -> None:
+    tree = start_tree(ChildSpec("a", Emitter))
+    with expect(tree, ChildStarted) as got:
+        crash(tree.address("root/a"))
+    assert got.event == ChildStarted(path="root/a", epoch=2)
+
+
+def test_start_that_fails_is_not_announced_as_a_start(start_tree: StartTree) -> None:
+    class Refusing(Emitter):
+        def on_start(self) -> None:
+            raise ValueError("no")
+
+    tree = start_tree()
+    with expect(tree, Event, count=2) as got, pytest.raises(StartFailedError):
+        tree.address("root").call(StartChild(ChildSpec("a", Refusing)))
+    assert [type(event) for event in got.events] == [ChildStartFailed, ChildDeleted]
 
 
 def test_foreign_events_travel_on_the_same_stream(start_tree: StartTree) -> None:
@@ -101,6 +133,88 @@ def test_nothing_is_heard_after_unsubscribing() -> None:
     assert heard == []
 
 
+def test_unsubscribing_twice_is_the_same_as_once() -> None:
+    stream = EventStream(lambda: 0.0)
+    unsubscribe = stream.subscribe(print)
+    unsubscribe()
+    unsubscribe()
+    assert stream.dropped == 0
+
+
+def test_listener_that_unsubscribes_itself_hears_no_more() -> None:
+    stream = EventStream(lambda: 0.0)
+    heard: list[object] = []
+    gone = threading.Event()
+
+    def once(event: object) -> None:
+        heard.append(event)
+        unsubscribe()
+        gone.set()
+
+    unsubscribe = stream.subscribe(once)
+    stream.publish("first")
+    gone.wait(5.0)
+    stream.publish("second")
+    stream.close(5.0)
+    assert heard == ["first"]
+
+
+def test_what_a_listener_missed_is_remembered_after_it_has_gone() -> None:
+    stream = EventStream(lambda: 0.0, max_queued=1)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(_event: object) -> None:
+        entered.set()
+        go_on.wait(20.0)
+
+    unsubscribe = stream.subscribe(slow)
+    stream.publish("first")
+    entered.wait(5.0)
+    stream.publish("lost")
+    stream.publish("kept")
+    unsubscribe()
+    go_on.set()
+    assert stream.dropped == 1
+
+
+def test_closing_does_not_wait_for_a_listener_that_blocks() -> None:
+    stream = EventStream(lambda: 0.0)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def stuck(_event: object) -> None:
+        entered.set()
+        go_on.wait(20.0)
+
+    stream.subscribe(stuck)
+    stream.publish("first")
+    entered.wait(5.0)
+    stream.close(0.0)  # returns while the listener still waits
+    go_on.set()
+
+
+def test_listener_may_close_the_stream_it_listens_to() -> None:
+    stream = EventStream(lambda: 0.0)
+    closed = threading.Event()
+
+    def close(_event: object) -> None:
+        stream.close(5.0)
+        closed.set()
+
+    stream.subscribe(close)
+    stream.publish("the last one")
+    assert closed.wait(2.0)
+
+
+def test_listener_that_comes_after_the_end_hears_nothing() -> None:
+    stream = EventStream(lambda: 0.0)
+    stream.close(0.0)
+    heard: list[object] = []
+    stream.subscribe(heard.append)
+    stream.publish("too late")
+    stream.close(5.0)
+    assert heard == []
+
+
 def test_listeners_hear_what_was_published_before_the_close() -> None:
     stream = EventStream(lambda: 0.0)
     heard: list[object] = []
@@ -115,3 +229,12 @@ def test_expect_says_what_did_not_come(start_tree: StartTree) -> None:
     tree = start_tree()
     with pytest.raises(AssertionError, match="ChildStarted"), expect(tree, ChildStarted, timeout_s=0.01):
         pass
+
+
+def test_wait_for_takes_a_condition_or_the_next_event_of_a_class(start_tree: StartTree) -> None:
+    tree = start_tree(ChildSpec("a", Emitter))
+    wait_for(tree, lambda tree: tree.snapshot().state == "running")
+    with pytest.raises(AssertionError, match="did not come true"):
+        wait_for(tree, lambda _tree: False, timeout_s=0.01)
+    with pytest.raises(AssertionError, match="ChildStarted"):
+        wait_for(tree, ChildStarted, timeout_s=0.01)

@@ -5,7 +5,16 @@ from typing import Any
 import pykka
 import pytest
 
-from tinker_actors.supervision import ActorTree, ChildExited, ChildSpec, ChildStarted, Normal, SupervisedActor
+from tinker_actors.supervision import (
+    ActorTree,
+    ChildExited,
+    ChildSpec,
+    ChildStarted,
+    DeadLetter,
+    Normal,
+    Restart,
+    SupervisedActor,
+)
 from tinker_actors.supervision.testing import InjectedCrashError, crash, expect
 
 StartTree = Callable[..., ActorTree]
@@ -69,12 +78,32 @@ def test_ref_of_an_ended_incarnation_is_dead_and_unregistered(
     assert refs[1] in pykka.ActorRegistry.get_all()
 
 
-def test_stop_of_a_ref_ends_the_incarnation_cleanly_after_what_is_queued(
-    tree: ActorTree, refs: list[pykka.ActorRef[Any]]
-) -> None:
+def test_stop_of_a_ref_ends_the_incarnation_cleanly(tree: ActorTree, refs: list[pykka.ActorRef[Any]]) -> None:
     with expect(tree, ChildExited, epoch=1) as got, expect(tree, ChildStarted, epoch=2):
         assert refs[0].stop(timeout=5.0)
     assert got.event.reason == Normal()
+
+
+def test_stop_of_a_ref_waits_behind_what_is_queued(start_tree: StartTree) -> None:
+    """SHU-08."""
+    go_on, handled = threading.Event(), []
+
+    class Slow(SupervisedActor):
+        def on_receive(self, message: int) -> None:
+            go_on.wait(20.0)
+            handled.append(message)
+
+    tree = start_tree(ChildSpec("a", Slow, Restart.TRANSIENT, max_mailbox=20_000))
+    a = tree.address("root/a")
+    for number in range(10_000):
+        a.tell(number)
+    [ref] = pykka.ActorRegistry.get_by_class(Slow)
+    stopped = ref.stop(block=False)
+    a.tell(10_000)
+    with expect(tree, DeadLetter, path="root/a"):
+        go_on.set()
+    assert stopped.get(timeout=5.0)
+    assert handled == list(range(10_000))
 
 
 def test_ref_asks_racing_crashes_all_settle(tree: ActorTree, refs: list[pykka.ActorRef[Any]]) -> None:
