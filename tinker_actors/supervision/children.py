@@ -153,7 +153,7 @@ class Children:
         if child is None or child.incarnation is None:
             return
         if child.slot.state is State.STOPPING:
-            child.is_up = True
+            child.is_up, child.stopping_since = True, self._runtime.clock.now()
             limit_s = child.spec.shutdown_limit_s
             self.lifecycle.limit_stop(child, child.incarnation, limit_s, self._deadline)
             return
@@ -185,11 +185,12 @@ class Children:
         child = self._current(signal.id, signal.epoch)
         if child is None or child.incarnation is None or child.slot.state is not State.STOPPING:
             return
-        if self._runtime.clock.now() < child.due:  # a limit that was replaced
+        now = self._runtime.clock.now()
+        if now < child.due:  # a limit that was replaced
             return
-        limit_s = child.spec.shutdown_limit_s
-        self.lifecycle.abandon(child, child.incarnation, limit_s)
-        self._ended(child, Killed(limit_s))
+        given_s = now - child.stopping_since
+        self.lifecycle.abandon(child, child.incarnation, given_s)
+        self._ended(child, Killed(given_s))
 
     def on_stall_detected(self, signal: StallDetected) -> None:
         """A handler of a child does not return."""

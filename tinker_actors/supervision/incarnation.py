@@ -77,6 +77,8 @@ class Incarnation:
         """What its handler does; None between two messages, and while it waits on purpose."""
         self.deferred: set[Reply] = set()
         """Asks whose handlers returned without an answer yet."""
+        self.commands: set[Reply] = set()
+        """Commands under way: a supervisor that ends still carries them out."""
         self.stop_replies: list[Reply] = []
         """Requests to stop in Pykka's way, answered when the end is complete."""
         self.is_fenced = False
@@ -121,6 +123,8 @@ class Incarnation:
             if not self._exit_posted:
                 self.runtime.zombies[self.path, self.epoch] = zombie
         self._settle_all(self.slot.retire(self.mailbox, close=True), why)
+        for reply in list(self.commands):
+            reply.lose(why)
         for interrupt in interrupts:
             interrupt()
         if actor is not None:
@@ -330,6 +334,8 @@ class Incarnation:
         self._guarded(
             "close", lambda: self.retire(f"{self.path} ended before it handled the message", close=True)
         )
+        for reply in list(self.commands):
+            reply.lose(f"{self.path} ended before it answered")
         if not self.is_fenced:  # else these names may belong to the next incarnation
             why = f"{self.path} ended without ending its children"
             self._guarded("children", lambda: self.runtime.names.abandon_below(self.slot, why))

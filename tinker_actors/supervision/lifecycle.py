@@ -50,6 +50,8 @@ class Child:
     """Gives up waiting at a gate."""
     ticket: int = 0
     """Tells pauses apart."""
+    stopping_since: float = math.inf
+    """When it was asked to end, or, if it still started then, came up."""
     running_since: float = math.inf
     """When the latest incarnation came up."""
     failures: int = 0
@@ -114,6 +116,7 @@ class Lifecycle:
     def ask_to_stop(self, child: Child, incarnation: Incarnation, *, deadline: float, parks: bool) -> None:
         """Ask for the end; `Exited` or `StopTimedOut` will follow. While it starts, its start limit holds."""
         child.slot.shut(State.STOPPING, parks=parks)
+        child.stopping_since = self._clock.now()
         limit_s = child.spec.shutdown_limit_s if child.is_up else child.due - self._clock.now()
         self.limit_stop(child, incarnation, limit_s, deadline)
 

@@ -123,10 +123,8 @@ class Slot:
             if state is not State.BACKING_OFF:
                 self.due = math.inf
             self._room.wake_all()
-            is_final = state in (State.DOWN, State.DELETED)
-            finished = self._monitors.take(*Scope) if is_final else []
-        for monitor in finished:
-            monitor.fire(self.epoch, self.last_exit)
+        if self.is_over:
+            self.finished()
         if not parks or self.table.is_ending:
             self.drop_parked()
 
@@ -186,22 +184,29 @@ class Slot:
         for monitor in watching:
             monitor.fire(epoch, reason)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is down for good, or below one that is."""
+        if self.state is State.STOPPED and self.parent is not None:
+            return self.parent.is_over
+        return self.state in (State.DOWN, State.DELETED)
+
     def finished(self) -> None:
-        """Tell all who watch that nothing will come any more: the tree is down."""
+        """Tell all who watch, here and below, that nothing will come any more."""
         with self._lock:
             watching = self._monitors.take(*Scope)
         for monitor in watching:
             monitor.fire(self.epoch, self.last_exit)
+        for child in list(self.children.values()):
+            if child.state is State.STOPPED:
+                child.finished()
 
     # Any thread's side.
 
     def monitor(self, monitor: Monitor) -> None:
         """Enter a watch, or fire it now if what it waits for is over."""
         with self._lock:
-            if monitor.scope is Scope.INCARNATION:
-                is_over = self.incarnation is None
-            else:
-                is_over = self.state in (State.DOWN, State.DELETED)
+            is_over = self.incarnation is None if monitor.scope is Scope.INCARNATION else self.is_over
             if not is_over and self.table.stopped is None:
                 self._monitors.add(monitor)
                 return

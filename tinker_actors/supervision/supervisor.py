@@ -130,7 +130,7 @@ class SupervisorLoop(Loop):
             envelope = here.mailbox.take()
             if envelope is None:
                 break
-            obey(children, envelope, here.deferred)
+            obey(children, envelope, here.commands)
         return reason
 
     def on_control(self, envelope: Envelope) -> ExitReason | None:
@@ -139,14 +139,14 @@ class SupervisorLoop(Loop):
         if isinstance(envelope.message, StopRequest):
             self._deadline = envelope.message.deadline
             return super().on_control(envelope)
-        if children is None or not obey(children, envelope, self.here.deferred):
+        if children is None or not obey(children, envelope, self.here.commands):
             return super().on_control(envelope)
         self._acknowledge_once()
         return children.verdict
 
 
-def obey(children: Children, envelope: Envelope, deferred: set[Reply]) -> bool:
-    """Act on what concerns the children; False when the message does not."""
+def obey(children: Children, envelope: Envelope, under_way: set[Reply]) -> bool:
+    """Act on what concerns the children; False when the message does not. Commands stay in `under_way` till answered."""
     match envelope.message:
         case Started() as signal:
             children.on_started(signal)
@@ -165,8 +165,8 @@ def obey(children: Children, envelope: Envelope, deferred: set[Reply]) -> bool:
         case Command() as command:
             reply = envelope.reply or Reply()
             if reply.begin():
-                deferred.add(reply)
-                reply.add_done_callback(deferred.discard)
+                under_way.add(reply)
+                reply.add_done_callback(under_way.discard)
                 execute(children, command, reply)
         case _:
             return False
