@@ -15,6 +15,7 @@ __all__ = [
     "ModelAttached",
     "ModelCreated",
     "ModelRestored",
+    "QueueStateChanged",
     "RequestRetried",
     "RunHalted",
     "RuntimeEvent",
@@ -72,6 +73,17 @@ class RequestRetried(RuntimeEvent, frozen=True, kw_only=True):
     operation: str
     reason: str
     delay_s: float
+
+
+class QueueStateChanged(RuntimeEvent, frozen=True, kw_only=True):
+    """The service says where a request waits, or that it goes on."""
+
+    operation: str
+    request_id: str
+    state: str
+    """active, paused_capacity, paused_rate_limit or unknown."""
+    reason: str
+    """The service's words for it; may be empty."""
 
 
 class ModelCreated(RuntimeEvent, frozen=True, kw_only=True):

@@ -31,7 +31,7 @@ from tinker_actors.errors import (
     OutcomeUnknownError,
     TinkerActorsError,
 )
-from tinker_actors.events import RequestRetried
+from tinker_actors.events import QueueStateChanged, RequestRetried
 from tinker_actors.journal.store import Store
 from tinker_actors.supervision import ActorTree, ChildSpec, ChildStarted, Kind, SupervisedActor, Supervisor
 from tinker_actors.supervision.testing import crash, expect
@@ -337,3 +337,44 @@ def test_training_bodies_are_packed_where_the_server_asks_for_it(
     one.address.call(Fetch(msgspec.structs.replace(CALL, body=b"x" * 100, is_compressible=True)))
     assert seen[0].headers.get("content-encoding") == encoding
     assert (len(seen[0].body) < 100) == wants_zstd
+
+
+def test_what_the_queue_says_is_an_event(bench: Callable[..., Bench]) -> None:
+    waiting = Answer(408, JSON, b'{"queue_state": "paused_capacity", "queue_state_reason": "full"}')
+    one = bench(answers(HANDLE, waiting, SAVED))
+    with expect(one.tree, QueueStateChanged, state="paused_capacity", reason="full", request_id="7"):
+        one.send("a")
+
+
+@pytest.mark.parametrize("wants_to_know", [True, False])
+def test_a_service_that_wants_to_know_is_told_of_samples_nobody_waits_for(
+    bench: Callable[..., Bench], wants_to_know: bool
+) -> None:
+    told = threading.Event()
+
+    def give(call: Call[Any]) -> Answer:
+        if call.path == "client/dynamic_config":
+            return Answer(200, JSON, msgspec.json.encode({"sample_cancel_enabled": wants_to_know}))
+        return no_flags(call)
+
+    def script(call: Call[Any], _url: str) -> Answer | None:
+        match call.path:
+            case "cancel_future":
+                assert call.body == b'{"request_id":"7"}'
+                told.set()
+                return SAVED
+            case "retrieve_future":
+                return None
+        return HANDLE
+
+    one = bench(script, flags=give)
+    sample = msgspec.structs.replace(CALL, operation="asample", path="asample")
+    one.address.tell(Send(sample, "a", one.tree.address("root/receiver"), "owner", EXPECTED))
+    assert isinstance(one.next(), Accepted)
+    assert one.transport.is_hanging.wait(WAIT_S)
+    one.address.tell(Cancel("owner"))
+    if wants_to_know:
+        assert told.wait(WAIT_S)
+    else:
+        one.address.call(Fetch(CALL))  # sent after the cancel
+        assert "cancel_future" not in [path for path, _ in one.transport.seen]

@@ -1,13 +1,19 @@
 """Submitting and polling as generators: each rule for an answer, with no socket and no clock."""
 
+import contextlib
+import itertools
+import json
 import random
 from typing import Any
 
 import pytest
 
 from tinker_actors.api.futures import (
+    PENDING,
     Outcome,
     Pause,
+    QueueChanged,
+    Reserve,
     RoundTrips,
     follow,
     json_result,
@@ -16,7 +22,10 @@ from tinker_actors.api.futures import (
 )
 from tinker_actors.errors import (
     APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
     BadRequestError,
+    BillingError,
     ConflictError,
     FutureExpiredError,
     NotFoundError,
@@ -29,7 +38,7 @@ from tinker_actors.wire.retry import PATIENT
 
 JSON = {"content-type": "application/json"}
 DONE = Answer(200, JSON, b'{"path": "tinker://r/weights/n"}')
-PENDING = Answer(408, JSON, b'{"type": "try_again", "request_id": "7", "queue_state": "active"}')
+LATER = Answer(408, JSON, b'{"type": "try_again", "request_id": "7", "queue_state": "active"}')
 EXPECTED = json_result("SaveWeights", SaveWeightsResponse)
 
 
@@ -58,18 +67,18 @@ def calls(seen: list[Any]) -> list[Call[Any]]:
 def test_a_result_ends_the_polling() -> None:
     answer, seen = poll(DONE)
     assert EXPECTED.read(answer).path == "tinker://r/weights/n"
-    assert calls(seen)[0].body == b'{"request_id":"7","allow_metadata_only":false}'
+    assert calls(seen)[0].body == b'{"request_id":"7","allow_metadata_only":true}'
 
 
 def test_polls_are_numbered_and_name_the_request() -> None:
-    _, seen = poll(PENDING, DONE)
+    _, seen = poll(LATER, DONE)
     assert [call.headers["x-tinker-request-iteration"] for call in calls(seen)] == ["0", "1"]
     assert calls(seen)[0].headers["x-tinker-request-type"] == "SaveWeights"
 
 
 @pytest.mark.parametrize(
     "pending",
-    [PENDING, Answer(200, JSON, b'{"type":"try_again"}'), Answer(408, {}, b"")],
+    [LATER, Answer(200, JSON, b'{"type":"try_again"}'), Answer(408, {}, b"")],
     ids=["408", "200", "empty"],
 )
 def test_an_answer_that_comes_at_once_is_not_asked_for_again_at_once(pending: Answer) -> None:
@@ -136,3 +145,164 @@ def test_the_last_failure_is_told_when_time_is_up() -> None:
     steps = with_retries(CALL, lambda: next(ticks), random.Random(1))
     with pytest.raises(APIConnectionError, match="second"):
         drive(steps, [APIConnectionError("first"), APIConnectionError("second")])
+
+
+# Each row of the table of outcomes that a poll can have.
+
+
+@pytest.mark.parametrize(
+    "pending",
+    [
+        Answer(200, JSON, b'{"type": "try_again", "request_id": "7"}'),
+        Answer(200, JSON, b'{"status": "pending"}'),
+        Answer(408, JSON, b'{"detail": "later"}'),
+        Answer(408, {}, b""),
+    ],
+    ids=["try_again", "pending", "408 with words", "408"],
+)
+def test_what_is_pending_is_asked_for_again_in_silence(pending: Answer) -> None:
+    answer, seen = poll(pending, DONE)
+    assert answer == DONE
+    assert {step.cause for step in seen if isinstance(step, Pause)} <= {PENDING}
+
+
+def test_polls_that_are_answered_at_once_come_more_and_more_slowly() -> None:
+    _, seen = poll(*[LATER] * 8, DONE)
+    delays = [step.delay_s for step in seen if isinstance(step, Pause)]
+    assert delays == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
+
+
+def test_a_poll_that_the_service_held_is_followed_by_the_next_at_once() -> None:
+    ticks = itertools.count(0, 10)
+    steps = follow("7", EXPECTED, lambda: float(next(ticks)), random.Random(1))
+    _, seen = drive(steps, [LATER, LATER, DONE])
+    assert [type(step) for step in seen] == [Call, Call, Call]
+
+
+def test_a_wish_for_a_pause_is_granted() -> None:
+    _, seen = poll(Answer(200, JSON, b'{"type": "try_again", "retry_after_ms": 1500}'), DONE)
+    assert seen[1] == Pause(1.5, PENDING)
+
+
+def test_a_large_result_is_announced_and_fetched_once_there_is_room() -> None:
+    announced = Answer(200, JSON, b'{"status": "complete_metadata", "response_payload_size": 99}')
+    answer, seen = poll(announced, DONE)
+    assert answer == DONE
+    assert [type(step) for step in seen] == [Call, Reserve, Call]
+    assert seen[1] == Reserve(99)
+    assert b'"allow_metadata_only":false' in seen[2].body
+
+
+@pytest.mark.parametrize("size", [b"99", b'"x"', b"-1", b"null"])
+def test_a_result_that_is_only_announced_is_an_error(size: bytes) -> None:
+    announced = Answer(200, JSON, b'{"status": "complete_metadata", "response_payload_size": %s}' % size)
+    with pytest.raises(APIResponseValidationError, match="got its size again"):
+        poll(announced, announced)
+
+
+@pytest.mark.parametrize(
+    ("body", "category"),
+    [
+        (b'{"error": "no", "category": "user"}', "user"),
+        (b'{"error": "no", "category": "SERVER"}', "server"),
+        (b'{"error": "no"}', "unknown"),
+        (b'{"error": "no", "category": "odd"}', "unknown"),
+        (b'{"status": "failed", "error": {"message": "no", "category": "user"}}', "user"),
+    ],
+)
+def test_a_failure_is_final_whatever_its_category(body: bytes, category: str) -> None:
+    with pytest.raises(RequestFailedError, match="no") as caught:
+        poll(Answer(200, JSON, body))
+    assert caught.value.category == category
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"path": "tinker://r/weights/n"}',
+        b'{"status": "completed", "result": {"path": "tinker://r/weights/n"}}',
+        b'{"type": "save_weights", "path": "tinker://r/weights/n"}',
+    ],
+    ids=["bare", "wrapped", "typed"],
+)
+def test_a_result_may_be_wrapped(body: bytes) -> None:
+    assert EXPECTED.read(poll(Answer(200, JSON, body))[0]).path == "tinker://r/weights/n"
+
+
+@pytest.mark.parametrize("passing", [Answer(500, {}, b""), Answer(429, {}, b""), APIConnectionError("gone")])
+def test_failures_that_pass_are_waited_out_ever_longer(passing: Outcome) -> None:
+    _, seen = poll(*[passing] * 6, DONE)
+    delays = [step.delay_s for step in seen if isinstance(step, Pause)]
+    assert delays == sorted(delays)
+    assert delays[-1] > 2.0
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 422])
+def test_other_refusals_of_a_poll_are_final(status: int) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        poll(Answer(status, JSON, b"{}"))
+    assert caught.value.status == status
+
+
+def test_a_408_with_words_forgives_bad_requests() -> None:
+    bad = Answer(400, JSON, b"{}")
+    assert poll(bad, bad, bad, LATER, bad, bad, bad, DONE)[0] == DONE
+
+
+UNPAID = Answer(402, JSON, b'{"detail": "unpaid"}')
+
+
+def test_an_unpaid_bill_is_waited_out_and_told_once_a_minute() -> None:
+    clock = [0.0]
+    steps = follow("7", EXPECTED, lambda: clock[0], random.Random(1), max_billing_pause_s=3600.0)
+    seen: list[Pause] = []
+    given: Outcome = None
+    with contextlib.suppress(StopIteration):
+        while True:
+            step = steps.send(given)
+            given = UNPAID if isinstance(step, Call) and clock[0] < 120 else DONE
+            if isinstance(step, Pause):
+                seen.append(step)
+                clock[0] += step.delay_s
+                given = None
+    assert {pause.delay_s for pause in seen} == {5.0}
+    assert [number for number, pause in enumerate(seen) if pause.cause != PENDING] == [0, 12]
+
+
+def test_a_bill_that_stays_unpaid_is_an_error_in_the_end() -> None:
+    clock = itertools.count(0, 1)
+    steps = follow("7", EXPECTED, lambda: float(next(clock)), random.Random(1), max_billing_pause_s=20.0)
+    with pytest.raises(BillingError):
+        drive(steps, [UNPAID] * 100)
+
+
+def test_a_submission_waits_for_an_unpaid_bill_too() -> None:
+    steps = with_retries(CALL, lambda: 0.0, random.Random(1), max_billing_pause_s=10.0)
+    answer, seen = drive(steps, [UNPAID, DONE])
+    assert answer == DONE
+    assert seen[1].delay_s == 5.0
+
+
+def test_the_queue_is_told_when_state_or_reason_changed_and_when_it_goes_on() -> None:
+    def waiting(state: str, reason: str = "") -> Answer:
+        body = {"type": "try_again", "queue_state": state, "queue_state_reason": reason}
+        return Answer(408, JSON, json.dumps(body).encode())
+
+    answers = [
+        waiting("active"),
+        waiting("PAUSED_CAPACITY"),
+        waiting("paused_capacity"),
+        waiting("paused_capacity", "full"),
+        waiting("odd"),
+        DONE,
+    ]
+    _, seen = poll(*answers)
+    told = [(step.state, step.reason) for step in seen if isinstance(step, QueueChanged)]
+    assert told == [("paused_capacity", ""), ("paused_capacity", "full"), ("unknown", ""), ("active", "")]
+
+
+def test_the_first_poll_says_how_long_the_submission_took() -> None:
+    steps = follow("7", EXPECTED, lambda: 0.0, random.Random(1), created_in_s=0.25)
+    _, seen = drive(steps, [LATER, DONE])
+    name = "x-tinker-create-promise-roundtrip-time"
+    assert [call.headers.get(name) for call in calls(seen)] == ["0.250000", None]

@@ -13,10 +13,22 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tinker_actors.actors.bytes import ByteBudget
 from tinker_actors.actors.futures import forbid_waiting
 from tinker_actors.actors.identity import Identity, is_token_rejected
 from tinker_actors.actors.published import Published
-from tinker_actors.api.futures import Expectation, Pause, RoundTrips, follow, with_retries
+from tinker_actors.api.futures import (
+    PENDING,
+    Expectation,
+    Pause,
+    QueueChanged,
+    Reserve,
+    RoundTrips,
+    Step,
+    cancel_future,
+    follow,
+    with_retries,
+)
 from tinker_actors.api.setup import (
     ClientConfig,
     DynamicConfig,
@@ -34,7 +46,7 @@ from tinker_actors.errors import (
     OutcomeUnknownError,
     TinkerActorsError,
 )
-from tinker_actors.events import RequestRetried
+from tinker_actors.events import QueueStateChanged, RequestRetried
 from tinker_actors.supervision import Address, ExitReason, Reply, SupervisedActor
 from tinker_actors.wire.calls import Answer, Call
 from tinker_actors.wire.compression import compressed
@@ -188,6 +200,9 @@ class TransportActor(SupervisedActor):
         )
         self._greeting = _Greeting()
         self._flags_due = math.inf
+        self._farewells: set[asyncio.Task[None]] = set()
+        self._is_ending = False
+        self._answer_bytes = ByteBudget(lambda: self._published.config.inflight_response_bytes_semaphore_size)
         self._note_endpoint()
 
     def on_receive(self, message: Any) -> Reply | None:
@@ -214,6 +229,7 @@ class TransportActor(SupervisedActor):
     def on_exit(self, reason: ExitReason) -> None:  # noqa: ARG002 - the same for each reason
         """Close connections; tell whoever waits that no answer will come."""
         if hasattr(self, "_loop"):
+            self._is_ending = True
             self._loop.finish(self._transport.close, timeout_s=2.0)
         for send in self._under_way.values():
             _tell(
@@ -242,49 +258,87 @@ class TransportActor(SupervisedActor):
         self.context.me.tell(_Ended(number, None if task.cancelled() else task.exception()))
 
     async def _run(self, send: Send) -> None:
-        accepted = False
+        handle: FutureHandle | None = None
         clock, operation = self.context.clock.now, send.call.operation
+        began = clock()
         try:
-            answer = await self._drive(operation, with_retries(send.call, clock, self._random))
+            answer = await self._drive(operation, self._submit(send.call))
             if send.expected is not None:
-                handle: FutureHandle = send.call.read(answer)
-                accepted = True
+                handle = send.call.read(answer)
                 _tell(send.reply_to, Accepted(send.tag, handle))
-                answer = await self._drive(
-                    operation, follow(handle.request_id, send.expected, clock, self._random)
+                steps = follow(
+                    handle.request_id,
+                    send.expected,
+                    clock,
+                    self._random,
+                    created_in_s=clock() - began,
+                    max_billing_pause_s=self._published.config.billing_exception_max_pause_duration_sec,
                 )
+                answer = await self._drive(operation, steps)
             _tell(send.reply_to, Answered(send.tag, answer))
         except TinkerActorsError as error:
-            _tell(send.reply_to, Failed(send.tag, error, accepted))
+            _tell(send.reply_to, Failed(send.tag, error, accepted=handle is not None))
+        except asyncio.CancelledError:
+            if handle is not None and operation == "asample":
+                self._cancel_on_service(handle.request_id)
+            raise
+
+    def _submit(self, call: Call[Any]) -> RoundTrips[Answer]:
+        limit_s = self._published.config.billing_exception_max_pause_duration_sec
+        return with_retries(call, self.context.clock.now, self._random, max_billing_pause_s=limit_s)
+
+    def _cancel_on_service(self, request_id: str) -> None:
+        """Tell a service that wants to know that nobody waits for this result any more; best effort."""
+        if not self._published.dynamic_config.sample_cancel_enabled or self._is_ending:
+            return
+
+        async def send() -> None:
+            with contextlib.suppress(TinkerActorsError):
+                await self._once(cancel_future(request_id))
+
+        task = asyncio.create_task(send())
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
 
     async def _fetch(self, call: Call[Any], reply: Reply) -> None:
         try:
-            steps = with_retries(call, self.context.clock.now, self._random)
-            reply.set(call.read(await self._drive(call.operation, steps)))
+            reply.set(call.read(await self._drive(call.operation, self._submit(call))))
         except TinkerActorsError as error:
             reply.fail(error)
 
     async def _drive(self, operation: str, steps: RoundTrips[Answer]) -> Answer:
-        """Send what `steps` yield, and send it the outcomes."""
+        """Do what `steps` yield, and send it the outcomes."""
         outcome: Answer | TinkerActorsError | None = None
-        while True:
-            try:
-                step = steps.send(outcome)
-            except StopIteration as done:
-                answer: Answer = done.value
-                return answer
-            if isinstance(step, Pause):
-                if step.cause != "pending":
-                    self.context.emit(
-                        RequestRetried(operation=operation, reason=step.cause, delay_s=step.delay_s)
-                    )
-                await asyncio.sleep(step.delay_s)
-                outcome = None
-            else:
+        async with contextlib.AsyncExitStack() as reserved:
+            while True:
                 try:
-                    outcome = await self._once(step)
+                    step = steps.send(outcome)
+                except StopIteration as done:
+                    answer: Answer = done.value
+                    return answer
+                outcome = await self._do(operation, step, reserved)
+
+    async def _do(
+        self, operation: str, step: Step, reserved: contextlib.AsyncExitStack
+    ) -> Answer | TinkerActorsError | None:
+        """Take one step; what was reserved is given back with the last one."""
+        match step:
+            case Pause(delay_s, cause):
+                if cause != PENDING:
+                    self.context.emit(RequestRetried(operation=operation, reason=cause, delay_s=delay_s))
+                await asyncio.sleep(delay_s)
+            case Reserve(size):
+                await reserved.enter_async_context(self._answer_bytes.taken(size))
+            case QueueChanged(request_id, state, reason):
+                self.context.emit(
+                    QueueStateChanged(operation=operation, request_id=request_id, state=state, reason=reason)
+                )
+            case _:
+                try:
+                    return await self._once(step)
                 except TinkerActorsError as error:
-                    outcome = error
+                    return error
+        return None
 
     async def _once(self, call: Call[Any]) -> Answer:
         """One try of `call`; the first one asks the server for its flags before."""

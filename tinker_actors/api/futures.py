@@ -4,16 +4,19 @@ Round trips are generators: they yield a `Call` to send or a `Pause` to keep, an
 error that came in its place. Whoever drives them owns sockets and clocks; here is neither.
 """
 
+import math
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import msgspec
 
 from tinker_actors.errors import (
     APIConnectionError,
+    APIResponseValidationError,
     APIStatusError,
     BadRequestError,
+    BillingError,
     FutureExpiredError,
     RequestFailedError,
     TinkerActorsError,
@@ -23,12 +26,17 @@ from tinker_actors.wire.calls import JSON, PROTOBUF, Answer, Call, Pool, json_bo
 from tinker_actors.wire.documents import RetrieveFutureRequest
 from tinker_actors.wire.json import read_output_document, read_sample_document
 from tinker_actors.wire.protobuf import decode_output, decode_sample
-from tinker_actors.wire.retry import PATIENT, RetryRule, delay_after, is_repeatable
+from tinker_actors.wire.retry import PATIENT, RetryRule, delay_after
 
 __all__ = [
+    "PENDING",
     "Expectation",
     "Pause",
+    "QueueChanged",
+    "Reserve",
     "RoundTrips",
+    "Step",
+    "cancel_future",
     "follow",
     "json_result",
     "output_result",
@@ -40,8 +48,21 @@ T = TypeVar("T")
 
 POLL_TIMEOUT_S = 45.0
 """The service holds a poll for about 30 s; the official SDK gives it 45."""
+QUICK_POLL_S = 0.5
+"""An answer that comes sooner was not held by the service."""
 MIN_POLL_S = 0.05
-"""Answers that come at once must not turn polling into a busy loop."""
+"""Pause after the first answer that comes at once; doubles, so that polling is no busy loop."""
+MAX_POLL_S = 1.0
+"""Longest of these pauses."""
+MAX_POLL_PAUSE_S = 30.0
+"""Longest pause that an answer may ask for."""
+CANCEL_TIMEOUT_S = 30.0
+BILLING_PAUSE_S = 5.0
+BILLING_QUIET_S = 300.0
+BILLING_TOLD_S = 60.0
+PENDING = "pending"
+"""Cause of a pause in which nothing is wrong."""
+_QUEUE_STATES = frozenset({"active", "paused_capacity", "paused_rate_limit"})
 MAX_BAD_POLLS = 3
 """A 400 on a poll may be a proxy's; the official SDK repeats it this often."""
 
@@ -52,11 +73,29 @@ class Pause(msgspec.Struct, frozen=True):
     delay_s: float
     """Seconds."""
     cause: str
-    """Why, in a word or an error's text."""
+    """Why, in a word or an error's text; `PENDING` when nothing went wrong."""
 
 
+class Reserve(msgspec.Struct, frozen=True):
+    """Room wanted for a large answer before it is fetched; given back when the round trips are over."""
+
+    size: int
+    """Bytes."""
+
+
+class QueueChanged(msgspec.Struct, frozen=True):
+    """News for observers: where the request waits, as the service sees it."""
+
+    request_id: str
+    state: str
+    """active, paused_capacity, paused_rate_limit or unknown."""
+    reason: str
+    """The service's words for it; may be empty."""
+
+
+Step = Call[Any] | Pause | Reserve | QueueChanged
 Outcome = Answer | TinkerActorsError | None
-RoundTrips = Generator[Call[Any] | Pause, Outcome, T]
+RoundTrips = Generator[Step, Outcome, T]
 
 
 class Expectation(msgspec.Struct, frozen=True):
@@ -70,15 +109,56 @@ class Expectation(msgspec.Struct, frozen=True):
     """Turns the answer into the result."""
 
 
+class Billing:
+    """Waits out a 402 for a while: somebody may be paying the bill just now.
+
+    Source: the official SDK 0.38, which asks again every 5 s, for an hour unless the service says otherwise, and
+    takes a 402 after 5 minutes without one for a new incident.
+    """
+
+    def __init__(self, clock: Callable[[], float], max_pause_s: float) -> None:
+        self._clock = clock
+        self._max_pause_s = max_pause_s
+        self._began = self._latest = self._told = -math.inf
+
+    def pause(self, error: Exception) -> Pause | None:
+        """How to wait for `error` to pass; None when it is no 402, or has lasted too long."""
+        if not isinstance(error, BillingError):
+            return None
+        now = self._clock()
+        if now - self._latest > BILLING_QUIET_S:
+            self._began = now
+        self._latest = now
+        if now - self._began >= self._max_pause_s:
+            return None
+        is_news = now - self._told >= BILLING_TOLD_S
+        if is_news:
+            self._told = now
+        return Pause(BILLING_PAUSE_S, str(error) if is_news else PENDING)
+
+
 def with_retries(
-    call: Call[T], clock: Callable[[], float], generator: random.Random, rule: RetryRule | None = None
+    call: Call[T],
+    clock: Callable[[], float],
+    generator: random.Random,
+    rule: RetryRule | None = None,
+    *,
+    max_billing_pause_s: float = 0.0,
 ) -> RoundTrips[Answer]:
     """`call`, repeated as its rule says, until it succeeds.
+
+    Args:
+        call: what to send.
+        clock: monotonic seconds.
+        generator: of the jitter.
+        rule: in place of the call's own.
+        max_billing_pause_s: for how long a 402 is waited out.
 
     Raises:
         TinkerActorsError: the failure that is not worth repeating, or the last one when time is up.
     """
     rule = rule or call.retry
+    billing = Billing(clock, max_billing_pause_s)
     began = clock()
     attempt = 0
     while True:
@@ -86,54 +166,170 @@ def with_retries(
         try:
             return _answer(outcome).success()
         except TinkerActorsError as error:
-            delay_s = delay_after(rule, error, attempt, clock() - began, generator)
-            if delay_s is None:
-                raise
-            attempt += 1
-            yield Pause(delay_s, str(error))
+            pause = billing.pause(error)
+            if pause is None:
+                delay_s = delay_after(rule, error, attempt, clock() - began, generator)
+                if delay_s is None:
+                    raise
+                attempt += 1
+                pause = Pause(delay_s, str(error))
+            yield pause
 
 
 def follow(
-    request_id: str, expected: Expectation, clock: Callable[[], float], generator: random.Random
+    request_id: str,
+    expected: Expectation,
+    clock: Callable[[], float],
+    generator: random.Random,
+    *,
+    created_in_s: float | None = None,
+    max_billing_pause_s: float = 0.0,
 ) -> RoundTrips[Answer]:
     """Polls until the request ended; the successful answer, still to be read by `expected.read`.
+
+    Args:
+        request_id: the future's.
+        expected: what its result is.
+        clock: monotonic seconds.
+        generator: of the jitter.
+        created_in_s: how long its submission took, which the service wants to know.
+        max_billing_pause_s: for how long a 402 is waited out.
 
     Raises:
         RequestFailedError: the request failed while executing.
         FutureExpiredError: the service no longer keeps the result.
         APIStatusError: the service refuses the poll.
         APIConnectionError: no answer for as long as the rule for polls allows.
+        APIResponseValidationError: the service announced the result and did not give it.
     """
-    iteration, bad_polls, attempt = 0, 0, 0
-    quiet_since = clock()
-    while True:
-        began = clock()
-        outcome = yield _poll(request_id, expected, iteration)
-        iteration += 1
-        if isinstance(outcome, Answer):
-            attempt = 0
-        try:
-            answer = _answer(outcome)
-            if answer.status == 408 or _is_pending(answer):  # noqa: PLR2004
-                quiet_since = clock()
-                if clock() - began < MIN_POLL_S:
-                    yield Pause(MIN_POLL_S, "pending")
-                continue
-            return _ended(answer.success(), request_id)
-        except (APIConnectionError, APIStatusError) as error:
-            if isinstance(error, FutureExpiredError):
-                raise
-            if isinstance(error, BadRequestError) and bad_polls < MAX_BAD_POLLS:
-                bad_polls += 1
-                yield Pause(MIN_POLL_S, str(error))
-                continue
-            delay_s = None
-            if is_repeatable(PATIENT, error):
-                delay_s = delay_after(PATIENT, error, attempt, clock() - quiet_since, generator)
-            if delay_s is None:
-                raise
-            attempt += 1
-            yield Pause(delay_s, str(error))
+    return _Poll(request_id, expected, clock, generator, created_in_s, max_billing_pause_s).run()
+
+
+class _Poll:
+    """What is remembered from one poll of a future to the next."""
+
+    def __init__(
+        self,
+        request_id: str,
+        expected: Expectation,
+        clock: Callable[[], float],
+        generator: random.Random,
+        created_in_s: float | None,
+        max_billing_pause_s: float,
+    ) -> None:
+        self._request_id, self._expected = request_id, expected
+        self._clock, self._random = clock, generator
+        self._created_in_s = created_in_s
+        self._billing = Billing(clock, max_billing_pause_s)
+        self._iteration = self._bad_polls = self._attempt = self._quick = 0
+        self._takes_metadata = True
+        self._quiet_since = clock()
+        self._queue = ("active", "")
+
+    def run(self) -> RoundTrips[Answer]:
+        """Poll until there is a result."""
+        while True:
+            began = self._clock()
+            outcome = yield self._call()
+            self._iteration += 1
+            try:
+                answer = _answer(outcome)
+                document = _json_object(answer)
+                if answer.status == 408 or _is_pending(answer, document):  # noqa: PLR2004
+                    self._quiet_since, self._attempt = self._clock(), 0
+                    if answer.status == 408 and document:  # noqa: PLR2004
+                        self._bad_polls = 0
+                    yield from self._note_queue(document)
+                    yield from self._wait_after(document, self._clock() - began)
+                    continue
+                answer.success()
+                if document.get("status") == "complete_metadata":
+                    yield self._reserve(document)
+                    continue
+                ended = _ended(answer, document, self._request_id)
+            except (APIConnectionError, APIStatusError) as error:
+                yield self._pause_after(error)
+            else:
+                yield from self._note_queue({"queue_state": "active"})
+                return ended
+
+    def _call(self) -> Call[Any]:
+        headers = {
+            "x-tinker-request-iteration": str(self._iteration),
+            "x-tinker-request-type": self._expected.operation,
+        }
+        if self._iteration == 0 and self._created_in_s is not None:
+            headers["x-tinker-create-promise-roundtrip-time"] = f"{self._created_in_s:.6f}"
+        request = RetrieveFutureRequest(request_id=self._request_id, allow_metadata_only=self._takes_metadata)
+        return Call(
+            operation="retrieve_future",
+            path="retrieve_future",
+            body=json_body(request),
+            accept=self._expected.accept,
+            headers=headers,
+            timeout_s=POLL_TIMEOUT_S,
+            pool=Pool.FUTURE,
+            read=self._expected.read,
+        )
+
+    def _note_queue(self, document: dict[str, Any]) -> Iterator[QueueChanged]:
+        if "queue_state" not in document:
+            return
+        state = str(document["queue_state"]).lower()
+        news = (state if state in _QUEUE_STATES else "unknown", str(document.get("queue_state_reason") or ""))
+        if news != self._queue:
+            self._queue = news
+            yield QueueChanged(self._request_id, *news)
+
+    def _wait_after(self, document: dict[str, Any], took_s: float) -> Iterator[Pause]:
+        """A pause after an answer that came at once; one that the service held has waited already."""
+        wish_ms = document.get("retry_after_ms")
+        if isinstance(wish_ms, int | float) and wish_ms > 0:
+            yield Pause(min(wish_ms / 1000, MAX_POLL_PAUSE_S), PENDING)
+        elif took_s < QUICK_POLL_S:
+            delay_s = min(MIN_POLL_S * 2.0 ** min(self._quick, 10), MAX_POLL_S)
+            self._quick += 1
+            yield Pause(delay_s, PENDING)
+        else:
+            self._quick = 0
+
+    def _reserve(self, document: dict[str, Any]) -> Reserve:
+        size = document.get("response_payload_size")
+        if not self._takes_metadata or not isinstance(size, int) or size < 0:
+            raise APIResponseValidationError(
+                f"the result of request {self._request_id} was wanted, got its size again: {size!r}"
+            )
+        self._takes_metadata = False
+        return Reserve(size)
+
+    def _pause_after(self, error: APIConnectionError | APIStatusError) -> Pause:
+        """How to wait for `error` to pass; raises it when it will not."""
+        if isinstance(error, FutureExpiredError):
+            raise error
+        pause = self._billing.pause(error)
+        if pause is not None:
+            return pause
+        if isinstance(error, BadRequestError) and self._bad_polls < MAX_BAD_POLLS:
+            self._bad_polls += 1
+            return Pause(MIN_POLL_S, str(error))
+        quiet_s = self._clock() - self._quiet_since
+        delay_s = delay_after(PATIENT, error, self._attempt, quiet_s, self._random)
+        if delay_s is None:
+            raise error
+        self._attempt += 1
+        return Pause(delay_s, str(error))
+
+
+def cancel_future(request_id: str) -> Call[None]:
+    """Word that nobody waits for a result any more."""
+    return Call(
+        operation="cancel_future",
+        path="cancel_future",
+        body=json_body({"request_id": request_id}),
+        timeout_s=CANCEL_TIMEOUT_S,
+        pool=Pool.FUTURE,
+        read=lambda _: None,
+    )
 
 
 def _answer(outcome: Outcome) -> Answer:
@@ -143,36 +339,33 @@ def _answer(outcome: Outcome) -> Answer:
     return outcome
 
 
-def _poll(request_id: str, expected: Expectation, iteration: int) -> Call[Any]:
-    return Call(
-        operation="retrieve_future",
-        path="retrieve_future",
-        body=json_body(RetrieveFutureRequest(request_id=request_id)),
-        accept=expected.accept,
-        headers={"x-tinker-request-iteration": str(iteration), "x-tinker-request-type": expected.operation},
-        timeout_s=POLL_TIMEOUT_S,
-        pool=Pool.FUTURE,
-        read=expected.read,
-    )
-
-
-def _is_pending(answer: Answer) -> bool:
-    if answer.status >= 300 or answer.content_type == PROTOBUF:  # noqa: PLR2004
-        return False
+def _json_object(answer: Answer) -> dict[str, Any]:
+    """What a poll was answered in JSON; empty for results in protobuf and for anything else."""
+    if answer.content_type == PROTOBUF:
+        return {}
     document = answer.document()
-    return isinstance(document, dict) and document.get("type") == "try_again"
+    return document if isinstance(document, dict) else {}
 
 
-def _ended(answer: Answer, request_id: str) -> Answer:
-    if answer.content_type != PROTOBUF:
-        document = answer.document()
-        if isinstance(document, dict) and "error" in document:
-            category = str(document.get("category", "unknown")).lower()
-            raise RequestFailedError(
-                f"request {request_id} failed: {document['error']}",
-                category=category if category in ("user", "server") else "unknown",
-                request_id=request_id,
-            )
+def _is_pending(answer: Answer, document: dict[str, Any]) -> bool:
+    is_success = answer.status < 300  # noqa: PLR2004
+    return is_success and (document.get("type") == "try_again" or document.get("status") == "pending")
+
+
+def _ended(answer: Answer, document: dict[str, Any], request_id: str) -> Answer:
+    """The answer with the result alone; servers wrap it in different ways."""
+    failure: Any = document
+    if document.get("status") == "failed" and isinstance(document.get("error"), dict):
+        failure = document["error"] | {"error": document["error"].get("message", "no reason given")}
+    if "error" in failure:
+        category = str(failure.get("category", "unknown")).lower()
+        raise RequestFailedError(
+            f"request {request_id} failed: {failure['error']}",
+            category=category if category in ("user", "server") else "unknown",
+            request_id=request_id,
+        )
+    if document.get("status") == "completed" and "result" in document:
+        return msgspec.structs.replace(answer, body=json_body(document["result"]))
     return answer
 
 
