@@ -48,7 +48,8 @@ class SupervisedActor(ThreadingActor):
         if cls.__module__.startswith(_KIT + "."):
             return
         for name in vars(cls):
-            if name.startswith("_") and not name.startswith("__") and hasattr(SupervisedActor, name):
+            is_private = name.startswith("_") and not name.startswith("__")
+            if name.startswith("_kit_") or (is_private and hasattr(SupervisedActor, name)):
                 raise ConfigError(
                     f"{cls.__qualname__}.{name} would replace a method of the kit; give it another name"
                 )

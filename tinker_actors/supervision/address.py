@@ -17,7 +17,7 @@ from tinker_actors.supervision.commands import Command
 from tinker_actors.supervision.current import current_incarnation
 from tinker_actors.supervision.mailbox import Envelope, Mailbox, Offer
 from tinker_actors.supervision.names import Slot
-from tinker_actors.supervision.proxy import Proxy
+from tinker_actors.supervision.proxy import Proxy, check_exposed
 from tinker_actors.supervision.replies import Reply
 from tinker_actors.supervision.runtime import Runtime
 from tinker_actors.supervision.signals import Crash
@@ -142,7 +142,7 @@ class Address:
 
         Raises:
             NotDeliveredError: no interface was given and the actor was never built.
-            ConfigError: the interface exposes nothing.
+            ConfigError: the interface exposes nothing, or what cannot be exposed.
         """
         if interface is None:
             slot = self._runtime.names.get(self.path)
@@ -151,6 +151,7 @@ class Address:
             raise NotDeliveredError(f"{self.path} was never built; give its class to proxy()")
         if not getattr(interface, "exposed", ()):
             raise ConfigError(f"{interface.__qualname__}.exposed must name what a proxy offers, got none")
+        check_exposed(interface)
         return Proxy(self, interface, timeout_s)
 
     # Sending.

@@ -90,6 +90,7 @@ class Children:
         self.plan: Plan | None = None
         self.path = home.path
         self._home = home
+        home.restarts_in_window = 0
         self._runtime = lifecycle.runtime
         self._budget = RestartBudget(flags.max_restarts, flags.within_s)
         self._deadline = math.inf
@@ -204,7 +205,11 @@ class Children:
     def on_retry_due(self, signal: RetryDue) -> None:
         """A pause is over."""
         child = self.table.get(signal.id)
-        if child is not None and child.ticket == signal.ticket and child.slot.state is State.BACKING_OFF:
+        if child is None or child.ticket != signal.ticket or child.slot.state is not State.BACKING_OFF:
+            return
+        if child.gate is not None and not child.gate.is_open:  # closed meanwhile
+            self.lifecycle.pause(child, 0.0, child.gate)
+        else:
             self.resume(child)
 
     # Steps.
@@ -352,15 +357,13 @@ class Children:
             self._give_up(child, cause, limit)
             return
         self._home.restarts_in_window = self._budget.spent
-        if now - child.running_since >= child.spec.backoff.stable_after_s:
-            child.failures = 0
-        child.running_since = math.inf
         rng = self._runtime.random_for(f"{child.slot.path}/backoff", child.slot.epoch)
         delay_s = child.spec.backoff.delay_s(child.failures, rng)
         child.failures += 1
         child.slot.restarts += 1
         gate = child.spec.gate if is_free else None
         epoch = child.slot.epoch
+        is_held = gate is not None and not gate.is_open
         if self.flags.is_dynamic or self.flags.strategy is Strategy.ONE_FOR_ONE:
             if delay_s > 0:
                 self.lifecycle.pause(child, delay_s, gate)
@@ -372,7 +375,7 @@ class Children:
             ChildRestarting(
                 path=child.slot.path,
                 epoch=epoch,
-                delay_s=delay_s,
+                delay_s=math.inf if is_held else delay_s,
                 restarts=child.slot.restarts,
                 in_window=self._budget.spent,
                 reason=reason,
@@ -387,8 +390,12 @@ class Children:
             waiting = (self.plan.awaited, self.plan.paused)
             ids.update(child.spec.id for child in waiting if child is not None)
         group = [child for child in self.table.values() if child.spec.id in ids]
+        # A temporary child without an incarnation waits for its first start.
         to_start = [
-            child for child in group if child.spec.restart is not Restart.TEMPORARY and not child.stoppers
+            child
+            for child in group
+            if not child.stoppers
+            and (child.incarnation is None or child.spec.restart is not Restart.TEMPORARY)
         ]
         for child in to_start:
             if child.incarnation is None:

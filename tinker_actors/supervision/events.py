@@ -83,7 +83,7 @@ class ChildRestarting(Event):
     epoch: int
     """The incarnation that ended."""
     delay_s: float
-    """Seconds until then."""
+    """Seconds until then; infinite while a gate is closed."""
     restarts: int
     """Restarts of this child so far, this one included."""
     in_window: int

@@ -6,6 +6,7 @@ All of it runs in the supervisor's thread.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Literal, NoReturn
 
 from tinker_actors.supervision.clock import Timer
@@ -30,6 +31,7 @@ __all__ = ["Child", "Lifecycle"]
 
 _SUPERVISOR_MARGIN_S = 0.25
 _SUPERVISOR_MARGIN_SHARE = 0.1
+_tickets = count(1)
 
 
 @dataclass(slots=True, eq=False)
@@ -46,10 +48,12 @@ class Child:
     """When its present time limit ends, in clock seconds."""
     timer: Timer | None = None
     """Start limit, stop limit or pause: there is one at a time."""
+    gate: Gate | None = None
+    """What must be open before it is started again."""
     leave_gate: Callable[[], object] | None = None
     """Gives up waiting at a gate."""
     ticket: int = 0
-    """Tells pauses apart."""
+    """Tells pauses apart, also those of children that had the same id."""
     stopping_since: float = math.inf
     """When it was asked to end, or, if it still started then, came up."""
     running_since: float = math.inf
@@ -71,7 +75,8 @@ class Child:
         if self.leave_gate is not None:
             self.leave_gate()
             self.leave_gate = None
-        self.ticket += 1
+        self.gate = None
+        self.ticket = next(_tickets)
         self.due = math.inf
 
 
@@ -136,6 +141,7 @@ class Lifecycle:
         """Wait before a restart, for a time or while a gate is closed; `RetryDue` will follow."""
         child.cancel_timer()
         child.slot.shut(State.BACKING_OFF, parks=True)
+        child.gate = gate
         signal, parent = RetryDue(child.spec.id, child.ticket), self._parent
         if gate is not None and not gate.is_open:
             child.leave_gate = gate.when_open(lambda: _post(parent, signal))
@@ -155,6 +161,8 @@ class Lifecycle:
     def ended(self, child: Child) -> None:
         """Forget an incarnation that ended or was abandoned."""
         child.cancel_timer()
+        if child.is_up and self._clock.now() - child.running_since >= child.spec.backoff.stable_after_s:
+            child.failures = 0
         if child.incarnation is not None:
             self.incarnations -= 1
         child.incarnation = None

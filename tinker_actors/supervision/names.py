@@ -309,10 +309,10 @@ class NameTable:
             slot = self._slots.get(path)
             if slot is None:
                 slot = self._slots[path] = Slot(self, path, spec, parent)
+            was_buried = path in self._tombs
             self._tombs.pop(path, None)
-            was_deleted = slot.state is State.DELETED
             slot.spec, slot.parent = spec, parent
-            if was_deleted:
+            if was_buried:
                 slot.restarts, slot.last_exit = 0, None
             slot.shut(State.PENDING, parks=True)
             if parent is not None:

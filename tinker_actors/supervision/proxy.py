@@ -54,11 +54,17 @@ def perform(message: CallMethod | GetAttribute | SetAttribute, actor: Any) -> An
     Raises:
         UndeclaredError: the actor's class does not expose that name.
     """
-    if message.name not in type(actor).exposed:
-        raise UndeclaredError(f"{type(actor).__qualname__} does not expose {message.name!r}")
+    kind = type(actor)
+    if message.name not in kind.exposed:
+        raise UndeclaredError(f"{kind.__qualname__} does not expose {message.name!r}")
     match message:
         case CallMethod(name, args, kwargs):
-            return reduce(getattr, name.split("."), actor)(*args, **kwargs)
+            method = reduce(getattr, name.split("."), actor)
+            if not callable(method):
+                raise UndeclaredError(f"{kind.__qualname__}.{name} is no method")
+            return method(*args, **kwargs)
+        case GetAttribute(name) | SetAttribute(name) if callable(getattr(kind, name, None)):
+            raise UndeclaredError(f"{kind.__qualname__}.{name} is a method")
         case GetAttribute(name):
             return getattr(actor, name)
         case SetAttribute(name, value):
@@ -95,7 +101,7 @@ class ProxyMethod:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Reply:
         """Ask for the call; what it returns or raises comes in the reply."""
-        return self._address.ask(CallMethod(self._name, args, kwargs), timeout_s=self._timeout_s)
+        return self._address.ask(self._message(args, kwargs), timeout_s=self._timeout_s)
 
     def defer(self, *args: Any, **kwargs: Any) -> None:
         """Tell the actor to make the call; an error there is a crash.
@@ -103,7 +109,12 @@ class ProxyMethod:
         Raises:
             NotDeliveredError: like `Address.tell`, with its other errors.
         """
-        self._address.tell(CallMethod(self._name, args, kwargs))
+        self._address.tell(self._message(args, kwargs))
+
+    def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CallMethod:
+        if self._name not in self._exposed:
+            raise AttributeError(f"{self!r} is no method; only members of it are exposed")
+        return CallMethod(self._name, args, kwargs)
 
     def __getattr__(self, name: str) -> "ProxyMethod":
         path = f"{self._name}.{name}"

@@ -25,7 +25,7 @@ class Restart(StrEnum):
     """When a child that ended is started again."""
 
     PERMANENT = "permanent"
-    """Always."""
+    """Always, unless its factory says that there is nothing to run."""
     TRANSIENT = "transient"
     """After an abnormal end."""
     TEMPORARY = "temporary"
@@ -98,7 +98,7 @@ class ChildSpec:
     kind: Kind = Kind.WORKER
     """Worker or supervisor."""
     free_causes: tuple[type[Exception], ...] = ()
-    """Causes that are not the child's fault: they use up no restart. Needs `backoff.base_s` above 0."""
+    """Causes that are not the child's fault: they use up no restart. Needs a `backoff` that pauses."""
     gate: Gate | None = None
     """After a free cause the child is not started before this gate is open."""
     significant: bool = False
@@ -150,9 +150,9 @@ class ChildSpec:
             check_count(self._name(name), getattr(self, name), minimum=1)
         if not isinstance(self.backoff, Backoff):
             raise ConfigError(f"{self._name('backoff')} must be a Backoff, got {self.backoff!r}")
-        if self.free_causes and not self.backoff.base_s > 0:
+        if self.free_causes and not (self.backoff.base_s > 0 and self.backoff.cap_s > 0):
             raise ConfigError(
-                f"{self._name('backoff')} must have base_s above 0 with free_causes, else it restarts without pause"
+                f"{self._name('backoff')} must have base_s and cap_s above 0 with free_causes, else nothing pauses it"
             )
 
     def _name(self, name: str) -> str:
@@ -177,7 +177,7 @@ def comes_back(restart: Restart, reason: ExitReason) -> bool:
     """Whether a child with this restart type is started again after `reason`."""
     match restart:
         case Restart.PERMANENT:
-            return True
+            return not isinstance(reason, Ignored)
         case Restart.TRANSIENT:
             return not is_clean(reason)
         case Restart.TEMPORARY:

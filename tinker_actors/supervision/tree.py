@@ -22,7 +22,7 @@ from tinker_actors.supervision.events import (
     ShutdownBegan,
     ShutdownEnded,
 )
-from tinker_actors.supervision.exits import ExitReason, Killed, StartFailed, cause_of
+from tinker_actors.supervision.exits import ExitReason, Ignored, Killed, Shutdown, StartFailed, cause_of
 from tinker_actors.supervision.incarnation import Incarnation
 from tinker_actors.supervision.mailbox import Depths
 from tinker_actors.supervision.names import Slot, State
@@ -156,6 +156,10 @@ class ActorTree:
         reason = self._exit
         if waited_s is not None:
             failure = StartFailedError(f"{self._slot.path} did not start within {waited_s:g} s")
+        elif isinstance(reason, Ignored):
+            failure = StartFailedError(f"{self._slot.path} had nothing to run: its factory said so")
+        elif isinstance(reason, Shutdown) and reason.cause is not None:
+            failure = StartFailedError(f"{self._slot.path} gave up before it was up: {reason.detail}")
         elif isinstance(reason, StartFailed):
             failure = StartFailedError(str(start_failure(self._slot.path, reason.error)))
         else:
