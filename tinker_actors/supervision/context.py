@@ -83,8 +83,9 @@ class Context:
 
     def beat(self) -> None:
         """Say, in a handler that works for long, that it makes progress: its time begins anew."""
-        if self._incarnation.handling is not None:
-            self._incarnation.beat(self._incarnation.handling.message)
+        handling = self._incarnation.handling
+        if handling is not None:
+            handling.beat(self.clock.now())
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -94,7 +95,8 @@ class Context:
             yield
         finally:
             if handling is not None:
-                self._incarnation.beat(handling.message)
+                handling.beat(self.clock.now())
+                self._incarnation.handling = handling
 
     # Fencing and events.
 

@@ -50,15 +50,22 @@ class _Fenced(BaseException):
 
 
 class Handling:
-    """What a handler does now; a new one for each sign of progress, so that its identity tells them apart."""
+    """What a handler does now; a new one for each message."""
 
-    __slots__ = ("message", "since")
+    __slots__ = ("beats", "message", "since")
 
     def __init__(self, message: str, since: float) -> None:
         self.message = message
         """Type of the message."""
         self.since = since
         """When it began or last said that it makes progress, in clock seconds."""
+        self.beats = 0
+        """How often it said so."""
+
+    def beat(self, now: float) -> None:
+        """Note progress."""
+        self.since = now
+        self.beats += 1
 
 
 class Incarnation:
@@ -172,7 +179,7 @@ class Incarnation:
         return self.mailbox
 
     def beat(self, message: str) -> None:
-        """Note that a handler begins, or goes on with, a message of this type."""
+        """Note that a handler begins with a message of this type."""
         self.handling = Handling(message, self.runtime.clock.now())
 
     def check_fence(self) -> None:
@@ -374,6 +381,8 @@ class Incarnation:
 
     def _give_up_hooks(self, reason: ExitReason, after_s: float) -> None:
         """Go on without hooks that do not return; their thread is fenced like any other that is given up."""
+        if self.is_fenced:  # its supervisor was sooner
+            return
         self.abandon(f"{self.path} did not end within {after_s:g} s")
         with self._lock:
             has_ended = self._exit_posted  # in the last moment

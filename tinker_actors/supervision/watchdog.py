@@ -43,10 +43,11 @@ def judge(age_s: float, deadline_s: float) -> Finding:
 class _Watched:
     """What the watchdog remembers of one incarnation between two looks."""
 
-    __slots__ = ("handling", "has_warned", "is_reported", "since")
+    __slots__ = ("beats", "handling", "has_warned", "is_reported", "since")
 
     def __init__(self) -> None:
         self.handling: Handling | None = None
+        self.beats = 0
         self.since = 0.0
         self.has_warned = False
         self.is_reported = False
@@ -104,11 +105,12 @@ class Watchdog:
         if incarnation.is_fenced:  # only whether its thread is still there is of interest
             return
         handling = incarnation.handling
-        if handling is not memory.handling:
-            memory.handling, memory.since = handling, self._awake_s
-            memory.has_warned = memory.is_reported = False
         if handling is None:
+            memory.handling = None
             return
+        if handling is not memory.handling or handling.beats != memory.beats:
+            memory.handling, memory.beats, memory.since = handling, handling.beats, self._awake_s
+            memory.has_warned = memory.is_reported = False
         age_s = self._awake_s - memory.since
         finding = judge(age_s, incarnation.spec.handler_deadline_s)
         if finding is Finding.STALLED and not memory.is_reported:
@@ -121,5 +123,7 @@ class Watchdog:
 
 def stack_of(thread: threading.Thread | None) -> str:
     """Where `thread` is now, as Python would print it; empty when it runs no more."""
-    frame = None if thread is None else sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - the way to it
+    if thread is None or not thread.is_alive():
+        return ""
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - the way to it
     return "" if frame is None else "".join(traceback.format_stack(frame))
