@@ -43,7 +43,7 @@ from tinker_actors.supervision import (
 from tinker_actors.supervision.current import enter
 from tinker_actors.supervision.incarnation import Handling, Incarnation
 from tinker_actors.supervision.testing import VirtualClock, crash, expect
-from tinker_actors.supervision.watchdog import Finding, Watchdog, judge
+from tinker_actors.supervision.watchdog import Finding, Watchdog, judge, stack_of
 
 StartTree = Callable[..., ActorTree]
 
@@ -333,6 +333,40 @@ def test_handler_that_waited_on_purpose_is_watched_again_afterwards(
     hold.wait()
     with expect(tree, ChildStarted, path="root/a", epoch=2):
         clock.advance(STALLED_S)
+
+
+class HesitantClock(VirtualClock):
+    """Makes threads of one name wait before they are told the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def now(self) -> float:
+        if threading.current_thread().name == "helper":
+            self.asked.set()
+            self.go_on.wait(5.0)
+        return super().now()
+
+
+def test_beat_of_a_helping_thread_that_comes_too_late_makes_no_idle_actor_look_busy(
+    start_tree: StartTree,
+) -> None:
+    clock = HesitantClock()
+    helpers: list[threading.Thread] = []
+
+    def be_helped(actor: Doer) -> None:
+        helpers.append(threading.Thread(target=actor.context.beat, name="helper"))
+        helpers[0].start()
+        assert clock.asked.wait(5.0)
+
+    tree = start_tree(spec(), clock=clock)
+    tree.address("root/a").call(be_helped)
+    clock.go_on.set()
+    helpers[0].join(5.0)
+    clock.advance(10 * DEADLINE_S)
+    tree.address("root").call(CountChildren())  # answered after a stall would have been acted upon
+    assert tree.address("root/a").call(epoch) == 1
 
 
 # What becomes of messages.
@@ -759,6 +793,17 @@ def test_supervisor_that_is_stuck_when_asked_to_end_holds_up_nobody_for_ever(
         clock.advance(STALLED_S)
 
 
+def test_stalled_child_takes_its_siblings_along_if_the_strategy_says_so(
+    start_tree: StartTree, clock: VirtualClock, hold: Hold
+) -> None:
+    tree = start_tree(spec("b"), spec(), strategy=Strategy.ONE_FOR_ALL, clock=clock)
+    with (
+        expect(tree, ChildStarted, path="root/a", epoch=2),
+        expect(tree, ChildStarted, path="root/b", epoch=2),
+    ):
+        stall(tree, clock, hold)
+
+
 # The hooks of the end.
 
 
@@ -783,6 +828,27 @@ def test_hook_that_hangs_is_given_up_like_a_handler(
     with expect(tree, ZombieEnded, path="root/a", epoch=1):
         hold.let_go()
     assert fenced == [True]
+
+
+def test_hook_that_hangs_is_given_up_once_even_if_the_child_is_terminated_meanwhile(
+    start_tree: StartTree, clock: VirtualClock, hold: Hold
+) -> None:
+    class Clinging(Doer):
+        def on_exit(self, _reason: ExitReason) -> None:
+            hold.here(self)
+
+    tree = start_tree(ChildSpec("a", Clinging, shutdown_s=2.0), clock=clock)
+    given_up = listen(tree, ChildAbandoned)
+    crash(tree.address("root/a"))
+    hold.wait()
+    terminated = tree.address("root").ask(TerminateChild("a"), timeout_s=1000.0)
+    clock.wait_for_timers(2)
+    clock.advance(2.0)
+    assert terminated.result() is None
+    clock.advance(100.0)
+    hold.let_go()
+    tree.stop(5.0)
+    assert [event.after_s for event in given_up] == [2.0]
 
 
 # Threads that vanish.
@@ -981,6 +1047,16 @@ def test_handler_is_late_at_its_deadline_and_stalled_at_twice_that(
     age_s: float, deadline_s: float, finding: Finding
 ) -> None:
     assert judge(age_s, deadline_s) is finding
+
+
+def test_thread_that_ended_has_no_stack_even_if_another_has_its_number() -> None:
+    ended = threading.Thread(target=int)
+    ended.start()
+    ended.join()
+    ended._ident = threading.get_ident()  # type: ignore[attr-defined]  # the system gives numbers again
+    assert stack_of(ended) == ""
+    assert stack_of(None) == ""
+    assert "in test_thread_that_ended" in stack_of(threading.current_thread())
 
 
 class Suspect:
