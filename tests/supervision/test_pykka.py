@@ -84,6 +84,24 @@ def test_stop_of_a_ref_ends_the_incarnation_cleanly(tree: ActorTree, refs: list[
     assert got.event.reason == Normal()
 
 
+def test_stop_of_a_ref_is_answered_when_the_end_is_complete(start_tree: StartTree) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(SupervisedActor):
+        def on_stop(self) -> None:
+            entered.set()
+            go_on.wait(20.0)
+
+    start_tree(ChildSpec("a", Slow, Restart.TRANSIENT))
+    [ref] = pykka.ActorRegistry.get_by_class(Slow)
+    stopped = ref.stop(block=False)
+    entered.wait(5.0)
+    with pytest.raises(pykka.Timeout):
+        stopped.get(timeout=0.0)
+    go_on.set()
+    assert stopped.get(timeout=5.0)
+
+
 def test_stop_of_a_ref_waits_behind_what_is_queued(start_tree: StartTree) -> None:
     """SHU-08."""
     go_on, handled = threading.Event(), []

@@ -8,7 +8,7 @@ from typing import Any
 import pykka
 import pytest
 
-from tinker_actors.errors import OutcomeUnknownError
+from tinker_actors.errors import OutcomeUnknownError, StartFailedError
 from tinker_actors.supervision import (
     NORMAL,
     ActorTree,
@@ -27,6 +27,7 @@ from tinker_actors.supervision import (
     Stop,
     SupervisedActor,
     Supervisor,
+    TerminateChild,
     Timer,
     WhichChildren,
 )
@@ -171,6 +172,24 @@ def test_restart_that_fails_to_start_is_tried_again(start_tree: StartTree, error
     assert started.event.epoch == 3
 
 
+def test_restart_by_command_that_fails_is_answered_and_leaves_the_child_down(start_tree: StartTree) -> None:
+    """SUP-06."""
+
+    class Reluctant(Doer):
+        def on_start(self) -> None:
+            if self.context.epoch == 2:
+                raise ValueError("not yet")
+
+    tree = start_tree(ChildSpec("a", Reluctant), max_restarts=0)
+    root = tree.address("root")
+    root.call(TerminateChild("a"))
+    with pytest.raises(StartFailedError, match="not yet"):
+        root.call(RestartChild("a"))
+    assert root.call(WhichChildren())[0].state == "down"
+    root.call(RestartChild("a"))
+    assert tree.address("root/a").call(epoch) == 3
+
+
 def test_crash_happens_in_the_actors_own_thread(start_tree: StartTree) -> None:
     tree = start_tree(ChildSpec("a", Doer))
     with expect(tree, ChildExited, path="root/a") as got:
@@ -219,7 +238,7 @@ def test_backoff_grows_with_failures_and_returns_after_a_stable_time(
     pause = Backoff(base_s=1.0, cap_s=100.0, jitter=0.0, stable_after_s=60.0)
     tree = start_tree(ChildSpec("a", Doer, backoff=pause), clock=clock)
     delays = []
-    for running_s in (0.0, 59.9, 59.9, 60.0):
+    for running_s in (0.0, 59.5, 59.5, 60.0):
         clock.advance(running_s)
         with expect(tree, ChildRestarting) as got:
             crash(tree.address("root/a"))

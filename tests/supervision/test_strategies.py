@@ -434,6 +434,48 @@ def test_group_restart_leaves_a_sibling_down_that_a_command_is_ending(
     assert states(tree) == {"a": "running", "b": "down", "c": "running"}
 
 
+def test_crash_of_a_child_started_by_command_does_not_lose_those_that_wait_in_a_group_restart(
+    start_tree: StartTree, log: list[str], clock: VirtualClock
+) -> None:
+    first = spec("a", log, backoff=Backoff(base_s=2.0, jitter=0.0))
+    tree = start_tree(first, spec("b", log), spec("c", log), strategy=Strategy.REST_FOR_ONE, clock=clock)
+    root = tree.address("root")
+    with expect(tree, ChildExited, path="root/b"):
+        crash(tree.address("root/a"))
+    root.call(TerminateChild("c"))
+    root.call(RestartChild("c"))
+    with expect(tree, ChildStarted, path="root/c", epoch=3):
+        crash(tree.address("root/c"))
+    assert epochs(tree) == {"a": 2, "b": 2, "c": 3}
+
+
+def test_crash_of_a_child_started_by_command_begins_a_group_restart_under_way_anew(
+    start_tree: StartTree, log: list[str]
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(Recorder):
+        def on_start(self) -> None:
+            if self.context.epoch == 2:
+                entered.set()
+                go_on.wait(20.0)
+            super().on_start()
+
+    first = ChildSpec("a", lambda: Slow(log))
+    tree = start_tree(first, spec("b", log), spec("c", log), strategy=Strategy.REST_FOR_ONE)
+    root = tree.address("root")
+    crash(tree.address("root/a"))
+    entered.wait(5.0)
+    root.call(TerminateChild("c"))
+    root.call(RestartChild("c"))
+    with expect(tree, ChildRestarting, path="root/c"):
+        crash(tree.address("root/c"))
+    log.clear()
+    with expect(tree, ChildStarted, path="root/c", epoch=3):
+        go_on.set()
+    assert log == ["+a", "-a Shutdown", "+a", "+b", "+c"]
+
+
 def test_restart_command_for_a_child_whose_group_is_starting_waits_for_its_turn(
     start_tree: StartTree, log: list[str], clock: VirtualClock
 ) -> None:
