@@ -154,6 +154,35 @@ def test_group_restart_ends_a_temporary_sibling_for_good(
     assert epochs(tree) == {"a": 2, "b": 2}
 
 
+@pytest.mark.parametrize(
+    ("restart", "taken"),
+    [
+        ("permanent", True),
+        ("transient", True),
+        ("temporary", False),
+    ],
+)
+def test_message_waits_for_a_sibling_that_comes_back_from_a_group_restart_and_for_no_other(
+    start_tree: StartTree, log: list[str], restart: str, taken: bool
+) -> None:
+    """SUP-16."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(Recorder):
+        def on_stop(self) -> None:
+            entered.set()
+            go_on.wait(20.0)
+
+    slow = ChildSpec("s", lambda: Slow(log), Restart(restart))
+    tree = start_tree(spec("a", log), slow, strategy=Strategy.ONE_FOR_ALL)
+    crash(tree.address("root/a"))
+    entered.wait(5.0)
+    reply = tree.address("root/s").ask("hello")
+    assert reply.done() is not taken
+    go_on.set()
+    assert (reply.exception() is None) is taken
+
+
 def test_temporary_child_that_started_before_the_failed_one_outlives_a_rest_for_one_restart(
     start_tree: StartTree, log: list[str]
 ) -> None:
