@@ -1,0 +1,431 @@
+"""The supervisor under random commands: beside a naive model, and in any order of what happens at once."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from stage import PromptStage, word_of
+from supervisor_model import Answer, SupervisorModel
+
+from tinker_actors.supervision import (
+    IGNORED,
+    NORMAL,
+    AutoShutdown,
+    Backoff,
+    ChildCounts,
+    ChildSpec,
+    CountChildren,
+    DeleteChild,
+    Error,
+    ExitReason,
+    Gate,
+    GetChildSpec,
+    Kind,
+    Reply,
+    Restart,
+    RestartChild,
+    Shutdown,
+    ShutdownWith,
+    Stalled,
+    StartChild,
+    StartFailed,
+    Strategy,
+    SupervisorFlags,
+    TerminateChild,
+    WhichChildren,
+)
+from tinker_actors.supervision.commands import Command
+from tinker_actors.supervision.signals import (
+    Exited,
+    RetryDue,
+    StallDetected,
+    Started,
+    StartTimedOut,
+    StopRequest,
+    StopTimedOut,
+)
+
+IDS = "cabed"  # not sorted: start order is not the order of the alphabet
+FREE = (ConnectionError,)
+
+# Multiples of 1/2, so that sums are exact.
+ids = st.sampled_from(IDS)
+picks = st.sampled_from([0, 0, 0, 1, 1, 2, 3, 4])
+starts = st.sampled_from(["fail", "fail free", "hang", "ignore", "no thread", "die"])
+stops = st.sampled_from(["obey", "crash", "hang"])
+strategies = st.sampled_from([*Strategy, Strategy.REST_FOR_ONE, None])
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is drawn of a child spec."""
+
+    restart: Restart
+    base_s: float
+    cap_s: float
+    is_gated: bool
+    is_significant: bool
+    shutdown_s: float
+    start_timeout_s: float
+    kind: Kind
+
+    def spec(self, name: str, gate: Gate) -> ChildSpec:
+        return ChildSpec(
+            name,
+            lambda: IGNORED,
+            self.restart,
+            shutdown_s=self.shutdown_s,
+            start_timeout_s=self.start_timeout_s,
+            backoff=Backoff(base_s=self.base_s, cap_s=self.cap_s, jitter=0.0, stable_after_s=6.0),
+            kind=self.kind,
+            free_causes=FREE if self.base_s > 0 else (),
+            gate=gate if self.is_gated else None,
+            significant=self.is_significant and self.restart is not Restart.PERMANENT,
+        )
+
+
+drafts = st.builds(
+    Draft,
+    restart=st.sampled_from([Restart.PERMANENT, *Restart]),
+    base_s=st.sampled_from([0.0, 0.5, 1.0]),
+    cap_s=st.sampled_from([1.0, 4.0]),
+    is_gated=st.booleans(),
+    is_significant=st.booleans(),
+    shutdown_s=st.sampled_from([0.0, 1.0, 3.5]),
+    start_timeout_s=st.sampled_from([0.5, 2.0]),
+    kind=st.sampled_from(Kind),
+)
+
+
+def flags_of(
+    strategy: Strategy | None, auto_shutdown: AutoShutdown, max_children: int | None, **limits: Any
+) -> SupervisorFlags:
+    """Those of a static supervisor, or of a dynamic one when there is no strategy."""
+    if strategy is None:
+        return SupervisorFlags(is_dynamic=True, max_children=max_children, **limits)
+    return SupervisorFlags(strategy=strategy, auto_shutdown=auto_shutdown, **limits)
+
+
+class ModelMachine(RuleBasedStateMachine):
+    """One supervisor that comes to rest after each step, and its model."""
+
+    @initialize(
+        strategy=strategies,
+        auto_shutdown=st.sampled_from(AutoShutdown),
+        max_children=st.sampled_from([None, 2, 4]),
+        max_restarts=st.sampled_from([0, 1, 2, 3, 5, 8]),
+        within_s=st.sampled_from([2.0, 8.0, 60.0]),
+        max_zombies=st.integers(0, 2),
+        children=st.lists(drafts, min_size=1, max_size=4),
+        first=st.lists(st.tuples(ids, starts), max_size=1),
+    )
+    def make(
+        self,
+        strategy: Strategy | None,
+        auto_shutdown: AutoShutdown,
+        max_children: int | None,
+        children: list[Draft],
+        first: list[tuple[str, str]],
+        **limits: Any,
+    ) -> None:
+        self.gate = Gate()
+        self.flags = flags_of(strategy, auto_shutdown, max_children, **limits)
+        self.stage, self.model = PromptStage(self.flags), SupervisorModel(self.flags)
+        self.asked: list[tuple[Reply, Answer]] = []
+        for name, how in first:
+            self.arm_start(name, how, 1)
+        self.begin(children)
+
+    def begin(self, children: list[Draft]) -> None:
+        specs = [draft.spec(name, self.gate) for name, draft in zip(IDS, children, strict=False)]
+        usable = [spec for spec in specs if not spec.significant or self.flags.auto_shutdown != "never"]
+        static = () if self.flags.is_dynamic else tuple(usable)
+        self.stage.begin(static)
+        self.stage.rest()
+        self.model.begin(static)
+
+    @property
+    def is_over(self) -> bool:
+        return self.model.is_over
+
+    @property
+    def somebody_runs(self) -> bool:
+        return not self.is_over and bool(self.model.running)
+
+    # What the children will do.
+
+    @rule(name=ids, how=starts, times=st.sampled_from([1, 1, 2, 4]))
+    def arm_start(self, name: str, how: str, times: int) -> None:
+        for told in (self.stage.starts, self.model.starts):
+            told.setdefault(name, []).extend([how] * times)
+
+    @rule(name=ids, how=stops)
+    def arm_stop(self, name: str, how: str) -> None:
+        for told in (self.stage.stops, self.model.stops):
+            told.setdefault(name, []).append(how)
+
+    # What happens to them.
+
+    @precondition(lambda self: self.somebody_runs)
+    @rule(pick=picks, is_free=st.booleans())
+    def crash(self, pick: int, is_free: bool) -> None:
+        error = ConnectionError("nobody there") if is_free else ValueError("crashed")
+        self.end(pick, Error(error), error)
+
+    @precondition(lambda self: self.somebody_runs)
+    @rule(pick=picks, reason=st.sampled_from([NORMAL, Shutdown(), ShutdownWith("done"), IGNORED]))
+    def leave(self, pick: int, reason: ExitReason) -> None:
+        self.end(pick, reason, None)
+
+    def end(self, pick: int, reason: ExitReason, error: Exception | None) -> None:
+        child = self.model.running[pick % len(self.model.running)]
+        puppet = self.live_puppet(child.spec.id)
+        self.stage.end(puppet, reason)
+        self.stage.rest()
+        self.model.child_ends(child.spec.id, type(reason).__name__, error)
+
+    @precondition(lambda self: self.somebody_runs)
+    @rule(pick=picks)
+    def stall(self, pick: int) -> None:
+        child = self.model.running[pick % len(self.model.running)]
+        error = TimeoutError("does not return")
+        epoch = self.live_puppet(child.spec.id).epoch
+        self.stage.desk.post(StallDetected(child.spec.id, epoch, 600.0, Stalled(error, "")))
+        self.stage.rest()
+        self.model.child_ends(child.spec.id, "Stalled", error)
+
+    def live_puppet(self, name: str) -> Any:
+        [puppet] = [one for one in self.stage.puppets if one.id == name and one.is_live]
+        return puppet
+
+    @precondition(lambda self: self.stage.zombies)
+    @rule(pick=picks)
+    def zombie_ends(self, pick: int) -> None:
+        zombie = self.stage.zombies[pick % len(self.stage.zombies)]
+        self.stage.end(zombie, Error(ValueError("late")))
+        self.stage.rest()
+        self.model.zombies.remove((zombie.id, zombie.epoch))
+
+    @precondition(lambda self: not self.is_over)
+    @rule(name=ids, age=st.integers(1, 3), ticket=st.integers(0, 3))
+    def stale_signals(self, name: str, age: int, ticket: int) -> None:
+        known = self.model.names.get(name)
+        epoch = 0 if known is None else max(0, known.epoch - age)
+        child = self.stage.children.table.get(name)
+        for signal in (
+            Started(name, epoch),
+            Exited(name, epoch, Error(ValueError("late"))),
+            StartTimedOut(name, epoch),
+            StopTimedOut(name, epoch),
+            StallDetected(name, epoch, 600.0, Stalled(TimeoutError(), "")),
+            RetryDue(name, -1 - ticket if child is None else child.ticket - 1 - ticket),
+        ):
+            self.stage.desk.post(signal)
+        self.stage.rest()
+
+    @rule(opens=st.booleans())
+    def turn_gate(self, opens: bool) -> None:
+        if not opens:
+            self.gate.close()
+            return
+        self.gate.open()
+        self.stage.rest()
+        if not self.is_over:
+            self.model.open_gate(self.gate)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.5, 8.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.stage.pass_time(seconds)
+        self.model.pass_time(seconds)
+
+    # Commands.
+
+    def ask(self, command: Command) -> Reply:
+        reply = self.stage.ask(command)
+        self.stage.rest()
+        return reply
+
+    def aim(self, pick: int, *states: str) -> str:
+        """An id; the first ones that can be picked are those of children in these states, or of none."""
+        table = self.model.table
+        order = sorted(
+            IDS, key=lambda name: (table[name].state if name in table else "unknown") not in states
+        )
+        return order[pick]
+
+    @precondition(lambda self: not self.is_over)
+    @rule(pick=picks, draft=drafts, retries=st.booleans())
+    def start_child(self, pick: int, draft: Draft, retries: bool) -> None:
+        spec = draft.spec(self.aim(pick, "unknown"), self.gate)
+        reply = self.ask(StartChild(spec, retries))
+        self.asked.append((reply, self.model.start(spec, retries=retries)))
+
+    @precondition(lambda self: not self.is_over)
+    @rule(pick=picks)
+    def terminate_child(self, pick: int) -> None:
+        name = self.aim(pick, "running", "pending", "backing_off")
+        self.asked.append((self.ask(TerminateChild(name)), self.model.terminate(name)))
+
+    @precondition(lambda self: not self.is_over)
+    @rule(pick=picks)
+    def restart_child(self, pick: int) -> None:
+        name = self.aim(pick, "down", "backing_off")
+        self.asked.append((self.ask(RestartChild(name)), self.model.restart(name)))
+
+    @precondition(lambda self: not self.is_over)
+    @rule(pick=picks)
+    def delete_child(self, pick: int) -> None:
+        name = self.aim(pick, "down")
+        self.asked.append((self.ask(DeleteChild(name)), self.model.delete(name)))
+
+    @precondition(lambda self: not self.is_over)
+    @rule(name=ids)
+    def ask_about(self, name: str) -> None:
+        counts = self.ask(CountChildren()).result()
+        specs = [child.spec for child in self.model.table.values()]
+        supervisors = sum(spec.kind == "supervisor" for spec in specs)
+        assert counts == ChildCounts(
+            specs=len(specs),
+            active=len(self.model.running),
+            supervisors=supervisors,
+            workers=len(specs) - supervisors,
+        )
+        reply = self.ask(GetChildSpec(name))
+        if name in self.model.table:
+            spec = self.model.table[name].spec
+            assert (reply.result().id, reply.result().backoff) == (name, spec.backoff)
+        else:
+            assert word_of(reply) == "not_found"
+
+    # The supervisor's own life.
+
+    @precondition(lambda self: not self.is_over)
+    @rule(within_s=st.sampled_from([None, 0.0, 2.0, math.inf]))
+    def shut_down(self, within_s: float | None) -> None:
+        if within_s is None:
+            return
+        deadline = self.model.now + within_s
+        self.stage.desk.post(StopRequest(deadline))
+        self.stage.rest()
+        self.model.shut_down(deadline)
+
+    @precondition(lambda self: self.is_over)
+    @rule(children=st.lists(drafts, max_size=4))
+    def begin_again(self, children: list[Draft]) -> None:
+        self.begin(children)
+
+    # What must be equal.
+
+    @invariant()
+    def the_children_stand_as_in_the_model(self) -> None:
+        assert [
+            (slot.spec.id, str(slot.state), slot.epoch, slot.restarts, word(slot.last_exit))
+            for slot in (child.slot for child in self.stage.children.table.values())
+        ] == [
+            (name, child.state, child.name.epoch, child.name.restarts, child.name.last_exit)
+            for name, child in self.model.table.items()
+        ]
+        assert list(self.stage.home.children) == list(self.model.table)
+
+    @precondition(lambda self: not self.is_over)
+    @invariant()
+    def which_children_says_so(self) -> None:
+        assert [(info.id, info.state, info.epoch) for info in self.ask(WhichChildren()).result()] == [
+            (name, child.state, child.name.epoch) for name, child in self.model.table.items()
+        ]
+
+    @invariant()
+    def they_were_started_and_stopped_in_the_order_of_the_model(self) -> None:
+        assert self.stage.log == self.model.log
+
+    @invariant()
+    def every_command_has_the_answer_of_the_model(self) -> None:
+        assert [word_of(reply) for reply, _ in self.asked] == [answer.word for _, answer in self.asked]
+
+    @invariant()
+    def the_supervisor_itself_fares_as_in_the_model(self) -> None:
+        stage, model = self.stage, self.model
+        assert stage.is_over == model.is_over
+        assert verdict_word(stage.children.verdict) == model.verdict
+        assert stage.clock.now() == model.now
+        assert set(stage.runtime.zombies) == {(f"root/sup/{name}", epoch) for name, epoch in model.zombies}
+        assert stage.home.restarts_in_window == model.in_window
+        assert stage.children.lifecycle.incarnations == len(model.running)
+
+    @precondition(lambda self: self.is_over)
+    @invariant()
+    def nothing_is_left_of_a_supervisor_that_ended(self) -> None:
+        assert self.stage.children.is_empty
+        assert not any(puppet.is_live for puppet in self.stage.puppets)
+        assert not self.stage.deferred
+
+    def teardown(self) -> None:
+        if not hasattr(self, "model") or self.is_over:
+            return
+        self.shut_down(math.inf)
+        self.they_were_started_and_stopped_in_the_order_of_the_model()
+        self.nothing_is_left_of_a_supervisor_that_ended()
+        assert "open" not in [word_of(reply) for reply, _ in self.asked]
+
+
+def word(reason: ExitReason | None) -> str | None:
+    return None if reason is None else type(reason).__name__
+
+
+def verdict_word(verdict: ExitReason | None) -> str | None:
+    """Why the supervisor ends itself."""
+    match verdict:
+        case StartFailed():
+            return "did not start"
+        case Shutdown(detail) if detail.endswith("it was significant"):
+            return "significant"
+        case Shutdown(detail):
+            return "zombies" if "threads" in detail else "restarts"
+        case _:
+            return None
+
+
+MACHINES = pytest.mark.parametrize("machine", [ModelMachine])
+
+
+def check(machine: type[RuleBasedStateMachine], sequences: int) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=sequences,
+            stateful_step_count=30,
+            derandomize=True,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@MACHINES
+def test_any_sequence_of_commands_and_crashes_does_what_a_naive_supervisor_would(
+    machine: type[RuleBasedStateMachine],
+) -> None:
+    """SUP-02, SUP-03, SUP-06, SUP-08, SUP-09, SUP-12, SUP-14 to SUP-20, SUP-23 to SUP-26, SUP-29."""
+    check(machine, 1_500)
+
+
+@pytest.mark.slow
+@MACHINES
+def test_any_of_very_many_sequences_does_what_a_naive_supervisor_would(
+    machine: type[RuleBasedStateMachine],
+) -> None:
+    """The same ids."""
+    check(machine, 25_000)
