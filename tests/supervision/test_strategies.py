@@ -302,7 +302,7 @@ def test_each_try_to_start_a_sibling_in_a_group_restart_counts(
     sup = ChildSpec(
         "sup", lambda: Supervisor(children, strategy=strategy, max_restarts=3), kind=Kind.SUPERVISOR
     )
-    tree = start_tree(sup)
+    tree = start_tree(sup, max_restarts=0)
     with (
         expect(tree, ChildRestarting, count=3) as restarts,
         expect(tree, ChildStartFailed, count=3, path="root/sup/b"),
