@@ -9,7 +9,7 @@ import msgspec
 
 from tinker_actors.errors import APIConnectionError, APIStatusError
 
-__all__ = ["NEVER", "PATIENT", "RetryRule", "delay_after", "retry_after_s"]
+__all__ = ["BRIEF", "NEVER", "PATIENT", "RetryRule", "delay_after", "retry_after_s"]
 
 MAX_RETRY_AFTER_S = 60.0
 """Longer wishes of the service are cut to this."""
@@ -33,6 +33,8 @@ class RetryRule(msgspec.Struct, frozen=True, kw_only=True):
 NEVER = RetryRule()
 PATIENT = RetryRule(statuses=frozenset({408, 429, 500}), connection=True, max_elapsed_s=3600.0)
 """For what must get through: outlives an hour of outage. A 409 is never repeated."""
+BRIEF = RetryRule(statuses=frozenset({408, 429, 500}), connection=True, max_elapsed_s=300.0)
+"""For what a caller waits for: outlives a restart of the service, and tells of a longer outage."""
 
 
 def delay_after(
