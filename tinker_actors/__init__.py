@@ -46,6 +46,7 @@ from tinker_actors.errors import (
 
 if TYPE_CHECKING:
     from tinker_actors.clients.future import APIFuture, ClientFuture
+    from tinker_actors.clients.rest import RestClient
     from tinker_actors.clients.sampling import SamplingClient
     from tinker_actors.clients.service import ServiceClient
     from tinker_actors.clients.training import TrainingClient
@@ -67,11 +68,20 @@ if TYPE_CHECKING:
         ServerCapabilities,
         TensorData,
     )
+    from tinker_actors.types.rest import (
+        Checkpoint,
+        ParsedCheckpointTinkerPath,
+        SessionSearchOwner,
+        SessionSearchRequest,
+        SessionStatusQuery,
+        TrainingRun,
+    )
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "clients.future": ["APIFuture", "ClientFuture"],
+    "clients.rest": ["RestClient"],
     "clients.sampling": ["SamplingClient"],
     "clients.service": ["ServiceClient"],
     "clients.training": ["TrainingClient"],
@@ -93,6 +103,14 @@ _HOMES = {
         "ServerCapabilities",
         "TensorData",
     ],
+    "types.rest": [
+        "Checkpoint",
+        "ParsedCheckpointTinkerPath",
+        "SessionSearchOwner",
+        "SessionSearchRequest",
+        "SessionStatusQuery",
+        "TrainingRun",
+    ],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -106,6 +124,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BillingError",
+    "Checkpoint",
     "ClientFuture",
     "CommandRefusedError",
     "ConfigError",
@@ -127,11 +146,13 @@ __all__ = [
     "NotFoundError",
     "OptimStepResponse",
     "OutcomeUnknownError",
+    "ParsedCheckpointTinkerPath",
     "PermissionDeniedError",
     "PoisonedError",
     "RateLimitError",
     "RecoveryPolicy",
     "RequestFailedError",
+    "RestClient",
     "RunHaltedError",
     "RuntimeStoppedError",
     "SampleResponse",
@@ -143,6 +164,9 @@ __all__ = [
     "SaveWeightsResponse",
     "ServerCapabilities",
     "ServiceClient",
+    "SessionSearchOwner",
+    "SessionSearchRequest",
+    "SessionStatusQuery",
     "ShapeError",
     "StartFailedError",
     "StepVoidError",
@@ -150,6 +174,7 @@ __all__ = [
     "TinkerActorsError",
     "TinkerPathError",
     "TrainingClient",
+    "TrainingRun",
     "UnprocessableEntityError",
     "ValidationError",
     "WouldDeadlockError",

@@ -15,6 +15,7 @@ from tinker_actors.actors.runtime import Runtime
 from tinker_actors.actors.sampling import Sampler
 from tinker_actors.api.sessions import get_server_capabilities
 from tinker_actors.clients.future import APIFuture, ClientFuture
+from tinker_actors.clients.rest import RestClient
 from tinker_actors.clients.sampling import SamplingClient
 from tinker_actors.clients.training import TrainingClient
 from tinker_actors.config import RecoveryPolicy, Settings
@@ -26,6 +27,7 @@ from tinker_actors.types.checks import flag, metadata, text, whole
 __all__ = ["ServiceClient"]
 
 CLOSE_TIMEOUT_S = 30.0
+CONSOLE_URL = "https://tinker.thinkingmachines.ai/sessions"
 _MAX_SEED = 2**63 - 1
 _RUN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -215,6 +217,22 @@ class ServiceClient:
     async def get_server_capabilities_async(self) -> ServerCapabilities:
         """`get_server_capabilities`, awaited."""
         return await self.get_server_capabilities()
+
+    def create_rest_client(self) -> RestClient:
+        """What the service keeps; over the connections of this client, and closed with it."""
+        return RestClient(self._runtime)
+
+    def copy_weights(
+        self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
+    ) -> APIFuture[str]:
+        """Copy a checkpoint into this client's project; see `RestClient.copy_weights`."""
+        rest = self.create_rest_client()
+        return rest.copy_weights(path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
+
+    def get_console_url(self) -> str:
+        """The page about the session on the hosted service's console; about all sessions before there is one."""
+        session_id = self._runtime.published.session_id
+        return CONSOLE_URL if session_id is None else f"{CONSOLE_URL}/{session_id}"
 
     # The tree ------------------------------------------------------------------------------------
 

@@ -1,0 +1,550 @@
+"""The REST client over real sockets: what is on the wire, what comes back, and how it ends."""
+
+import asyncio
+import base64
+import contextlib
+import gc
+import inspect
+import pickle
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from harness import KEY, WAIT_S
+from rest_service import EXTERNAL, RUN, SAMPLER, TRAINING, RestService, checkpoint
+from starlette.responses import JSONResponse, Response
+
+import tinker_actors as ta
+from tinker_actors.api import checkpoints, rest
+from tinker_actors.clients.rest import RestClient
+
+SEARCH = ta.SessionSearchRequest(display_name="nightly")
+CHECKPOINT = f"training_runs/{RUN}/checkpoints/weights/step-1"
+TOKEN = "top-secret"  # noqa: S105 - nobody's
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RestService]:
+    with RestService() as service:
+        yield service
+
+
+@pytest.fixture
+def service(running: RestService) -> RestService:
+    running.seen.clear()
+    running.scripted.clear()
+    running.page_entries = 5
+    return running
+
+
+@pytest.fixture(scope="module")
+def client(running: RestService) -> Iterator[ta.RestClient]:
+    with ta.RestClient(base_url=running.url, api_key=KEY) as client:
+        yield client
+
+
+def jwt(**claims: Any) -> str:
+    payload = base64.urlsafe_b64encode(msgspec.json.encode(claims)).rstrip(b"=").decode()
+    return f"eyJhbGciOiJub25lIn0.{payload}.signature"
+
+
+# The table of operations ------------------------------------------------------------------------------------
+
+
+OPERATIONS: list[tuple[str, Callable[[ta.RestClient], Any], str, Any, Callable[[Any], Any], Any]] = [
+    (
+        "row-3-list-sessions",
+        lambda client: client.list_sessions(2, 1),
+        "GET sessions?limit=2&offset=1&access_scope=owned",
+        None,
+        lambda page: page.sessions,
+        ["session-1", "session-2"],
+    ),
+    (
+        "row-4-get-session",
+        lambda client: client.get_session("session-1", "accessible"),
+        "GET sessions/session-1?access_scope=accessible",
+        None,
+        lambda session: (session.training_run_ids, session.sampler_ids, session.display_name),
+        ([RUN], ["session-1:sample:0"], None),
+    ),
+    (
+        "row-23-list-user-checkpoints",
+        lambda client: client.list_user_checkpoints(),
+        "GET checkpoints?limit=100&offset=0",
+        None,
+        lambda page: (len(page.checkpoints), page.checkpoints[0].time, page.cursor.total_count),
+        (5, datetime(2026, 8, 1, tzinfo=UTC), 5),
+    ),
+    (
+        "row-24-list-checkpoints",
+        lambda client: client.list_checkpoints(RUN),
+        f"GET training_runs/{RUN}/checkpoints",
+        None,
+        lambda page: (page.checkpoints[0].tinker_path, page.cursor),
+        (TRAINING, None),
+    ),
+    (
+        "row-25-delete-checkpoint",
+        lambda client: client.delete_checkpoint(RUN, "weights/step-1"),
+        f"DELETE {CHECKPOINT}",
+        None,
+        lambda nothing: nothing,
+        None,
+    ),
+    (
+        "row-25-delete-checkpoint-by-path",
+        lambda client: client.delete_checkpoint_from_tinker_path(EXTERNAL),
+        f"DELETE training_runs/{RUN}/checkpoints/external_weights/step-1",
+        None,
+        lambda nothing: nothing,
+        None,
+    ),
+    (
+        "row-26-publish",
+        lambda client: client.publish_checkpoint_from_tinker_path(TRAINING),
+        f"POST {CHECKPOINT}/publish",
+        None,
+        lambda nothing: nothing,
+        None,
+    ),
+    (
+        "row-26-unpublish",
+        lambda client: client.unpublish_checkpoint_from_tinker_path(TRAINING),
+        f"DELETE {CHECKPOINT}/publish",
+        None,
+        lambda nothing: nothing,
+        None,
+    ),
+    (
+        "row-27-set-ttl",
+        lambda client: client.set_checkpoint_ttl_from_tinker_path(TRAINING, 3600),
+        f"PUT {CHECKPOINT}/ttl",
+        {"ttl_seconds": 3600},
+        lambda nothing: nothing,
+        None,
+    ),
+    (
+        "row-27-clear-ttl-sends-null",
+        lambda client: client.set_checkpoint_ttl_from_tinker_path(TRAINING, None),
+        f"PUT {CHECKPOINT}/ttl",
+        {"ttl_seconds": None},
+        lambda nothing: nothing,
+        None,
+    ),
+    (
+        "row-28-archive-url",
+        lambda client: client.get_checkpoint_archive_url(RUN, "sampler_weights/step-1"),
+        f"GET training_runs/{RUN}/checkpoints/sampler_weights/step-1/archive",
+        None,
+        lambda archive: (archive.url, archive.expires),
+        ("https://store.example/x.tar", datetime(2026, 8, 1, 1, tzinfo=UTC)),
+    ),
+    (
+        "row-29-external-weights-urls",
+        lambda client: client.get_external_weights_urls(EXTERNAL),
+        f"GET training_runs/{RUN}/checkpoints/external_weights/step-1/external_weights_urls",
+        None,
+        lambda external: (list(external.urls), external.expires),
+        (["adapter_config.json"], datetime(2026, 8, 1, 1, tzinfo=UTC)),
+    ),
+    (
+        "row-30-list-training-runs",
+        lambda client: client.list_training_runs(project_id="proj a"),
+        "GET training_runs?limit=20&offset=0&access_scope=owned&project_id=proj+a",
+        None,
+        lambda page: (len(page.training_runs), page.cursor.offset),
+        (5, 0),
+    ),
+    (
+        "row-30-get-training-run",
+        lambda client: client.get_training_run(RUN),
+        f"GET training_runs/{RUN}?access_scope=owned",
+        None,
+        lambda run: (run.training_run_id, run.lora_rank, run.corrupted, run.last_checkpoint.name),
+        (RUN, 16, False, "step-1"),
+    ),
+    (
+        "row-30-get-training-run-by-path",
+        lambda client: client.get_training_run_by_tinker_path(SAMPLER, "accessible"),
+        f"GET training_runs/{RUN}?access_scope=accessible",
+        None,
+        lambda run: run.user_metadata,
+        {"recipe_name": "pig-latin"},
+    ),
+    (
+        "row-31-weights-info",
+        lambda client: client.get_weights_info_by_tinker_path(TRAINING),
+        "POST weights_info",
+        {"tinker_path": TRAINING},
+        lambda info: (info.base_model, info.is_lora, info.lora_rank, info.optimizer_config.type),
+        ("local/tiny", True, 16, "adamw"),
+    ),
+    (
+        "row-32-sampler-info",
+        lambda client: client.get_sampler("session-1:sample:0"),
+        "GET samplers/session-1:sample:0",
+        None,
+        lambda sampler: (sampler.sampler_id, sampler.base_model, sampler.model_path),
+        ("session-1:sample:0", "local/tiny", SAMPLER),
+    ),
+    (
+        "row-33-copy-weights",
+        lambda client: client.copy_weights(TRAINING, "proj", ttl_seconds=7200),
+        "POST copy_weights",
+        {"source_path": TRAINING, "destination_project_id": "proj", "ttl_seconds": 7200},
+        lambda path: path,
+        "tinker://copy:train:0/weights/step-1",
+    ),
+    (
+        "row-35-capabilities",
+        lambda client: client.get_server_capabilities(),
+        "GET get_server_capabilities",
+        None,
+        lambda offered: [model.model_name for model in offered.supported_models],
+        ["local/tiny"],
+    ),
+    (
+        "row-41-assign-project",
+        lambda client: client.assign_session_project("session-1", "proj"),
+        "PUT sessions/session-1/project",
+        {"project_id": "proj"},
+        lambda nothing: nothing,
+        None,
+    ),
+    (
+        "row-42-trace-export",
+        lambda client: client.export_session_trace("session-1"),
+        "GET sessions/session-1/trace_export",
+        None,
+        lambda url: url,
+        "https://store.example/trace?signature=1",
+    ),
+    (
+        "row-43-session-search",
+        lambda client: client.search_sessions(SEARCH),
+        "POST sessions/search",
+        {"user_metadata": {}, "display_name": "nightly", "owner": {"type": "own"}, "limit": 50},
+        lambda page: (page.sessions[0].session_id, page.next_cursor.last_created_at),
+        ("session-1", "2026-08-01T00:00:00.123456789Z"),
+    ),
+]
+
+
+@pytest.mark.filterwarnings("ignore:search_sessions is experimental:FutureWarning")
+@pytest.mark.parametrize(
+    ("ask", "target", "body", "look", "expected"),
+    [row[1:] for row in OPERATIONS],
+    ids=[row[0] for row in OPERATIONS],
+)
+def test_each_operation_is_one_request_and_its_answer_is_read(
+    service: RestService,
+    client: ta.RestClient,
+    ask: Callable[[ta.RestClient], Any],
+    target: str,
+    body: Any,
+    look: Callable[[Any], Any],
+    expected: Any,
+) -> None:
+    result = ask(client).result(WAIT_S)
+    assert service.targets == [target]
+    assert service.seen[0].body == body
+    assert service.seen[0].headers["x-api-key"] == KEY
+    assert look(result) == expected
+
+
+def test_every_method_that_gives_a_future_has_a_twin_that_gives_the_value() -> None:
+    public = {name for name, _ in inspect.getmembers(RestClient, inspect.isfunction) if name[0] != "_"}
+    plain = {name for name in public if not name.endswith("_async")}
+    assert {
+        f"{name}_async" for name in plain if name != "close" and not name.startswith("iter_")
+    } == public - plain
+    assert all(inspect.iscoroutinefunction(getattr(RestClient, name)) for name in public - plain)
+    assert RestClient.list_sessions_async.__name__ == "list_sessions_async"
+
+
+def test_twins_are_awaited_on_any_loop(service: RestService, client: ta.RestClient) -> None:
+    async def main() -> tuple[list[str], str]:
+        page, info = await asyncio.gather(
+            client.list_sessions_async(limit=1), client.get_weights_info_by_tinker_path_async(TRAINING)
+        )
+        return page.sessions, info.base_model
+
+    assert [asyncio.run(main()) for _ in "12"] == [(["session-0"], "local/tiny")] * 2
+    assert len(service.seen) == 4
+
+
+# What is refused, what is repeated --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.get_session(""),
+        lambda client: client.list_sessions(access_scope="mine"),
+        lambda client: client.iter_sessions(page_size=0),
+        lambda client: client.iter_training_runs(access_scope="mine"),
+        lambda client: client.iter_user_checkpoints("many"),
+        lambda client: client.get_external_weights_urls(SAMPLER),
+        lambda client: client.set_checkpoint_ttl_from_tinker_path(TRAINING, 1),
+        lambda client: client.export_session_trace(""),
+        lambda client: client.get_checkpoint_archive_url(RUN, "step-1"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_the_call_itself(
+    service: RestService, client: ta.RestClient, ask: Callable[[Any], Any]
+) -> None:
+    with pytest.raises(ta.ValidationError):
+        ask(client)
+    assert service.seen == []
+
+
+def test_a_conflict_is_told_and_not_repeated(service: RestService, client: ta.RestClient) -> None:
+    service.scripted.append(JSONResponse({"detail": "already public"}, 409))
+    with pytest.raises(ta.ConflictError, match="already public"):
+        client.publish_checkpoint_from_tinker_path(TRAINING).result(WAIT_S)
+    assert len(service.seen) == 1
+
+
+def test_what_fails_in_passing_is_asked_again(service: RestService, client: ta.RestClient) -> None:
+    service.scripted.append(Response(status_code=503))
+    assert client.get_training_run(RUN).result(WAIT_S).training_run_id == RUN
+    assert len(service.seen) == 2
+
+
+def test_what_the_service_does_not_know_is_a_typed_error(service: RestService, client: ta.RestClient) -> None:
+    service.scripted.append(JSONResponse({"detail": "no such run"}, 404))
+    with pytest.raises(ta.NotFoundError, match="no such run"):
+        client.list_checkpoints("other").result(WAIT_S)
+
+
+def test_one_copy_has_one_key_however_often_it_is_sent(service: RestService, client: ta.RestClient) -> None:
+    service.scripted.append(Response(status_code=500))
+    for _ in "12":
+        client.copy_weights(TRAINING, "proj", weights_access_token=TOKEN).result(WAIT_S)
+    first, repeated, other = (seen.headers["x-idempotency-key"] for seen in service.seen)
+    assert first == repeated != other
+    assert {seen.headers["x-tinker-weights-access-token"] for seen in service.seen} == {TOKEN}
+    assert TOKEN not in str([seen.body for seen in service.seen])
+
+
+def test_a_copy_goes_to_the_project_of_the_environment(
+    service: RestService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINKER_PROJECT_ID", "proj-env")
+    with ta.RestClient(base_url=service.url, api_key=KEY) as client:
+        client.copy_weights(TRAINING).result(WAIT_S)
+    assert service.seen[0].body["destination_project_id"] == "proj-env"
+
+
+def test_a_copy_without_a_project_is_refused(client: ta.RestClient) -> None:
+    with pytest.raises(ta.ValidationError, match="TINKER_PROJECT_ID"):
+        client.copy_weights(TRAINING)
+
+
+# Several round trips ----------------------------------------------------------------------------------------
+
+
+def test_an_archive_is_waited_for_while_it_is_being_built(
+    service: RestService, client: ta.RestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "ARCHIVE_PAUSE_S", 0.01)
+    service.scripted.extend([Response(status_code=503)] * 5)
+    archive = client.get_checkpoint_archive_url_from_tinker_path(SAMPLER).result(WAIT_S)
+    assert (archive.url, len(service.seen)) == ("https://store.example/x.tar", 6)
+    service.scripted.extend([Response(status_code=503)] * 6)
+    with pytest.raises(ta.InternalServerError):
+        client.get_checkpoint_archive_url_from_tinker_path(SAMPLER).result(WAIT_S)
+
+
+def test_a_trace_is_looked_at_until_it_is_there(
+    service: RestService, client: ta.RestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "TRACE_POLL_S", 0.01)
+    service.scripted.extend(
+        [JSONResponse({"status": "pending"}), Response(status_code=502), JSONResponse({"status": "pending"})]
+    )
+    assert client.export_session_trace("session-1").result(WAIT_S).startswith("https://store.example/trace")
+    assert service.targets == ["GET sessions/session-1/trace_export"] * 4
+
+
+def test_a_trace_that_failed_is_a_typed_error(service: RestService, client: ta.RestClient) -> None:
+    service.scripted.append(JSONResponse({"status": "failed", "error": "too large"}))
+    with pytest.raises(ta.RequestFailedError, match="too large"):
+        client.export_session_trace("session-1").result(WAIT_S)
+
+
+def test_waiting_for_a_trace_can_be_cancelled(
+    service: RestService, client: ta.RestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "TRACE_POLL_S", 0.01)
+    service.scripted.extend([JSONResponse({"status": "pending"})] * 100_000)
+    waiting = client.export_session_trace("session-1")
+    waiting.future().cancel()
+    with pytest.raises(CancelledError):
+        waiting.result(WAIT_S)
+    service.scripted.clear()
+    assert client.get_session("session-1").result(WAIT_S).training_run_ids == [RUN]
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_a_client_that_is_closed_leaves_nobody_waiting(service: RestService) -> None:
+    client = ta.RestClient(base_url=service.url, api_key=KEY)
+    service.scripted.append(JSONResponse({"status": "pending"}))
+    waiting = client.export_session_trace("session-1")
+    client.close()
+    client.close()
+    with pytest.raises(ta.TinkerActorsError):
+        waiting.result(WAIT_S)
+    with pytest.raises(ta.TinkerActorsError):
+        client.list_sessions().result(WAIT_S)
+
+
+# Pages ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("take", "offsets"),
+    [
+        (lambda client: client.iter_training_runs(2), [0, 2, 4]),
+        (lambda client: client.iter_user_checkpoints(2), [0, 2, 4]),
+        (lambda client: client.iter_sessions(2), [0, 2, 4]),
+        (lambda client: client.iter_training_runs(5), [0]),
+        (lambda client: client.iter_sessions(5), [0, 5]),
+        (lambda client: client.iter_sessions(6), [0]),
+    ],
+    ids=["runs", "checkpoints", "sessions", "runs-in-one", "sessions-in-one", "sessions-short"],
+)
+def test_all_pages_are_taken_and_none_twice(
+    service: RestService, client: ta.RestClient, take: Callable[[ta.RestClient], Any], offsets: list[int]
+) -> None:
+    async def gather() -> list[Any]:
+        return [entry async for entry in take(client)]
+
+    entries = list(take(client))
+    assert len(entries) == len({repr(entry) for entry in entries}) == 5
+    assert [f"offset={offset}" for offset in offsets] == [
+        seen.target.partition("?")[2].split("&")[1] for seen in service.seen
+    ]
+    assert asyncio.run(gather()) == entries
+
+
+def test_a_page_is_asked_for_when_it_is_needed(service: RestService, client: ta.RestClient) -> None:
+    runs = client.iter_training_runs(2, "accessible", "proj")
+    assert service.seen == []
+    assert next(iter(runs)).training_run_id == RUN
+    assert service.targets == ["GET training_runs?limit=2&offset=0&access_scope=accessible&project_id=proj"]
+
+
+def test_an_empty_list_has_no_entries(service: RestService, client: ta.RestClient) -> None:
+    service.page_entries = 0
+    assert (list(client.iter_sessions()), list(client.iter_training_runs())) == ([], [])
+
+
+def test_a_list_of_checkpoints_without_a_cursor_is_whole(service: RestService, client: ta.RestClient) -> None:
+    service.scripted.append(JSONResponse({"checkpoints": []}))
+    assert list(client.iter_user_checkpoints(1)) == []
+
+
+def test_a_service_that_gives_one_page_again_and_again_is_not_believed(
+    service: RestService, client: ta.RestClient
+) -> None:
+    service.scripted.extend([JSONResponse({"sessions": ["session-0"]})] * 3)
+    with pytest.raises(ta.APIResponseValidationError, match="the same one again"):
+        list(client.iter_sessions(1))
+    assert len(service.seen) == 2
+
+
+@pytest.mark.parametrize("entries", [[], [checkpoint(1)]], ids=["an empty page", "a page that stays"])
+def test_a_cursor_that_does_not_go_on_holds_nobody(
+    service: RestService, client: ta.RestClient, entries: list[Any]
+) -> None:
+    page = {"checkpoints": entries, "cursor": {"offset": 0, "limit": 1, "total_count": 3}}
+    service.scripted.extend([JSONResponse(page)] * 3)
+    with contextlib.suppress(ta.APIResponseValidationError):
+        list(client.iter_user_checkpoints(1))
+    assert len(service.seen) == 1 + len(entries)
+
+
+# The key ----------------------------------------------------------------------------------------------------
+
+
+def test_whoami_reads_the_key_and_asks_nobody(service: RestService) -> None:
+    key = jwt(iss="passport-1", sub="urn:me", org_id="acme", email="me@example.com")
+    with ta.RestClient(base_url=service.url, api_key=key) as client:
+        who = client.whoami().result(WAIT_S)
+    assert (who.user_urn, who.org_urn, who.email) == ("urn:me", "tml:organization:acme", "me@example.com")
+    assert service.seen == []
+
+
+def test_whoami_reads_the_key_that_a_command_prints(
+    service: RestService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TINKER_API_KEY", raising=False)
+    monkeypatch.setenv("TINKER_CREDENTIAL_CMD", f"echo {jwt(iss='passport-1', sub='urn:me', org_id='acme')}")
+    with ta.RestClient(base_url=service.url) as client:
+        assert asyncio.run(client.whoami_async()).user_urn == "urn:me"
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"), [(KEY, "a plain API key"), ("eyJ.x.y", "issuer"), (jwt(iss="else", sub="u"), "issuer")]
+)
+def test_whoami_with_a_key_that_does_not_say_it_is_a_typed_error(
+    service: RestService, key: str, wanted: str
+) -> None:
+    with (
+        ta.RestClient(base_url=service.url, api_key=key) as client,
+        pytest.raises(ta.ConfigError, match=wanted) as caught,
+    ):
+        client.whoami().result(WAIT_S)
+    assert key not in str(caught.value)
+
+
+# Where it comes from, how it ends ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_a_client_of_its_own_opens_no_session_and_leaves_no_thread(service: RestService) -> None:
+    with ta.RestClient(base_url=service.url, api_key=KEY) as client:
+        client.list_sessions().result(WAIT_S)
+    assert service.targets == ["GET sessions?limit=20&offset=0&access_scope=owned"]
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_a_client_that_nobody_keeps_gives_its_result_and_then_leaves(service: RestService) -> None:
+    assert ta.RestClient(base_url=service.url, api_key=KEY).list_sessions(1).result(WAIT_S).sessions
+    gc.collect()
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_a_client_of_a_service_client_opens_no_session_and_ends_with_it(service: RestService) -> None:
+    with ta.ServiceClient(base_url=service.url, api_key=KEY) as service_client:
+        client = service_client.create_rest_client()
+        client.close()
+        assert client.list_sessions(1).result(WAIT_S).sessions == ["session-0"]
+        assert service_client.get_console_url() == "https://tinker.thinkingmachines.ai/sessions"
+    with pytest.raises(ta.TinkerActorsError):
+        client.list_sessions().result(WAIT_S)
+    assert service.targets == ["GET sessions?limit=1&offset=0&access_scope=owned"]
+
+
+def test_a_service_client_copies_into_its_project(service: RestService) -> None:
+    with ta.ServiceClient(base_url=service.url, api_key=KEY, project_id="proj-mine") as service_client:
+        path = service_client.copy_weights(SAMPLER, ttl_seconds=3600, weights_access_token=TOKEN).result(
+            WAIT_S
+        )
+    assert path == "tinker://copy:train:0/weights/step-1"
+    assert service.seen[0].body["destination_project_id"] == "proj-mine"
+
+
+def test_a_client_of_its_own_has_no_embedded_server() -> None:
+    with pytest.raises(ta.ConfigError, match="create_rest_client"):
+        ta.RestClient(base_url="local")
+
+
+def test_a_client_stays_in_its_process(client: ta.RestClient) -> None:
+    with pytest.raises(TypeError, match="belongs to its process"):
+        pickle.dumps(client)

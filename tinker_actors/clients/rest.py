@@ -1,0 +1,564 @@
+"""What the service keeps, looked at and changed: names and signatures of the official SDK."""
+
+import functools
+import threading
+import uuid
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from functools import partial
+from types import TracebackType
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar
+
+from tinker_actors.actors.runtime import Runtime
+from tinker_actors.api import checkpoints, rest
+from tinker_actors.api.futures import Outcome, Pause, RoundTrips
+from tinker_actors.clients.future import APIFuture
+from tinker_actors.config import Credential, RecoveryPolicy, Settings
+from tinker_actors.config.credentials import claims_of
+from tinker_actors.errors import APIResponseValidationError, ConfigError, TinkerActorsError
+from tinker_actors.types import ServerCapabilities
+from tinker_actors.types.rest import (
+    AccessScope,
+    Checkpoint,
+    CheckpointArchiveUrlResponse,
+    CheckpointsListResponse,
+    Cursor,
+    ExternalWeightsUrlsResponse,
+    GetSamplerResponse,
+    GetSessionResponse,
+    ListSessionsResponse,
+    SessionSearchRequest,
+    SessionSearchResponse,
+    TrainingRun,
+    TrainingRunsResponse,
+    WeightsInfoResponse,
+    WhoamiResponse,
+)
+
+__all__ = ["Listing", "RestClient"]
+
+CLOSE_TIMEOUT_S = 5.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _awaited(
+    method: Callable[Concatenate[Any, P], APIFuture[T]],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """`method` as a coroutine that gives the value."""
+
+    async def twin(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await method(self, *args, **kwargs)
+
+    functools.update_wrapper(twin, method)
+    twin.__name__ = f"{method.__name__}_async"
+    twin.__qualname__ = f"{method.__qualname__}_async"
+    twin.__doc__ = f"`{method.__name__}`, awaited."
+    return twin
+
+
+class RestClient:
+    """Sessions, training runs, checkpoints and samplers that the service keeps.
+
+    It opens no session. A wrong argument raises `ValidationError`, a wrong path `TinkerPathError`, before anything is
+    sent. Requests that fail in passing are sent again for five minutes, a 409 never. Besides what a method names, its
+    future ends with `NotFoundError` for what the service does not know, and with `PermissionDeniedError` for what the
+    key may not do.
+
+    A client of its own has connections of its own; they are closed by `close`, at the end of a `with` block, or once
+    neither the client nor a result it owes is needed any more.
+
+    Args:
+        base_url: of the service; default `TINKER_BASE_URL`.
+        api_key: default `TINKER_API_KEY`.
+
+    Raises:
+        ConfigError: an argument or a variable of the environment is wrong.
+    """
+
+    def __init__(
+        self, _runtime: Runtime | None = None, *, base_url: str | None = None, api_key: str | None = None
+    ) -> None:
+        self._finalizer: Any = None
+        if _runtime is not None:
+            if base_url is not None or api_key is not None:
+                raise ConfigError(
+                    "RestClient takes the runtime of a service client or base_url and api_key, got both"
+                )
+            self._runtime = _runtime
+            return
+        settings = Settings.resolve(base_url=base_url, api_key=api_key)
+        if settings.is_local:
+            raise ConfigError(
+                "RestClient wants the URL of a service, got the embedded server of a service client; use"
+                " ServiceClient.create_rest_client()"
+            )
+        self._runtime = Runtime(settings, RecoveryPolicy(), None, {}, None)
+        self._finalizer = weakref.finalize(self, _close_soon, self._runtime)
+        self._finalizer.atexit = False
+
+    # Sessions ------------------------------------------------------------------------------------
+
+    def get_server_capabilities(self) -> APIFuture[ServerCapabilities]:
+        """The base models on offer."""
+        return self._ask(rest.get_server_capabilities())
+
+    get_server_capabilities_async = _awaited(get_server_capabilities)
+
+    def get_session(
+        self, session_id: str, access_scope: AccessScope | None = "owned"
+    ) -> APIFuture[GetSessionResponse]:
+        """What lives in a session.
+
+        Args:
+            session_id: of the session.
+            access_scope: "owned", or "accessible" for those of others that the caller may see.
+        """
+        return self._ask(rest.get_session(session_id, access_scope))
+
+    get_session_async = _awaited(get_session)
+
+    def list_sessions(
+        self, limit: int = 20, offset: int = 0, access_scope: AccessScope | None = "owned"
+    ) -> APIFuture[ListSessionsResponse]:
+        """A page of session ids.
+
+        Args:
+            limit: most entries of the page.
+            offset: entries before it.
+            access_scope: "owned", or "accessible" for those of others that the caller may see.
+        """
+        return self._ask(rest.list_sessions(limit, offset, access_scope))
+
+    list_sessions_async = _awaited(list_sessions)
+
+    def iter_sessions(
+        self, page_size: int = 20, access_scope: AccessScope | None = "owned"
+    ) -> "Listing[str]":
+        """All session ids, page by page; see `list_sessions`."""
+        rest.list_sessions(page_size, 0, access_scope)
+
+        def ask(offset: int) -> APIFuture[_Page[str]]:
+            future = self.list_sessions(page_size, offset, access_scope)
+            return future.then(lambda answer: _page_without_cursor(answer.sessions, offset, page_size))
+
+        return Listing(ask)
+
+    def search_sessions(self, request: SessionSearchRequest) -> APIFuture[SessionSearchResponse]:
+        """A page of the organization's sessions that fit, the newest first. Experimental, and warns so."""
+        return self._ask(rest.search_sessions(request))
+
+    search_sessions_async = _awaited(search_sessions)
+
+    def assign_session_project(self, session_id: str, project_id: str) -> APIFuture[None]:
+        """Move a session, and what lives in it, into a project."""
+        return self._ask(rest.assign_session_project(session_id, project_id))
+
+    assign_session_project_async = _awaited(assign_session_project)
+
+    def export_session_trace(self, session_id: str) -> APIFuture[str]:
+        """Have the service build a session's trace for Perfetto; the signed URL of it.
+
+        It is fetched by a plain GET, without the key, for about an hour. Cancelling the future ends the waiting.
+
+        Raises:
+            RequestFailedError: in the future; the trace could not be built.
+        """
+        return self._follow(rest.export_session_trace(session_id))
+
+    export_session_trace_async = _awaited(export_session_trace)
+
+    # Training runs and samplers ------------------------------------------------------------------
+
+    def get_training_run(
+        self, training_run_id: str, access_scope: AccessScope | None = "owned"
+    ) -> APIFuture[TrainingRun]:
+        """One training run."""
+        return self._ask(rest.get_training_run(training_run_id, access_scope))
+
+    get_training_run_async = _awaited(get_training_run)
+
+    def get_training_run_by_tinker_path(
+        self, tinker_path: str, access_scope: AccessScope | None = "owned"
+    ) -> APIFuture[TrainingRun]:
+        """The training run that a checkpoint was saved from."""
+        return self._ask(rest.get_training_run_by_tinker_path(tinker_path, access_scope))
+
+    get_training_run_by_tinker_path_async = _awaited(get_training_run_by_tinker_path)
+
+    def list_training_runs(
+        self,
+        limit: int = 20,
+        offset: int = 0,
+        access_scope: AccessScope | None = "owned",
+        project_id: str | None = None,
+    ) -> APIFuture[TrainingRunsResponse]:
+        """A page of training runs.
+
+        Args:
+            limit: most entries of the page.
+            offset: entries before it.
+            access_scope: "owned", or "accessible" for those of others that the caller may see.
+            project_id: only those of this project.
+        """
+        return self._ask(rest.list_training_runs(limit, offset, access_scope, project_id))
+
+    list_training_runs_async = _awaited(list_training_runs)
+
+    def iter_training_runs(
+        self,
+        page_size: int = 20,
+        access_scope: AccessScope | None = "owned",
+        project_id: str | None = None,
+    ) -> "Listing[TrainingRun]":
+        """All training runs, page by page; see `list_training_runs`."""
+        rest.list_training_runs(page_size, 0, access_scope, project_id)
+
+        def ask(offset: int) -> APIFuture[_Page[TrainingRun]]:
+            future = self.list_training_runs(page_size, offset, access_scope, project_id)
+            return future.then(lambda answer: _page(answer.training_runs, answer.cursor, offset))
+
+        return Listing(ask)
+
+    def get_sampler(self, sampler_id: str) -> APIFuture[GetSamplerResponse]:
+        """What a sampling session samples from."""
+        return self._ask(rest.get_sampler(sampler_id))
+
+    get_sampler_async = _awaited(get_sampler)
+
+    # Checkpoints ---------------------------------------------------------------------------------
+
+    def list_checkpoints(self, training_run_id: str) -> APIFuture[CheckpointsListResponse]:
+        """All checkpoints of a training run, of each type."""
+        return self._ask(checkpoints.list_checkpoints(training_run_id))
+
+    list_checkpoints_async = _awaited(list_checkpoints)
+
+    def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> APIFuture[CheckpointsListResponse]:
+        """A page of the checkpoints of all of the caller's runs, the newest first."""
+        return self._ask(checkpoints.list_user_checkpoints(limit, offset))
+
+    list_user_checkpoints_async = _awaited(list_user_checkpoints)
+
+    def iter_user_checkpoints(self, page_size: int = 100) -> "Listing[Checkpoint]":
+        """The checkpoints of all of the caller's runs, page by page; see `list_user_checkpoints`."""
+        checkpoints.list_user_checkpoints(page_size, 0)
+
+        def ask(offset: int) -> APIFuture[_Page[Checkpoint]]:
+            future = self.list_user_checkpoints(page_size, offset)
+            return future.then(lambda answer: _page(answer.checkpoints, answer.cursor, offset))
+
+        return Listing(ask)
+
+    def get_weights_info_by_tinker_path(self, tinker_path: str) -> APIFuture[WeightsInfoResponse]:
+        """What must be known of a checkpoint to load it."""
+        return self._ask(checkpoints.get_weights_info(tinker_path))
+
+    get_weights_info_by_tinker_path_async = _awaited(get_weights_info_by_tinker_path)
+
+    def get_external_weights_urls(self, tinker_path: str) -> APIFuture[ExternalWeightsUrlsResponse]:
+        """Signed URLs of the files of exported weights; to be fetched by plain GETs, without the key."""
+        return self._ask(checkpoints.get_external_weights_urls(tinker_path))
+
+    get_external_weights_urls_async = _awaited(get_external_weights_urls)
+
+    def get_checkpoint_archive_url(
+        self, training_run_id: str, checkpoint_id: str
+    ) -> APIFuture[CheckpointArchiveUrlResponse]:
+        """Signed URL of a checkpoint's archive, on services that make archives.
+
+        It is to be fetched by a plain GET, without the key. While the archive is being built, the service is asked
+        six times, half a minute apart; cancelling the future ends that.
+
+        Args:
+            training_run_id: of the run.
+            checkpoint_id: `weights/<name>` or `sampler_weights/<name>`.
+        """
+        path = checkpoints.checkpoint_path(training_run_id, checkpoint_id)
+        return self.get_checkpoint_archive_url_from_tinker_path(path)
+
+    get_checkpoint_archive_url_async = _awaited(get_checkpoint_archive_url)
+
+    def get_checkpoint_archive_url_from_tinker_path(
+        self, tinker_path: str
+    ) -> APIFuture[CheckpointArchiveUrlResponse]:
+        """`get_checkpoint_archive_url` by the checkpoint's path."""
+        return self._follow(checkpoints.get_checkpoint_archive_url(tinker_path, partial(datetime.now, UTC)))
+
+    get_checkpoint_archive_url_from_tinker_path_async = _awaited(get_checkpoint_archive_url_from_tinker_path)
+
+    def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> APIFuture[None]:
+        """Delete a checkpoint.
+
+        The deletion is repeated when its answer was lost, and may then end with `NotFoundError`.
+
+        Args:
+            training_run_id: of the run.
+            checkpoint_id: with its kind: `weights/<name>`.
+        """
+        return self._ask(
+            checkpoints.delete_checkpoint(checkpoints.checkpoint_path(training_run_id, checkpoint_id))
+        )
+
+    delete_checkpoint_async = _awaited(delete_checkpoint)
+
+    def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
+        """`delete_checkpoint` by the checkpoint's path."""
+        return self._ask(checkpoints.delete_checkpoint(tinker_path))
+
+    delete_checkpoint_from_tinker_path_async = _awaited(delete_checkpoint_from_tinker_path)
+
+    def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
+        """Let everybody read a checkpoint; only its owner may do that.
+
+        Raises:
+            ConflictError: in the future; everybody may read it already.
+        """
+        return self._ask(checkpoints.publish_checkpoint(tinker_path))
+
+    publish_checkpoint_from_tinker_path_async = _awaited(publish_checkpoint_from_tinker_path)
+
+    def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
+        """Let only its owner read a checkpoint.
+
+        Raises:
+            ConflictError: in the future; only the owner may read it already.
+        """
+        return self._ask(checkpoints.unpublish_checkpoint(tinker_path))
+
+    unpublish_checkpoint_from_tinker_path_async = _awaited(unpublish_checkpoint_from_tinker_path)
+
+    def set_checkpoint_ttl_from_tinker_path(
+        self, tinker_path: str, ttl_seconds: int | None
+    ) -> APIFuture[None]:
+        """Let a checkpoint live for a time, or for ever.
+
+        Args:
+            tinker_path: of the checkpoint.
+            ttl_seconds: from now, an hour to ten years; None means for ever.
+        """
+        return self._ask(checkpoints.set_checkpoint_ttl(tinker_path, ttl_seconds))
+
+    set_checkpoint_ttl_from_tinker_path_async = _awaited(set_checkpoint_ttl_from_tinker_path)
+
+    def copy_weights(
+        self,
+        path: str,
+        destination_project_id: str | None = None,
+        *,
+        ttl_seconds: int | None = None,
+        weights_access_token: str | None = None,
+    ) -> APIFuture[str]:
+        """Copy a checkpoint into a project; the path of the copy. However often that is sent, one copy is made.
+
+        Args:
+            path: of training state or sampler weights.
+            destination_project_id: of the project; default `TINKER_PROJECT_ID`.
+            ttl_seconds: life of the copy, an hour to ten years; None means for ever.
+            weights_access_token: for a checkpoint of another account.
+        """
+        project_id = destination_project_id
+        if project_id is None:
+            project_id = self._runtime.published.settings.project_id
+        call = checkpoints.copy_weights(
+            path,
+            project_id,
+            ttl_seconds=ttl_seconds,
+            weights_access_token=weights_access_token,
+            idempotency_key=str(uuid.uuid4()),
+        )
+        return self._ask(call)
+
+    copy_weights_async = _awaited(copy_weights)
+
+    # The key -------------------------------------------------------------------------------------
+
+    def whoami(self) -> APIFuture[WhoamiResponse]:
+        """Who the API key belongs to, read from its claims; no request is made.
+
+        Raises:
+            ConfigError: in the future; the key is no JWT of the service's own.
+        """
+        future: Future[WhoamiResponse] = Future()
+        credential = self._runtime.published.settings.credential
+        if credential.key is not None:
+            _identify(credential, future)
+        else:  # the command that prints the key may take its time
+            threading.Thread(target=_identify, args=(credential, future), name="whoami", daemon=True).start()
+        return APIFuture(future)
+
+    whoami_async = _awaited(whoami)
+
+    # The end -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the client's own connections; those of a service client stay open. A second call does nothing."""
+        if self._finalizer is not None and self._finalizer.detach() is not None:
+            self._runtime.close("success", CLOSE_TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a RestClient belongs to its process; create one there")
+
+    def _ask(self, call: Any) -> APIFuture[Any]:
+        return APIFuture(self._kept_for(self._runtime.fetch(call)))
+
+    def _follow(self, steps: RoundTrips[T]) -> APIFuture[T]:
+        return APIFuture(self._kept_for(_Walk(self._runtime, steps).future), is_cancellable=True)
+
+    def _kept_for(self, future: "Future[T]") -> "Future[T]":
+        """The same; until it is done, the client is not collected, and so not closed."""
+        if self._finalizer is not None:
+            _kept[future] = self
+            future.add_done_callback(_let_go)
+        return future
+
+
+_kept: dict[Future[Any], RestClient] = {}
+"""Clients that nobody else may keep, by the results they owe."""
+
+
+def _let_go(done: "Future[Any]") -> None:
+    _kept.pop(done, None)
+
+
+def _close_soon(runtime: Runtime) -> None:
+    """Close it on a thread of its own: a finalizer may run on any, also on one that closing would wait for."""
+    threading.Thread(target=runtime.close, args=("success", CLOSE_TIMEOUT_S), daemon=True).start()
+
+
+def _identify(credential: Credential, future: "Future[WhoamiResponse]") -> None:
+    try:
+        key = credential.read().reveal()
+        if not key.startswith("eyJ"):
+            raise ConfigError(
+                "whoami reads the claims of a JWT, got a plain API key; pass the service's JWT as api_key"
+            )
+        future.set_result(WhoamiResponse.from_claims(claims_of(key)))
+    except TinkerActorsError as error:
+        future.set_exception(error)
+
+
+# Several round trips ----------------------------------------------------------------------------
+
+
+class _Walk(Generic[T]):
+    """Carries out round trips: calls over the network, pauses on the tree's clock. It decides nothing.
+
+    Args:
+        runtime: whose network it is.
+        steps: the round trips, not begun.
+    """
+
+    def __init__(self, runtime: Runtime, steps: RoundTrips[T]) -> None:
+        self.future: Future[T] = Future()
+        """The result; cancelling it ends the walk at its next step."""
+        self._runtime = runtime
+        self._steps = steps
+        runtime.published.when_stopped(self, self._fail)
+        try:
+            self._take(next(steps))
+        except TinkerActorsError:
+            runtime.published.forget(self)
+            raise
+
+    def _take(self, step: Any) -> None:
+        if isinstance(step, Pause):
+            settle = partial(self._runtime.settler.run, partial(self._go_on, None))
+            self._runtime.tree.clock.schedule(step.delay_s, settle)
+        else:
+            self._runtime.fetch(step).add_done_callback(self._note)
+
+    def _note(self, done: "Future[Any]") -> None:
+        error = done.exception()
+        if error is None:
+            self._go_on(done.result())
+        elif isinstance(error, TinkerActorsError):
+            self._go_on(error)
+        else:
+            self._fail(error)
+
+    def _go_on(self, outcome: Outcome) -> None:
+        if self.future.done():
+            self._steps.close()
+            self._runtime.published.forget(self)
+            return
+        try:
+            self._take(self._steps.send(outcome))
+        except StopIteration as end:
+            self._runtime.published.forget(self)
+            self._runtime.settler.settle(self.future, end.value)
+        except TinkerActorsError as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._runtime.published.forget(self)
+        self._runtime.settler.fail(self.future, error)
+
+
+# Pages ------------------------------------------------------------------------------------------
+
+
+class _Page(NamedTuple, Generic[T]):
+    entries: Sequence[T]
+    next_offset: int | None
+
+
+def _page(entries: Sequence[T], cursor: Cursor | None, offset: int) -> _Page[T]:
+    following = None if cursor is None or not entries else cursor.next_offset
+    if following is not None and following <= offset:
+        raise APIResponseValidationError(
+            f"the page at offset {offset} was wanted, got one that ends before {following}"
+        )
+    return _Page(entries, following)
+
+
+def _page_without_cursor(entries: Sequence[T], offset: int, limit: int) -> _Page[T]:
+    """A page of a list that has no cursor ends it when it is short."""
+    return _Page(entries, offset + len(entries) if len(entries) >= limit else None)
+
+
+class Listing(Generic[T]):
+    """All entries of a list, asked for page by page while they are taken: by `for`, or by `async for`.
+
+    Each iteration begins anew. It ends with the error of the page that could not be had.
+    """
+
+    def __init__(self, ask: Callable[[int], APIFuture[_Page[T]]]) -> None:
+        self._ask = ask
+
+    def __iter__(self) -> Iterator[T]:
+        before, offset = None, 0
+        while True:
+            page = self._ask(offset).result()
+            yield from _fresh(page, before)
+            if page.next_offset is None:
+                return
+            before, offset = page, page.next_offset
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        before, offset = None, 0
+        while True:
+            page = await self._ask(offset)
+            for entry in _fresh(page, before):
+                yield entry
+            if page.next_offset is None:
+                return
+            before, offset = page, page.next_offset
+
+
+def _fresh(page: _Page[T], before: _Page[T] | None) -> Sequence[T]:
+    """The page's entries, unless the service gives the same page again and again."""
+    if before is not None and page.entries and page.entries == before.entries:
+        raise APIResponseValidationError("another page was wanted, got the same one again")
+    return page.entries
