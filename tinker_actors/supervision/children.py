@@ -245,7 +245,11 @@ class Children:
                     self.lifecycle.pause(plan.paused, plan.delay_s, plan.gate)
                 return
             elif plan.to_start and not self.is_stopping:
-                _, child = plan.to_start.popitem(last=False)
+                child = next(iter(plan.to_start.values()))
+                if child.gate is not None and not child.gate.is_open:
+                    plan.paused, plan.delay_s, plan.gate = child, 0.0, child.gate
+                    continue
+                del plan.to_start[child.spec.id]
                 plan.awaited = child
                 self.lifecycle.launch(child)
             else:
@@ -288,6 +292,7 @@ class Children:
     def rest(self, child: Child) -> None:
         """Give a child that ended, and was to end, the state it rests in."""
         child.cancel_timer()
+        child.gate = None
         child.on_start_failure = "decide"
         if self.is_stopping:
             child.slot.shut(State.STOPPED, parks=True)
@@ -370,6 +375,7 @@ class Children:
             else:
                 self.lifecycle.launch(child)
         else:
+            child.gate = gate
             self._restart_group(child, delay_s, gate)
         self._publish(
             ChildRestarting(

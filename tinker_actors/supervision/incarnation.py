@@ -111,11 +111,14 @@ class Incarnation:
             RuntimeError: no thread could be started.
         """
         name = f"actor:{self.path}#{self.epoch}"
-        self._thread = thread = threading.Thread(target=self._run, name=name, daemon=True)
-        thread.start()
-        self.runtime.watchdog.watch(self)
-        if self._exit_posted:  # the thread was faster
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.runtime.watchdog.watch(self)  # before it can end, and with it the clock
+        try:
+            thread.start()
+        except RuntimeError:
             self.runtime.watchdog.forget(self)
+            raise
+        self._thread = thread  # not sooner: one that has not begun looks like one that vanished
 
     def abandon(self, why: str) -> None:
         """Fence the incarnation off: its mailbox is closed, its asks are settled, its thread left to itself.

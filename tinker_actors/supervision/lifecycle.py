@@ -75,7 +75,6 @@ class Child:
         if self.leave_gate is not None:
             self.leave_gate()
             self.leave_gate = None
-        self.gate = None
         self.ticket = next(_tickets)
         self.due = math.inf
 
@@ -98,6 +97,7 @@ class Lifecycle:
         if child.incarnation is not None:  # a bug here must not leave two of them running
             raise RuntimeError(f"{child.slot.path} has an incarnation already")
         child.cancel_timer()
+        child.gate = None
         child.is_up = False
         child.incarnation = incarnation = self._make(self.runtime, child.slot, self._parent)
         self.incarnations += 1
