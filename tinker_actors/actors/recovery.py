@@ -38,10 +38,8 @@ from tinker_actors.wire.documents import ModelCreated
 
 __all__ = ["Attached", "Recovery"]
 
-_CREATED: dict[bool, Expectation] = {
-    True: json_result("CreateModel", ModelCreated),
-    False: json_result("LoadWeights", ModelCreated),
-}
+_CREATED: Expectation = json_result("CreateModel", ModelCreated)
+_LOADED: Expectation = json_result("LoadWeights", ModelCreated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +122,9 @@ class Recovery:
         self._session_id = session_id
         image = self._image()
         wish, self._wish = self._wish, None
+        if not image.models and self._run.config.from_state is not None:
+            self._make_first()
+            return
         if not image.models:
             self._ask("capabilities", get_server_capabilities())
             return
@@ -224,6 +225,9 @@ class Recovery:
                 )
             )
             return
+        self._make_first()
+
+    def _make_first(self) -> None:
         self._is_fresh = True
         self._create(self._new_model(RestorePoint(0, None)))
 
@@ -245,16 +249,25 @@ class Recovery:
         self._model = model
         config = self._run.config
         ids = model.session_id, model.model_seq_id
-        if model.checkpoint is None:
-            call = create_model(*ids, config.base_model, config.lora(), config.user_metadata)
+        if model.checkpoint is not None:
+            self._ask("create", load_weights(*ids, model.checkpoint, optimizer=True), _LOADED)
+        elif config.from_state is not None:
+            call = load_weights(
+                *ids,
+                config.from_state,
+                optimizer=config.restores_optimizer,
+                user_metadata=config.user_metadata,
+                access_token=self._run.access_token.reveal() if self._run.access_token else None,
+            )
+            self._ask("create", call, _LOADED)
         else:
-            call = load_weights(*ids, model.checkpoint, optimizer=True)
-        self._ask("create", call, _CREATED[model.checkpoint is None])
+            call = create_model(*ids, config.base_model, config.lora(), config.user_metadata)
+            self._ask("create", call, _CREATED)
 
     def _note_created(self, answer: Answer) -> None:
         model = self._model
         assert model is not None  # noqa: S101 - it was asked for
-        created: ModelCreated = _CREATED[model.checkpoint is None].read(answer)
+        created: ModelCreated = _CREATED.read(answer)
         # The service names models like this; the official SDK relies on it for models from checkpoints.
         model_id = created.model_id or f"{model.session_id}:train:{model.model_seq_id}"
         self._model = msgspec.structs.replace(model, model_id=model_id)

@@ -12,8 +12,9 @@ import msgspec
 from tinker_actors.actors.futures import Settler, Submissions
 from tinker_actors.api import training as calls
 from tinker_actors.api.chunks import combine, split
-from tinker_actors.api.futures import Expectation, json_result, output_result
+from tinker_actors.api.futures import Expectation, forward_result, json_result, output_result
 from tinker_actors.api.setup import ClientConfig
+from tinker_actors.config import Secret
 from tinker_actors.errors import ConfigError
 from tinker_actors.journal import replay
 from tinker_actors.journal.records import Kind, OperationRecord
@@ -50,6 +51,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Base URL, or "local"."""
     optimizer: str = "adamw"
     user_metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
+    from_state: str | None = None
+    """The checkpoint it begins in; then that says what the model is. None for a fresh model."""
+    restores_optimizer: bool = False
+    """Whether the state of the optimizer is taken from there, too."""
 
     def lora(self) -> LoraConfig:
         """The low-rank matrices of its models."""
@@ -82,6 +87,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
             "optimizer",
             "server",
             "seed",
+            "from_state",
+            "restores_optimizer",
         )
         differences = [
             f"{name} was {getattr(recorded, name)!r}, now {getattr(self, name)!r}"
@@ -156,7 +163,7 @@ def call_for(kind: Kind, model_id: str, seq_id: int, content: bytes) -> Call[Fut
 
 _EXPECTED: dict[Kind, Expectation] = {
     Kind.FORWARD_BACKWARD: output_result,
-    Kind.FORWARD: output_result,
+    Kind.FORWARD: forward_result,
     Kind.OPTIM_STEP: json_result("OptimStep", OptimStepResponse),
     Kind.SAVE_WEIGHTS: json_result("SaveWeights", SaveWeightsResponse),
     Kind.SAVE_FOR_SAMPLER: json_result("SaveWeightsForSampler", SaveWeightsForSamplerResponse),
@@ -187,11 +194,15 @@ class Run:
         name: within the run directory.
         config: what the caller wants; the journal's takes its place when the run is resumed.
         settler: settles its futures.
+        access_token: opens the checkpoint that it begins in; never in the journal.
     """
 
-    def __init__(self, name: str, config: RunConfig, settler: Settler) -> None:
+    def __init__(
+        self, name: str, config: RunConfig, settler: Settler, *, access_token: Secret | None = None
+    ) -> None:
         self.name = name
         self.config = config
+        self.access_token = access_token
         self.submissions: Submissions[TrainingOperation] = Submissions(settler, cancellable=False)
         self.ready: Future[GetInfoResponse] = Future()
         """Done once the model is there and all that an earlier process committed to has ended."""

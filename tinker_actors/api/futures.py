@@ -38,6 +38,7 @@ __all__ = [
     "Step",
     "cancel_future",
     "follow",
+    "forward_result",
     "json_result",
     "output_result",
     "sample_result",
@@ -382,6 +383,7 @@ def _read_sample(answer: Answer) -> SampleResponse:
 
 
 output_result = Expectation("ForwardBackward", f"{PROTOBUF}, {JSON}", _read_output)
+forward_result = msgspec.structs.replace(output_result, operation="Forward")
 sample_result = Expectation("Sample", f"{PROTOBUF}, {JSON}", _read_sample)
 
 

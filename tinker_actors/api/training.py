@@ -61,10 +61,23 @@ def create_model(
     return _submit("create_model", json_body(request))
 
 
-def load_weights(session_id: str, model_seq_id: int, path: str, *, optimizer: bool) -> Call[FutureHandle]:
+def load_weights(
+    session_id: str,
+    model_seq_id: int,
+    path: str,
+    *,
+    optimizer: bool,
+    user_metadata: Mapping[str, Any] | None = None,
+    access_token: str | None = None,
+) -> Call[FutureHandle]:
     """A new model in training from a checkpoint, with or without its optimizer's state."""
     request = LoadWeightsRequest(
-        session_id=session_id, model_seq_id=model_seq_id, path=path, optimizer=optimizer
+        session_id=session_id,
+        model_seq_id=model_seq_id,
+        path=path,
+        optimizer=optimizer,
+        user_metadata=user_metadata or UNSET,
+        weights_access_token=access_token or UNSET,
     )
     return _submit("load_weights", json_body(request))
 

@@ -18,7 +18,7 @@ from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.rest import RestClient
 from tinker_actors.clients.sampling import SamplingClient
 from tinker_actors.clients.training import TrainingClient
-from tinker_actors.config import RecoveryPolicy, Settings
+from tinker_actors.config import RecoveryPolicy, Secret, Settings
 from tinker_actors.errors import ConfigError, ValidationError
 from tinker_actors.supervision import Address, TreeNode
 from tinker_actors.types import CheckpointPath, ServerCapabilities
@@ -140,15 +140,89 @@ class ServiceClient:
             )
         if optimizer is not None:
             raise ValidationError(f"only the default optimizer (AdamW) is known, got {optimizer!r}")
-        wanted = Run(self._run_name(run), config, self._runtime.settler)
-        self._runtime.start_run(wanted)
-        ready = APIFuture(wanted.ready)
-        client = ready.then(lambda info: TrainingClient(wanted, info, self._runtime, self._make_sampler))
-        return ClientFuture(client.future())
+        return self._start(config, run)
 
     async def create_lora_training_client_async(self, *args: Any, **kwargs: Any) -> TrainingClient:
         """`create_lora_training_client`, awaited."""
         return await self.create_lora_training_client(*args, **kwargs)
+
+    def create_training_client_from_state(
+        self,
+        path: str,
+        user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
+        *,
+        run: str | None = None,
+    ) -> ClientFuture[TrainingClient]:
+        """A model in training that begins in a checkpoint, with an optimizer that begins anew.
+
+        What it is (base model, rank, layers) the checkpoint says.
+
+        Args:
+            path: of a training checkpoint, `tinker://.../weights/...`.
+            user_metadata: kept with the model.
+            weights_access_token: for a checkpoint of somebody else. It is not kept: give it again to go on after
+                the program ended before its first checkpoint.
+            run: the run's name; by default the number of the call that creates it.
+
+        Raises:
+            ValidationError: an argument is wrong; nothing was sent.
+        """
+        return self._from_state(path, user_metadata, weights_access_token, run, optimizer=False)
+
+    async def create_training_client_from_state_async(self, *args: Any, **kwargs: Any) -> TrainingClient:
+        """`create_training_client_from_state`, awaited."""
+        return await self.create_training_client_from_state(*args, **kwargs)
+
+    def create_training_client_from_state_with_optimizer(
+        self,
+        path: str,
+        user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
+        *,
+        run: str | None = None,
+    ) -> ClientFuture[TrainingClient]:
+        """Like `create_training_client_from_state`, with the optimizer in the state that the checkpoint has."""
+        return self._from_state(path, user_metadata, weights_access_token, run, optimizer=True)
+
+    async def create_training_client_from_state_with_optimizer_async(
+        self, *args: Any, **kwargs: Any
+    ) -> TrainingClient:
+        """`create_training_client_from_state_with_optimizer`, awaited."""
+        return await self.create_training_client_from_state_with_optimizer(*args, **kwargs)
+
+    def _from_state(
+        self,
+        path: str,
+        user_metadata: Mapping[str, str] | None,
+        access_token: str | None,
+        run: str | None,
+        *,
+        optimizer: bool,
+    ) -> ClientFuture[TrainingClient]:
+        config = RunConfig(
+            base_model="",
+            rank=0,
+            train_mlp=True,
+            train_attn=True,
+            train_unembed=True,
+            seed=None,
+            server=self._server,
+            user_metadata=metadata("user_metadata", user_metadata),
+            from_state=str(CheckpointPath.parse(path, kind="weights")),
+            restores_optimizer=optimizer,
+        )
+        token = None if access_token is None else Secret(text("weights_access_token", access_token))
+        return self._start(config, run, token)
+
+    def _start(
+        self, config: RunConfig, run: str | None, access_token: Secret | None = None
+    ) -> ClientFuture[TrainingClient]:
+        wanted = Run(self._run_name(run), config, self._runtime.settler, access_token=access_token)
+        self._runtime.start_run(wanted)
+        ready = APIFuture(wanted.ready)
+        client = ready.then(lambda info: TrainingClient(wanted, info, self._runtime, self._make_sampler))
+        return ClientFuture(client.future())
 
     def _run_name(self, run: str | None) -> str:
         name = str(next(self._ordinals)) if run is None else run

@@ -53,7 +53,8 @@ class TrainingClient:
         self._info = info
         self._runtime = runtime
         self._make_sampler = make_sampler
-        self._vocabulary = Vocabulary(run.config.base_model)
+        self._base_model = run.config.base_model or info.model_name or info.model_data.model_name or ""
+        self._vocabulary = Vocabulary(self._base_model)
 
     @property
     def run(self) -> str:
@@ -270,7 +271,7 @@ class TrainingClient:
             TinkerPathError: the path is malformed, or is not one of sampler weights.
         """
         path = str(CheckpointPath.parse(model_path, kind="sampler_weights"))
-        return self._make_sampler(path, trained_from=self._run.config.base_model)
+        return self._make_sampler(path, trained_from=self._base_model)
 
     async def create_sampling_client_async(self, *args: Any, **kwargs: Any) -> SamplingClient:
         """`create_sampling_client`, awaited."""
@@ -280,7 +281,7 @@ class TrainingClient:
         return self._make_sampler(
             saved.path,
             sampling_session_id=saved.sampling_session_id,
-            trained_from=self._run.config.base_model,
+            trained_from=self._base_model,
         )
 
     # Looking -------------------------------------------------------------------------------------
@@ -299,7 +300,7 @@ class TrainingClient:
 
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
-        return get_tokenizer(self._run.config.base_model)
+        return get_tokenizer(self._base_model)
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a TrainingClient belongs to its process; create one there with another run_dir")

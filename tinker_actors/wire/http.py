@@ -69,12 +69,13 @@ class HttpxTransport:
 
     async def send(self, call: Call[object], base_url: str) -> Answer:
         """One try of `call`; see `Transport`."""
+        kind = {} if call.method == "GET" else {"content-type": call.content_type}
         try:
             async with self._clients[call.pool].stream(
                 call.method,
                 f"{base_url}/api/v1/{call.path}",
                 content=call.body if call.method != "GET" else None,
-                headers={"content-type": call.content_type, "accept": call.accept, **call.headers},
+                headers={**kind, "accept": call.accept, **call.headers},
                 timeout=httpx.Timeout(call.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
             ) as response:
                 body = await self._read(response, call.operation)
