@@ -256,6 +256,7 @@ class Recovery:
                 *ids,
                 config.from_state,
                 optimizer=config.restores_optimizer,
+                base_model=config.base_model or None,
                 user_metadata=config.user_metadata,
                 access_token=self._run.access_token.reveal() if self._run.access_token else None,
             )

@@ -67,6 +67,7 @@ def load_weights(
     path: str,
     *,
     optimizer: bool,
+    base_model: str | None = None,
     user_metadata: Mapping[str, Any] | None = None,
     access_token: str | None = None,
 ) -> Call[FutureHandle]:
@@ -76,6 +77,7 @@ def load_weights(
         model_seq_id=model_seq_id,
         path=path,
         optimizer=optimizer,
+        base_model=base_model or UNSET,
         user_metadata=user_metadata or UNSET,
         weights_access_token=access_token or UNSET,
     )

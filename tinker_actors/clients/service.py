@@ -138,8 +138,7 @@ class ServiceClient:
             raise ValidationError(
                 "something must be trained; set one of train_mlp, train_attn, train_unembed"
             )
-        if optimizer is not None:
-            raise ValidationError(f"only the default optimizer (AdamW) is known, got {optimizer!r}")
+        _only_adamw(optimizer)
         return self._start(config, run)
 
     async def create_lora_training_client_async(self, *args: Any, **kwargs: Any) -> TrainingClient:
@@ -149,17 +148,21 @@ class ServiceClient:
     def create_training_client_from_state(
         self,
         path: str,
+        base_model: str | None = None,
         user_metadata: Mapping[str, str] | None = None,
         weights_access_token: str | None = None,
+        optimizer: None = None,
         *,
         run: str | None = None,
     ) -> ClientFuture[TrainingClient]:
         """A model in training that begins in a checkpoint, with an optimizer that begins anew.
 
-        What it is (base model, rank, layers) the checkpoint says.
+        What it is (rank, layers) the checkpoint says.
 
         Args:
             path: of a training checkpoint, `tinker://.../weights/...`.
+            base_model: what the checkpoint's base model must be; None takes any.
+            optimizer: only AdamW, the default.
             user_metadata: kept with the model.
             weights_access_token: for a checkpoint of somebody else. It is not kept: give it again to go on after
                 the program ended before its first checkpoint.
@@ -168,7 +171,8 @@ class ServiceClient:
         Raises:
             ValidationError: an argument is wrong; nothing was sent.
         """
-        return self._from_state(path, user_metadata, weights_access_token, run, optimizer=False)
+        _only_adamw(optimizer)
+        return self._from_state(path, base_model, user_metadata, weights_access_token, run, optimizer=False)
 
     async def create_training_client_from_state_async(self, *args: Any, **kwargs: Any) -> TrainingClient:
         """`create_training_client_from_state`, awaited."""
@@ -177,13 +181,14 @@ class ServiceClient:
     def create_training_client_from_state_with_optimizer(
         self,
         path: str,
+        base_model: str | None = None,
         user_metadata: Mapping[str, str] | None = None,
         weights_access_token: str | None = None,
         *,
         run: str | None = None,
     ) -> ClientFuture[TrainingClient]:
         """Like `create_training_client_from_state`, with the optimizer in the state that the checkpoint has."""
-        return self._from_state(path, user_metadata, weights_access_token, run, optimizer=True)
+        return self._from_state(path, base_model, user_metadata, weights_access_token, run, optimizer=True)
 
     async def create_training_client_from_state_with_optimizer_async(
         self, *args: Any, **kwargs: Any
@@ -194,6 +199,7 @@ class ServiceClient:
     def _from_state(
         self,
         path: str,
+        base_model: str | None,
         user_metadata: Mapping[str, str] | None,
         access_token: str | None,
         run: str | None,
@@ -201,7 +207,7 @@ class ServiceClient:
         optimizer: bool,
     ) -> ClientFuture[TrainingClient]:
         config = RunConfig(
-            base_model="",
+            base_model="" if base_model is None else text("base_model", base_model),
             rank=0,
             train_mlp=True,
             train_attn=True,
@@ -303,6 +309,9 @@ class ServiceClient:
         rest = self.create_rest_client()
         return rest.copy_weights(path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
 
+    def get_telemetry(self) -> None:
+        """None: nothing is reported to the service."""
+
     def get_console_url(self) -> str:
         """The page about the session on the hosted service's console; about all sessions before there is one."""
         session_id = self._runtime.published.session_id
@@ -365,3 +374,8 @@ def _path(run_dir: str | os.PathLike[str]) -> str:
         return os.fspath(run_dir)
     except TypeError as error:
         raise ConfigError(f"run_dir is a path, got {run_dir!r}") from error
+
+
+def _only_adamw(optimizer: object) -> None:
+    if optimizer is not None:
+        raise ValidationError(f"only the default optimizer (AdamW) is known, got {optimizer!r}")
