@@ -6,7 +6,16 @@ from tinker_actors.types.checkpoints import (
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
 )
-from tinker_actors.types.data import Datum, EncodedTextChunk, ModelInput, token_ids
+from tinker_actors.types.chunks import (
+    Chunk,
+    DmelChunk,
+    EncodedTextChunk,
+    ImageAssetPointerChunk,
+    ImageChunk,
+    token_ids,
+)
+from tinker_actors.types.data import Datum, ModelInput
+from tinker_actors.types.provenance import PromptProvenanceSpan, ProvenanceSpans, SampledProvenanceSpan
 from tinker_actors.types.rest import (
     AccessScope,
     Checkpoint,
@@ -31,9 +40,16 @@ from tinker_actors.types.rest import (
     WeightsInfoResponse,
     WhoamiResponse,
 )
-from tinker_actors.types.sampling import SampledSequence, SampleResponse, SamplingParams, StopReason
+from tinker_actors.types.sampling import (
+    PromptAltTokens,
+    SampledSequence,
+    SampleResponse,
+    SamplingParams,
+    StopReason,
+)
 from tinker_actors.types.sessions import ServerCapabilities, SupportedModel
 from tinker_actors.types.tensors import DType, TensorData
+from tinker_actors.types.topk import TopkLogprobs
 from tinker_actors.types.training import (
     AdamParams,
     ForwardBackwardOutput,
@@ -53,15 +69,19 @@ __all__ = [
     "CheckpointPath",
     "CheckpointType",
     "CheckpointsListResponse",
+    "Chunk",
     "Cursor",
     "DType",
     "Datum",
+    "DmelChunk",
     "EncodedTextChunk",
     "ExternalWeightsUrlsResponse",
     "ForwardBackwardOutput",
     "GetInfoResponse",
     "GetSamplerResponse",
     "GetSessionResponse",
+    "ImageAssetPointerChunk",
+    "ImageChunk",
     "ListSessionsResponse",
     "LoraConfig",
     "ModelData",
@@ -70,7 +90,11 @@ __all__ = [
     "OptimizerConfig",
     "OptimizerFamily",
     "ParsedCheckpointTinkerPath",
+    "PromptAltTokens",
+    "PromptProvenanceSpan",
+    "ProvenanceSpans",
     "SampleResponse",
+    "SampledProvenanceSpan",
     "SampledSequence",
     "SamplingParams",
     "SaveWeightsForSamplerResponse",
@@ -85,6 +109,7 @@ __all__ = [
     "StopReason",
     "SupportedModel",
     "TensorData",
+    "TopkLogprobs",
     "TrainingRun",
     "TrainingRunsResponse",
     "WeightsInfoResponse",

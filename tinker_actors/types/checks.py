@@ -10,7 +10,10 @@ import msgspec
 
 from tinker_actors.errors import ValidationError
 
-__all__ = ["finite", "flag", "metadata", "text", "whole"]
+__all__ = ["MOST_INT32", "MOST_INT64", "finite", "flag", "metadata", "text", "utf8", "whole"]
+
+MOST_INT32, MOST_INT64 = 2**31 - 1, 2**63 - 1
+"""Largest whole numbers of the wire's two integer types."""
 
 
 def whole(name: str, value: Any, *, least: int, most: int | None = None) -> int:
@@ -35,9 +38,13 @@ def finite(name: str, value: Any) -> float:
     Raises:
         ValidationError: it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise ValidationError(f"{name} must be a finite number, got {value!r}")
-    return float(value)
+    return number
 
 
 def flag(name: str, value: Any) -> bool:
@@ -46,7 +53,11 @@ def flag(name: str, value: Any) -> bool:
     Raises:
         ValidationError: it is neither True nor False.
     """
-    if value not in (True, False):
+    try:
+        is_flag = value in (True, False)
+    except ValueError:  # an array
+        is_flag = False
+    if not is_flag:
         raise ValidationError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
@@ -60,6 +71,20 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValidationError(f"{name} must be a string that is not empty, got {value!r}")
     return value
+
+
+def utf8(name: str, value: Any) -> str:
+    """`value`, a string that is not empty and that UTF-8 can hold.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    known = text(name, value)
+    try:
+        known.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise ValidationError(f"{name} must be text that UTF-8 can hold, got {value!r}") from error
+    return known
 
 
 def metadata(name: str, value: Any) -> dict[str, Any]:

@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.types.checks import finite, whole
+from tinker_actors.types.checks import MOST_INT32, finite, utf8, whole
+from tinker_actors.types.tensors import TensorData
+from tinker_actors.types.topk import TopkLogprobs, TopkRows
 
-__all__ = ["SampleResponse", "SampledSequence", "SamplingParams", "StopReason"]
+__all__ = ["PromptAltTokens", "SampleResponse", "SampledSequence", "SamplingParams", "StopReason"]
 
 StopReason = Literal["stop", "length"]
 _LEAST_SEED, _MOST_SEED = -(2**63), 2**63 - 1
@@ -22,7 +26,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     """Seed of the draws; None draws afresh each time."""
     stop: str | Sequence[str | int] | None = None
-    """Strings or token ids that end a sequence; None ends at end-of-text, an empty list never."""
+    """A string, strings or token ids that end a sequence; None ends at end-of-text, an empty list never."""
     temperature: float = 1.0
     """Logits are divided by it; 0 takes the likeliest token."""
     top_k: int = -1
@@ -34,11 +38,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         plain: dict[str, Any] = {
             "temperature": finite("temperature", self.temperature),
             "top_p": finite("top_p", self.top_p),
-            "top_k": whole("top_k", self.top_k, least=-1),
+            "top_k": whole("top_k", self.top_k, least=-1, most=MOST_INT32),
             "stop": _stop(self.stop),
         }
         if self.max_tokens is not None:
-            plain["max_tokens"] = whole("max_tokens", self.max_tokens, least=1)
+            plain["max_tokens"] = whole("max_tokens", self.max_tokens, least=1, most=MOST_INT32)
         if self.seed is not None:
             plain["seed"] = whole("seed", self.seed, least=_LEAST_SEED, most=_MOST_SEED)
         if plain["temperature"] < 0:
@@ -61,13 +65,23 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         return cls(**known)
 
 
-def _stop(stop: Any) -> str | list[str | int] | None:
-    if stop is None or isinstance(stop, str):
-        return stop
+def _stop(stop: Any) -> str | Sequence[str | int] | None:
+    if stop is None:
+        return None
+    if isinstance(stop, str):
+        return utf8("a stop string", stop)
     try:
-        return [one if isinstance(one, str) else whole("a stop token", one, least=0) for one in stop]
+        stops = list(stop)
     except TypeError as error:
         raise ValidationError(f"stop is a string or a list of strings or token ids, got {stop!r}") from error
+    if all(isinstance(one, str) for one in stops):
+        return [utf8("a stop string", one) for one in stops]
+    return [whole("a stop token, where no string is given,", one, least=0, most=MOST_INT32) for one in stops]
+
+
+def _float32(values: list[float]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+        return np.asarray(values, np.float32)
 
 
 class SampledSequence(msgspec.Struct, kw_only=True):
@@ -81,6 +95,32 @@ class SampledSequence(msgspec.Struct, kw_only=True):
     """What ended it."""
     sequence_id: str | None = None
     """The service's id of it, unique and stable."""
+    topk_logprobs_np: TopkLogprobs | None = None
+    """The likeliest tokens at each position, as arrays. Only when asked for."""
+
+    @property
+    def tokens_np(self) -> NDArray[np.int32]:
+        """`tokens` as an array, shape (tokens,)."""
+        return np.asarray(self.tokens, np.int32)
+
+    @property
+    def logprobs_np(self) -> NDArray[np.float32] | None:
+        """`logprobs` as an array, shape (tokens,)."""
+        return None if self.logprobs is None else _float32(self.logprobs)
+
+    @property
+    def topk_logprobs(self) -> TopkRows | None:
+        """The likeliest tokens at each position, as pairs of token id and logprob."""
+        return None if self.topk_logprobs_np is None else self.topk_logprobs_np.tolist()
+
+
+class PromptAltTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens drawn in place of the prompt's own; row i stands for prompt position i + 1."""
+
+    tokens: TensorData
+    """Token ids, int64, shape (prompt tokens - 1, draws)."""
+    logprobs: TensorData
+    """Of each, nats, float32, of the same shape."""
 
 
 class SampleResponse(msgspec.Struct, kw_only=True):
@@ -89,6 +129,24 @@ class SampleResponse(msgspec.Struct, kw_only=True):
     sequences: list[SampledSequence]
     """One per sequence asked for."""
     prompt_logprobs: list[float | None] | None = None
-    """Of each prompt token, nats; the first is None. Only when asked for."""
+    """Of each prompt token, nats; None for the first and for what was not to be scored. Only when asked for."""
+    topk_prompt_logprobs_np: TopkLogprobs | None = None
+    """The likeliest tokens at each prompt position, as arrays. Only when asked for."""
+    target_prompt_logprobs: TensorData | None = None
+    """Of the ids asked for, nats, in the shape and layout of the question; 0 where that was -1."""
+    prompt_alt_tokens: PromptAltTokens | None = None
+    """Tokens drawn in place of the prompt's. Only when asked for."""
     prompt_cache_hit_tokens: int = 0
     """Prompt tokens the service had at hand from earlier requests."""
+
+    @property
+    def prompt_logprobs_np(self) -> NDArray[np.float32] | None:
+        """`prompt_logprobs` as an array, shape (prompt tokens,), NaN for None."""
+        if self.prompt_logprobs is None:
+            return None
+        return _float32([np.nan if one is None else one for one in self.prompt_logprobs])
+
+    @property
+    def topk_prompt_logprobs(self) -> TopkRows | None:
+        """The likeliest tokens at each prompt position, as pairs of token id and logprob."""
+        return None if self.topk_prompt_logprobs_np is None else self.topk_prompt_logprobs_np.tolist()
