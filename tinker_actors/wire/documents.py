@@ -29,6 +29,8 @@ __all__ = [
     "SamplingSessionCreated",
     "SaveWeightsForSamplerRequest",
     "SaveWeightsRequest",
+    "SentSampleRequest",
+    "SentSamplingParams",
     "SessionCreated",
     "SessionRequest",
     "TensorDocument",
@@ -101,12 +103,14 @@ class GetInfoRequest(msgspec.Struct, frozen=True, kw_only=True):
     type: str = "get_info"
 
 
-class TensorDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor in JSON: flat values in row-major order."""
+class TensorDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tensor in JSON: flat values in row-major order; of a sparse (CSR) one, those that are listed."""
 
     data: Sequence[float | int]
     dtype: Literal["int64", "float32"]
     shape: Sequence[int] | None = None
+    sparse_crow_indices: Sequence[int] | None = None
+    sparse_col_indices: Sequence[int] | None = None
 
 
 class WireDatum(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,16 +205,42 @@ class SamplingSessionCreated(msgspec.Struct, frozen=True, kw_only=True):
     sampling_session_id: str
 
 
-class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """POST asample."""
-
+class _SampleFields(msgspec.Struct, frozen=True, kw_only=True):
     prompt: ModelInput
-    sampling_params: SamplingParams
     sampling_session_id: str
     seq_id: int
     num_samples: int = 1
     prompt_logprobs: bool | None = False
+    topk_prompt_logprobs: int = 0
+    topk_sample_logprobs: int = 0
+    target_prompt_logprobs: TensorDocument | UnsetType | None = UNSET
+    prompt_alt_tokens_k: int = 0
+    prompt_logprobs_last_n: int | UnsetType | None = UNSET
+    record_stability_info: bool | None = False
     type: str = "sample"
+
+
+class SampleRequest(_SampleFields, frozen=True, kw_only=True):
+    """POST asample, as a server reads it."""
+
+    sampling_params: SamplingParams
+
+
+class SentSamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are drawn, as a client sends it."""
+
+    max_tokens: int | UnsetType = UNSET
+    seed: int | UnsetType = UNSET
+    stop: str | Sequence[str | int] | UnsetType = UNSET
+    temperature: float
+    top_k: int
+    top_p: float
+
+
+class SentSampleRequest(_SampleFields, frozen=True, kw_only=True):
+    """POST asample, as a client sends it."""
+
+    sampling_params: SentSamplingParams
 
 
 class FutureHandle(msgspec.Struct, frozen=True, kw_only=True):

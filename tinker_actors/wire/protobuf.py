@@ -1,28 +1,48 @@
 """Protobuf both ways: forward_backward requests, forward_backward and sample results.
 
-All numeric buffers are little-endian raw bytes. Serialisation is deterministic, so equal content has
-equal bytes.
+Serialisation is deterministic, so equal content has equal bytes.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from tinker_actors.errors import APIResponseValidationError, ShapeError, ValidationError
+from tinker_actors.errors import APIResponseValidationError, ValidationError
 from tinker_actors.types import (
+    Chunk,
     Datum,
+    DmelChunk,
     EncodedTextChunk,
     ForwardBackwardOutput,
+    ImageAssetPointerChunk,
+    ImageChunk,
     ModelInput,
+    PromptAltTokens,
+    PromptProvenanceSpan,
+    SampledProvenanceSpan,
     SampledSequence,
     SampleResponse,
+    StopReason,
     TensorData,
+    token_ids,
 )
+from tinker_actors.types.checks import utf8
+from tinker_actors.types.tensors import MOST_CELLS
 from tinker_actors.wire.descriptors import message_class
+from tinker_actors.wire.tensors import (
+    FLOAT32,
+    INT32,
+    Invalid,
+    read_array,
+    read_batch,
+    read_tensor,
+    read_topk,
+    write_array,
+    write_batch,
+    write_tensor,
+    write_topk,
+)
 
 __all__ = [
     "TrainingRequest",
@@ -35,14 +55,9 @@ __all__ = [
     "with_ids",
 ]
 
-_FLOAT32, _INT64, _INT32, _BFLOAT16 = 1, 2, 3, 4
-_NUMPY: dict[int, "np.dtype[Any]"] = {
-    _FLOAT32: np.dtype("<f4"),
-    _INT64: np.dtype("<i8"),
-    _INT32: np.dtype("<i4"),
-    _BFLOAT16: np.dtype("<u2"),
-}
-_NUMBER = {"float32": _FLOAT32, "int64": _INT64}
+_STOP_REASONS: tuple[StopReason, ...] = ("stop", "length")
+MOST_DATA = 2**20
+"""Most data a result may count: the count needs no bytes, so that it bounds nothing by itself."""
 
 
 class TrainingRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,21 +87,33 @@ def encode_training_content(
     *,
     forward_only: bool = False,
 ) -> bytes:
-    """The body of a forward_backward request, still without model and order; see `with_ids`."""
-    request = message_class("ForwardBackwardRequest")(loss_fn=loss_fn, forward_only=forward_only)
+    """The body of a forward_backward request, still without model and order; see `with_ids`.
+
+    Raises:
+        ValidationError: a chunk has no protobuf form, or holds what is no token id.
+    """
+    request = message_class("ForwardBackwardRequest")(
+        loss_fn=utf8("the name of a loss function", loss_fn), forward_only=forward_only
+    )
     for datum in data:
         message = request.data.add()
         for chunk in datum.model_input.chunks:
-            tokens = ModelInput(chunks=[chunk]).to_numpy()
-            message.model_input.add().encoded_text.tokens = tokens.astype("<i4", copy=False).tobytes()
+            _write_chunk(message.model_input.add(), chunk)
         for name in sorted(datum.loss_fn_inputs):
-            _write_tensor(message.loss_fn_inputs[name], datum.loss_fn_inputs[name])
-    for name, value in (loss_fn_config or {}).items():
-        if isinstance(value, str):
-            request.loss_fn_config_v2[name].text = value
-        else:  # readers of both generations find numbers
-            request.loss_fn_config[name] = value
-            request.loss_fn_config_v2[name].number = value
+            write_tensor(message.loss_fn_inputs[name], datum.loss_fn_inputs[name])
+        for span in datum.model_input_spans or ():
+            _write_span(message.model_input_spans.add(), span)
+        for span in datum.loss_fn_input_spans or ():
+            _write_span(message.loss_fn_input_spans.add(), span)
+    try:
+        for name, value in (loss_fn_config or {}).items():
+            if isinstance(value, str):
+                request.loss_fn_config_v2[name].text = value
+            else:  # readers of both generations find numbers
+                request.loss_fn_config[name] = value
+                request.loss_fn_config_v2[name].number = value
+    except (TypeError, ValueError) as error:  # half of a surrogate pair, or no number
+        raise ValidationError(f"loss_fn_config holds text and numbers by name: {error}") from error
     body: bytes = request.SerializeToString(deterministic=True)
     return body
 
@@ -107,28 +134,88 @@ def decode_training_request(body: bytes) -> TrainingRequest:
     config: dict[str, float | str] = dict(request.loss_fn_config)
     for name, value in request.loss_fn_config_v2.items():
         config[name] = value.text if value.WhichOneof("value") == "text" else value.number
+    data = [_read_datum(datum) for datum in request.data]
+    _check_cells(data)
     return TrainingRequest(
         model_id=request.model_id,
         seq_id=request.seq_id,
-        data=[_read_datum(datum) for datum in request.data],
+        data=data,
         loss_fn=request.loss_fn,
         loss_fn_config=config,
         forward_only=request.forward_only,
     )
 
 
-def _read_datum(datum: Any) -> Datum:
-    chunks = []
-    for chunk in datum.model_input:
-        if chunk.WhichOneof("chunk") != "encoded_text":
+def _write_chunk(message: Any, chunk: Chunk) -> None:
+    match chunk:
+        case EncodedTextChunk(tokens=tokens):
+            message.encoded_text.tokens = write_array(token_ids(tokens), INT32)
+        case ImageChunk(data=data, format=kind, expected_tokens=expected):
+            message.image.data, message.image.format = data, kind
+            if expected is not None:
+                message.image.expected_tokens = expected
+        case DmelChunk(dmel=dmel):
+            message.dmel.dmel = dmel
+        case ImageAssetPointerChunk():
             raise ValidationError(
-                f"model inputs hold chunks of encoded text, got {chunk.WhichOneof('chunk')}"
+                "training data cannot point to an image elsewhere; load it and give an ImageChunk"
             )
-        chunks.append(
-            EncodedTextChunk(tokens=_array(chunk.encoded_text.tokens, _INT32, ValidationError).tolist())
-        )
-    tensors = {name: _read_tensor(tensor, ValidationError) for name, tensor in datum.loss_fn_inputs.items()}
-    return Datum(model_input=ModelInput(chunks=chunks), loss_fn_inputs=tensors)
+
+
+def _read_chunk(message: Any) -> Chunk:
+    match message.WhichOneof("chunk"):
+        case "encoded_text":
+            return EncodedTextChunk(
+                tokens=read_array(message.encoded_text.tokens, INT32, ValidationError).tolist()
+            )
+        case "image":
+            image = message.image
+            expected = image.expected_tokens if image.HasField("expected_tokens") else None
+            return ImageChunk(data=image.data, format=image.format, expected_tokens=expected)
+        case "dmel":
+            return DmelChunk(dmel=message.dmel.dmel)
+        case _:
+            raise ValidationError(
+                "a chunk of a model input must be text, an image or audio, got none of them"
+            )
+
+
+def _write_span(message: Any, span: PromptProvenanceSpan | SampledProvenanceSpan) -> None:
+    arm = message.sampled_tokens if isinstance(span, SampledProvenanceSpan) else message.prompt_tokens
+    arm.sequence_id, arm.offset, arm.length = span.sequence_id, span.offset, span.length
+
+
+def _read_span(message: Any) -> PromptProvenanceSpan | SampledProvenanceSpan:
+    arm = message.WhichOneof("span")
+    if arm is None:
+        raise ValidationError("a provenance span must be of a prompt or of a sample, got neither")
+    kind = SampledProvenanceSpan if arm == "sampled_tokens" else PromptProvenanceSpan
+    span = getattr(message, arm)
+    return kind(sequence_id=span.sequence_id, offset=span.offset, length=span.length)
+
+
+def _read_datum(message: Any) -> Datum:
+    spans = [
+        [_read_span(span) for span in field]
+        for field in (message.model_input_spans, message.loss_fn_input_spans)
+    ]
+    return Datum(
+        model_input=ModelInput(chunks=[_read_chunk(chunk) for chunk in message.model_input]),
+        loss_fn_inputs={
+            name: read_tensor(tensor, ValidationError) for name, tensor in message.loss_fn_inputs.items()
+        },
+        # An empty list and none look alike on the wire.
+        model_input_spans=spans[0] if any(spans) else None,
+        loss_fn_input_spans=spans[1] if any(spans) else None,
+    )
+
+
+def _check_cells(data: Sequence[Datum]) -> None:
+    """Nothing if the sparse tensors of all data together stay within what one may have."""
+    sparse = (tensor for datum in data for tensor in datum.loss_fn_inputs.values() if tensor.is_sparse)
+    cells = sum(rows * columns for rows, columns in (tensor.shape for tensor in sparse))
+    if cells > MOST_CELLS:
+        raise ValidationError(f"sparse tensors of a request have at most {MOST_CELLS} cells, got {cells}")
 
 
 # Results ----------------------------------------------------------------------------------------
@@ -140,12 +227,7 @@ def encode_output(output: ForwardBackwardOutput) -> bytes:
     message.metrics.update(output.metrics)
     record = message.loss_fn_outputs.add(num_datums=len(output.loss_fn_outputs))
     for name in sorted(output.loss_fn_outputs[0]) if output.loss_fn_outputs else ():
-        arrays = [entry[name].to_numpy() for entry in output.loss_fn_outputs]
-        tensor = record.fields[name]
-        tensor.data = b"".join(array.tobytes() for array in arrays)
-        tensor.offsets = np.cumsum([0, *(array.nbytes for array in arrays)], dtype="<i8").tobytes()
-        tensor.dtype = _NUMBER[output.loss_fn_outputs[0][name].dtype]
-        tensor.trailing_shape.extend(arrays[0].shape[1:])
+        write_batch(record.fields[name], [entry[name] for entry in output.loss_fn_outputs])
     body: bytes = message.SerializeToString(deterministic=True)
     return body
 
@@ -159,10 +241,12 @@ def decode_output(body: bytes) -> ForwardBackwardOutput:
     message = _parse("ForwardBackwardOutput", body, APIResponseValidationError)
     outputs: list[dict[str, TensorData]] = []
     for record in message.loss_fn_outputs:
-        columns = {name: _read_batch(tensor) for name, tensor in record.fields.items()}
+        columns = {name: read_batch(tensor) for name, tensor in record.fields.items()}
         rows = record.num_datums or max((len(column) for column in columns.values()), default=0)
-        if any(len(column) != rows for column in columns.values()):
+        if rows < 0 or any(len(column) != rows for column in columns.values()):
             raise APIResponseValidationError(f"a result's fields must each have {rows} entries")
+        if len(outputs) + rows > MOST_DATA:
+            raise APIResponseValidationError(f"a result is of at most {MOST_DATA} data, got more")
         outputs.extend({name: column[row] for name, column in columns.items()} for row in range(rows))
     return ForwardBackwardOutput(
         loss_fn_outputs=outputs,
@@ -175,13 +259,21 @@ def encode_sample(response: SampleResponse) -> bytes:
     """The result of a sample request."""
     message = message_class("SampleResponse")(prompt_cache_hit_tokens=response.prompt_cache_hit_tokens)
     for sequence in response.sequences:
-        entry = message.sequences.add(stop_reason=0 if sequence.stop_reason == "stop" else 1)
-        entry.tokens = np.asarray(sequence.tokens, dtype="<i4").tobytes()
+        entry = message.sequences.add(stop_reason=_STOP_REASONS.index(sequence.stop_reason))
+        entry.tokens = write_array(sequence.tokens, INT32)
         if sequence.logprobs is not None:
-            entry.logprobs = np.asarray(sequence.logprobs, dtype="<f4").tobytes()
+            entry.logprobs = write_array(sequence.logprobs, FLOAT32)
+        if sequence.topk_logprobs_np is not None:
+            write_topk(entry.topk_sampled_logprobs, sequence.topk_logprobs_np)
     if response.prompt_logprobs is not None:
-        undefined = [np.nan if value is None else value for value in response.prompt_logprobs]
-        message.prompt_logprobs = np.asarray(undefined, dtype="<f4").tobytes()
+        message.prompt_logprobs = write_array(response.prompt_logprobs_np, FLOAT32)
+    if response.topk_prompt_logprobs_np is not None:
+        write_topk(message.topk_prompt_logprobs, response.topk_prompt_logprobs_np)
+    if response.target_prompt_logprobs is not None:
+        write_tensor(message.target_prompt_logprobs, response.target_prompt_logprobs)
+    if response.prompt_alt_tokens is not None:
+        write_tensor(message.prompt_alt_tokens.tokens, response.prompt_alt_tokens.tokens)
+        write_tensor(message.prompt_alt_tokens.logprobs, response.prompt_alt_tokens.logprobs)
     body: bytes = message.SerializeToString(deterministic=True)
     return body
 
@@ -192,81 +284,53 @@ def decode_sample(body: bytes) -> SampleResponse:
     Raises:
         APIResponseValidationError: the bytes are no such result.
     """
-    message = _parse("SampleResponse", body, APIResponseValidationError)
-    prompt = None
-    if message.HasField("prompt_logprobs"):
-        values = _array(message.prompt_logprobs, _FLOAT32, APIResponseValidationError).tolist()
+    invalid = APIResponseValidationError
+    message = _parse("SampleResponse", body, invalid)
+    prompt = target = alternatives = None
+    if message.prompt_logprobs:
+        values = read_array(message.prompt_logprobs, FLOAT32, invalid).tolist()
         prompt = [None if value != value else value for value in values]  # noqa: PLR0124 - NaN stands for undefined
+    if message.HasField("target_prompt_logprobs"):
+        target = read_tensor(message.target_prompt_logprobs, invalid)
+    if message.HasField("prompt_alt_tokens"):
+        drawn = message.prompt_alt_tokens
+        alternatives = PromptAltTokens(
+            tokens=read_tensor(drawn.tokens, invalid), logprobs=read_tensor(drawn.logprobs, invalid)
+        )
     return SampleResponse(
-        sequences=[
-            SampledSequence(
-                tokens=_array(entry.tokens, _INT32, APIResponseValidationError).tolist(),
-                logprobs=_array(entry.logprobs, _FLOAT32, APIResponseValidationError).tolist()
-                if entry.HasField("logprobs")
-                else None,
-                stop_reason="stop" if entry.stop_reason == 0 else "length",
-            )
-            for entry in message.sequences
-        ],
+        sequences=[_read_sequence(entry) for entry in message.sequences],
         prompt_logprobs=prompt,
+        topk_prompt_logprobs_np=read_topk(message.topk_prompt_logprobs),
+        target_prompt_logprobs=target,
+        prompt_alt_tokens=alternatives,
         prompt_cache_hit_tokens=message.prompt_cache_hit_tokens,
     )
 
 
-# Tensors ----------------------------------------------------------------------------------------
+def _read_sequence(message: Any) -> SampledSequence:
+    invalid = APIResponseValidationError
+    if not 0 <= message.stop_reason < len(_STOP_REASONS):
+        raise invalid(f"a sequence ends by stop or by length, got reason {message.stop_reason}")
+    tokens = read_array(message.tokens, INT32, invalid)
+    logprobs = None
+    if message.logprobs or (message.HasField("logprobs") and tokens.size == 0):
+        logprobs = read_array(message.logprobs, FLOAT32, invalid)
+        if logprobs.size != tokens.size:
+            raise invalid(f"a sequence has {tokens.size} tokens but {logprobs.size} logprobs")
+    if tokens.size and tokens.min() < 0:
+        raise invalid(f"token ids are 0 or more, got {tokens.min()}")
+    return SampledSequence(
+        tokens=tokens.tolist(),
+        logprobs=None if logprobs is None else logprobs.tolist(),
+        stop_reason=_STOP_REASONS[message.stop_reason],
+        topk_logprobs_np=read_topk(message.topk_sampled_logprobs),
+    )
 
-_Invalid = type[ValidationError] | type[APIResponseValidationError]
 
-
-def _parse(name: str, body: bytes, invalid: _Invalid) -> Any:
+def _parse(name: str, body: bytes, invalid: Invalid) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
         return message_class(name).FromString(body)
     except DecodeError as error:
         raise invalid(f"{len(body)} bytes are no protobuf {name}: {error}") from error
-
-
-def _array(data: bytes, dtype: int, invalid: _Invalid) -> NDArray[Any]:
-    """Raw bytes as float32, int32 or int64; bfloat16 is widened to float32."""
-    kind = _NUMPY.get(dtype)
-    if kind is None or len(data) % kind.itemsize:
-        raise invalid(f"{len(data)} bytes are no tensor of dtype {dtype}")
-    values: NDArray[Any] = np.frombuffer(data, dtype=kind)
-    if dtype == _BFLOAT16:
-        return (values.astype("<u4") << 16).view("<f4")
-    return values
-
-
-def _write_tensor(message: Any, tensor: TensorData) -> None:
-    array = tensor.to_numpy()
-    message.dense = array.tobytes()
-    message.dtype = _NUMBER[tensor.dtype]
-    message.shape.extend(array.shape)
-
-
-def _read_tensor(message: Any, invalid: _Invalid) -> TensorData:
-    if message.WhichOneof("encoding") == "sparse_csr":
-        raise invalid("sparse tensors are not supported; send dense ones")
-    values = _array(message.dense, message.dtype, invalid)
-    try:
-        return TensorData(values, shape=list(message.shape) or None)
-    except (ShapeError, ValueError) as error:
-        raise invalid(str(error)) from error
-
-
-def _read_batch(message: Any) -> list[TensorData]:
-    """The rows of a batched tensor; offsets count bytes."""
-    invalid = APIResponseValidationError
-    offsets = _array(message.offsets, _INT64, invalid).tolist()
-    trailing = list(message.trailing_shape)
-    rows = []
-    for start, stop in pairwise(offsets):
-        if not 0 <= start <= stop <= len(message.data):
-            raise invalid(f"offsets {start}:{stop} lie outside of {len(message.data)} bytes")
-        values = _array(message.data[start:stop], message.dtype, invalid)
-        try:
-            rows.append(TensorData(values.reshape([-1, *trailing]) if trailing else values))
-        except ValueError as error:
-            raise invalid(f"a row does not fit the shape {trailing}: {error}") from error
-    return rows
