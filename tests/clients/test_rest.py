@@ -377,26 +377,28 @@ def test_a_trace_that_failed_is_a_typed_error(service: RestService, client: ta.R
         client.export_session_trace("session-1").result(WAIT_S)
 
 
-def test_waiting_for_a_trace_can_be_cancelled(
-    service: RestService, client: ta.RestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_for_a_trace_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "TRACE_POLL_S", 0.01)
-    service.scripted.extend([JSONResponse({"status": "pending"})] * 100_000)
-    waiting = client.export_session_trace("session-1")
-    waiting.future().cancel()
-    with pytest.raises(CancelledError):
-        waiting.result(WAIT_S)
-    service.scripted.clear()
-    assert client.get_session("session-1").result(WAIT_S).training_run_ids == [RUN]
+    with RestService() as service, ta.RestClient(base_url=service.url, api_key=KEY) as client:
+        service.scripted.extend([JSONResponse({"status": "pending"})] * 100_000)
+        waiting = client.export_session_trace("session-1")
+        assert service.came.acquire(timeout=WAIT_S)
+        waiting.future().cancel()
+        with pytest.raises(CancelledError):
+            waiting.result(WAIT_S)
+        service.scripted.clear()
+        assert client.get_session("session-1").result(WAIT_S).training_run_ids == [RUN]
 
 
 @pytest.mark.usefixtures("no_thread_left")
-def test_a_client_that_is_closed_leaves_nobody_waiting(service: RestService) -> None:
-    client = ta.RestClient(base_url=service.url, api_key=KEY)
-    service.scripted.append(JSONResponse({"status": "pending"}))
-    waiting = client.export_session_trace("session-1")
-    client.close()
-    client.close()
+def test_a_client_that_is_closed_leaves_nobody_waiting() -> None:
+    with RestService() as service:
+        client = ta.RestClient(base_url=service.url, api_key=KEY)
+        service.scripted.append(JSONResponse({"status": "pending"}))
+        waiting = client.export_session_trace("session-1")
+        assert service.came.acquire(timeout=WAIT_S)
+        client.close()
+        client.close()
     with pytest.raises(ta.TinkerActorsError):
         waiting.result(WAIT_S)
     with pytest.raises(ta.TinkerActorsError):

@@ -107,6 +107,8 @@ class RestService:
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         """What came, the client's first questions about flags aside."""
+        self.came = threading.Semaphore(0)
+        """Released by each of them."""
         self.scripted: deque[Response] = deque()
         """Answers to what comes next, whatever it is, in place of the usual ones."""
         self.page_entries = 5
@@ -138,6 +140,7 @@ class RestService:
                 dict(request.headers),
             )
         )
+        self.came.release()
         if self.scripted:
             return self.scripted.popleft()
         return self._usual(request, request.path_params["target"])
