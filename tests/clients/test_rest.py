@@ -360,6 +360,17 @@ def test_an_archive_is_waited_for_while_it_is_being_built(
         client.get_checkpoint_archive_url_from_tinker_path(SAMPLER).result(WAIT_S)
 
 
+def test_a_redirect_to_an_archive_is_told_and_not_followed(
+    service: RestService, client: ta.RestClient
+) -> None:
+    place = f"{service.url}/api/v1/store/x?signature=1"
+    headers = {"location": place, "expires": "Sat, 01 Aug 2026 02:00:00 GMT"}
+    service.scripted.append(Response(status_code=302, headers=headers))
+    archive = client.get_checkpoint_archive_url_from_tinker_path(SAMPLER).result(WAIT_S)
+    assert (archive.url, archive.expires) == (place, datetime(2026, 8, 1, 2, tzinfo=UTC))
+    assert len(service.seen) == 1
+
+
 def test_a_trace_is_looked_at_until_it_is_there(
     service: RestService, client: ta.RestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 
 import httpx
+import msgspec
 import pytest
 import zstandard
 
@@ -121,9 +122,11 @@ def test_the_callers_query_and_headers_go_with_each_request() -> None:
     async def once() -> None:
         transport = HttpxTransport({"x-a": "1"}, query=[("q", "ü")], handler=httpx.MockTransport(handle))
         await transport.send(CALL, "http://host")
+        await transport.send(msgspec.structs.replace(CALL, path="a?b=c"), "http://host")
 
     asyncio.run(once())
-    assert seen[0].url.params["q"] == "ü"
+    assert dict(seen[0].url.params) == {"q": "ü"}
+    assert dict(seen[1].url.params) == {"b": "c", "q": "ü"}
     assert (seen[0].headers["x-a"], seen[0].headers["x-one"]) == ("1", "1")
 
 

@@ -53,6 +53,7 @@ ARCHIVE_PAUSE_S = 30.0
 ARCHIVE_LIFE = timedelta(minutes=15)
 """How long a signed URL is taken to work where the service does not say."""
 
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ARCHIVE_RULE = msgspec.structs.replace(BRIEF, statuses=frozenset({408, 429, 502, 504}))
 """A 503 is no failure here: the archive is being built."""
 
@@ -221,7 +222,7 @@ def get_checkpoint_archive_url(
     """
     route = _route(tinker_path, "training", "sampler", instead="use get_external_weights_urls")
     call = raw(rest_call("get_checkpoint_archive_url", f"{route}/archive", object))
-    return _until_built(msgspec.structs.replace(call, retry=_ARCHIVE_RULE), now)
+    return _until_built(msgspec.structs.replace(call, retry=_ARCHIVE_RULE, answers=_REDIRECTS), now)
 
 
 def _until_built(call: Call[Answer], now: Callable[[], datetime]) -> RoundTrips[CheckpointArchiveUrlResponse]:
@@ -238,7 +239,7 @@ def _is_being_built(outcome: Outcome) -> bool:
 
 
 def _place(outcome: Outcome, now: datetime) -> CheckpointArchiveUrlResponse:
-    if not isinstance(outcome, Answer) or outcome.status not in (301, 302, 303, 307, 308):
+    if not isinstance(outcome, Answer) or outcome.status not in _REDIRECTS:
         found = read_leniently(_Archive)(succeeded(outcome))
         return CheckpointArchiveUrlResponse(url=found.url, expires=found.expires or now + ARCHIVE_LIFE)
     url = outcome.headers.get("location", "")

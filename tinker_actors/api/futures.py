@@ -165,7 +165,8 @@ def with_retries(
     while True:
         outcome = yield call
         try:
-            return _answer(outcome).success()
+            answer = _answer(outcome)
+            return answer if answer.status in call.answers else answer.success()
         except TinkerActorsError as error:
             pause = billing.pause(error)
             if pause is None:

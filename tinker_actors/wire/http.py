@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
+from urllib.parse import urlencode
 
 import httpx
 
@@ -54,11 +55,11 @@ class HttpxTransport:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self._max_answer_bytes = max_answer_bytes
+        self._query = urlencode(list(query))
         limits = httpx.Limits(max_connections=1000, max_keepalive_connections=20)
         self._clients = {
             pool: httpx.AsyncClient(
                 headers=dict(headers),
-                params=list(query),
                 limits=limits,
                 proxy=proxy,
                 trust_env=not direct,
@@ -73,7 +74,7 @@ class HttpxTransport:
         try:
             async with self._clients[call.pool].stream(
                 call.method,
-                f"{base_url}/api/v1/{call.path}",
+                f"{base_url}/api/v1/{self._with_query(call.path)}",
                 content=call.body if call.method != "GET" else None,
                 headers={**kind, "accept": call.accept, **call.headers},
                 timeout=httpx.Timeout(call.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
@@ -87,6 +88,11 @@ class HttpxTransport:
             ) from error
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Answer(status=response.status_code, headers=headers, body=body)
+
+    def _with_query(self, path: str) -> str:
+        if not self._query:
+            return path
+        return f"{path}{'&' if '?' in path else '?'}{self._query}"
 
     async def _read(self, response: httpx.Response, operation: str) -> bytes:
         """The decompressed body; a small one that unpacks into a flood ends here."""
