@@ -4,27 +4,28 @@ import functools
 import threading
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.api import checkpoints, rest
-from tinker_actors.api.futures import Outcome, Pause, RoundTrips
+from tinker_actors.api.futures import RoundTrips
 from tinker_actors.clients.future import APIFuture
+from tinker_actors.clients.listing import Listing, Page, page, page_without_cursor
+from tinker_actors.clients.walk import Walk
 from tinker_actors.config import Credential, RecoveryPolicy, Settings
 from tinker_actors.config.credentials import claims_of
-from tinker_actors.errors import APIResponseValidationError, ConfigError, TinkerActorsError
+from tinker_actors.errors import ConfigError, TinkerActorsError
 from tinker_actors.types import ServerCapabilities
 from tinker_actors.types.rest import (
     AccessScope,
     Checkpoint,
     CheckpointArchiveUrlResponse,
     CheckpointsListResponse,
-    Cursor,
     ExternalWeightsUrlsResponse,
     GetSamplerResponse,
     GetSessionResponse,
@@ -37,7 +38,7 @@ from tinker_actors.types.rest import (
     WhoamiResponse,
 )
 
-__all__ = ["Listing", "RestClient"]
+__all__ = ["RestClient"]
 
 CLOSE_TIMEOUT_S = 5.0
 
@@ -141,9 +142,9 @@ class RestClient:
         """All session ids, page by page; see `list_sessions`."""
         rest.list_sessions(page_size, 0, access_scope)
 
-        def ask(offset: int) -> APIFuture[_Page[str]]:
+        def ask(offset: int) -> APIFuture[Page[str]]:
             future = self.list_sessions(page_size, offset, access_scope)
-            return future.then(lambda answer: _page_without_cursor(answer.sessions, offset, page_size))
+            return future.then(lambda answer: page_without_cursor(answer.sessions, offset, page_size))
 
         return Listing(ask)
 
@@ -217,9 +218,9 @@ class RestClient:
         """All training runs, page by page; see `list_training_runs`."""
         rest.list_training_runs(page_size, 0, access_scope, project_id)
 
-        def ask(offset: int) -> APIFuture[_Page[TrainingRun]]:
+        def ask(offset: int) -> APIFuture[Page[TrainingRun]]:
             future = self.list_training_runs(page_size, offset, access_scope, project_id)
-            return future.then(lambda answer: _page(answer.training_runs, answer.cursor, offset))
+            return future.then(lambda answer: page(answer.training_runs, answer.cursor, offset))
 
         return Listing(ask)
 
@@ -247,9 +248,9 @@ class RestClient:
         """The checkpoints of all of the caller's runs, page by page; see `list_user_checkpoints`."""
         checkpoints.list_user_checkpoints(page_size, 0)
 
-        def ask(offset: int) -> APIFuture[_Page[Checkpoint]]:
+        def ask(offset: int) -> APIFuture[Page[Checkpoint]]:
             future = self.list_user_checkpoints(page_size, offset)
-            return future.then(lambda answer: _page(answer.checkpoints, answer.cursor, offset))
+            return future.then(lambda answer: page(answer.checkpoints, answer.cursor, offset))
 
         return Listing(ask)
 
@@ -414,7 +415,7 @@ class RestClient:
         return APIFuture(self._kept_for(self._runtime.fetch(call)))
 
     def _follow(self, steps: RoundTrips[T]) -> APIFuture[T]:
-        return APIFuture(self._kept_for(_Walk(self._runtime, steps).future), is_cancellable=True)
+        return APIFuture(self._kept_for(Walk(self._runtime, steps).future), is_cancellable=True)
 
     def _kept_for(self, future: "Future[T]") -> "Future[T]":
         """The same; until it is done, the client is not collected, and so not closed."""
@@ -447,118 +448,3 @@ def _identify(credential: Credential, future: "Future[WhoamiResponse]") -> None:
         future.set_result(WhoamiResponse.from_claims(claims_of(key)))
     except TinkerActorsError as error:
         future.set_exception(error)
-
-
-# Several round trips ----------------------------------------------------------------------------
-
-
-class _Walk(Generic[T]):
-    """Carries out round trips: calls over the network, pauses on the tree's clock. It decides nothing.
-
-    Args:
-        runtime: whose network it is.
-        steps: the round trips, not begun.
-    """
-
-    def __init__(self, runtime: Runtime, steps: RoundTrips[T]) -> None:
-        self.future: Future[T] = Future()
-        """The result; cancelling it ends the walk at its next step."""
-        self._runtime = runtime
-        self._steps = steps
-        runtime.published.when_stopped(self, self._fail)
-        try:
-            self._take(next(steps))
-        except TinkerActorsError:
-            runtime.published.forget(self)
-            raise
-
-    def _take(self, step: Any) -> None:
-        if isinstance(step, Pause):
-            settle = partial(self._runtime.settler.run, partial(self._go_on, None))
-            self._runtime.tree.clock.schedule(step.delay_s, settle)
-        else:
-            self._runtime.fetch(step).add_done_callback(self._note)
-
-    def _note(self, done: "Future[Any]") -> None:
-        error = done.exception()
-        if error is None:
-            self._go_on(done.result())
-        elif isinstance(error, TinkerActorsError):
-            self._go_on(error)
-        else:
-            self._fail(error)
-
-    def _go_on(self, outcome: Outcome) -> None:
-        if self.future.done():
-            self._steps.close()
-            self._runtime.published.forget(self)
-            return
-        try:
-            self._take(self._steps.send(outcome))
-        except StopIteration as end:
-            self._runtime.published.forget(self)
-            self._runtime.settler.settle(self.future, end.value)
-        except TinkerActorsError as error:
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        self._runtime.published.forget(self)
-        self._runtime.settler.fail(self.future, error)
-
-
-# Pages ------------------------------------------------------------------------------------------
-
-
-class _Page(NamedTuple, Generic[T]):
-    entries: Sequence[T]
-    next_offset: int | None
-
-
-def _page(entries: Sequence[T], cursor: Cursor | None, offset: int) -> _Page[T]:
-    following = None if cursor is None or not entries else cursor.next_offset
-    if following is not None and following <= offset:
-        raise APIResponseValidationError(
-            f"the page at offset {offset} was wanted, got one that ends before {following}"
-        )
-    return _Page(entries, following)
-
-
-def _page_without_cursor(entries: Sequence[T], offset: int, limit: int) -> _Page[T]:
-    """A page of a list that has no cursor ends it when it is short."""
-    return _Page(entries, offset + len(entries) if len(entries) >= limit else None)
-
-
-class Listing(Generic[T]):
-    """All entries of a list, asked for page by page while they are taken: by `for`, or by `async for`.
-
-    Each iteration begins anew. It ends with the error of the page that could not be had.
-    """
-
-    def __init__(self, ask: Callable[[int], APIFuture[_Page[T]]]) -> None:
-        self._ask = ask
-
-    def __iter__(self) -> Iterator[T]:
-        before, offset = None, 0
-        while True:
-            page = self._ask(offset).result()
-            yield from _fresh(page, before)
-            if page.next_offset is None:
-                return
-            before, offset = page, page.next_offset
-
-    async def __aiter__(self) -> AsyncIterator[T]:
-        before, offset = None, 0
-        while True:
-            page = await self._ask(offset)
-            for entry in _fresh(page, before):
-                yield entry
-            if page.next_offset is None:
-                return
-            before, offset = page, page.next_offset
-
-
-def _fresh(page: _Page[T], before: _Page[T] | None) -> Sequence[T]:
-    """The page's entries, unless the service gives the same page again and again."""
-    if before is not None and page.entries and page.entries == before.entries:
-        raise APIResponseValidationError("another page was wanted, got the same one again")
-    return page.entries
