@@ -1,23 +1,60 @@
 """One forward_backward as several requests: how data are split, and how results are put together again."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from tinker_actors.errors import APIResponseValidationError
-from tinker_actors.types import Datum, ForwardBackwardOutput
+from tinker_actors.types import (
+    Chunk,
+    Datum,
+    DmelChunk,
+    EncodedTextChunk,
+    ForwardBackwardOutput,
+    ImageAssetPointerChunk,
+    ImageChunk,
+    ModelInput,
+)
 
-__all__ = ["MAX_CHUNK_BYTES", "MAX_CHUNK_DATA", "combine", "split"]
+__all__ = [
+    "JSON_TOKEN_BYTES",
+    "MAX_CHUNK_BYTES",
+    "MAX_CHUNK_DATA",
+    "TOKEN_BYTES",
+    "combine",
+    "estimate_bytes",
+    "estimate_input_bytes",
+    "split",
+]
 
 MAX_CHUNK_DATA = 1024
 """Data per request, the official SDK's default."""
 MAX_CHUNK_BYTES = 5_000_000
 """Estimated bytes per request, the official SDK's default."""
-_TOKEN_BYTES = 4
+TOKEN_BYTES = 4
+"""Of a token in protobuf."""
+JSON_TOKEN_BYTES = 10
+"""Of a token in JSON, the official SDK's estimate."""
 
 
 def estimate_bytes(datum: Datum) -> int:
-    """About how many bytes `datum` takes on the wire; framing is not counted."""
-    tensors = sum(tensor.to_numpy().nbytes for tensor in datum.loss_fn_inputs.values())
-    return _TOKEN_BYTES * datum.model_input.length + tensors
+    """About how many bytes `datum` takes on the wire; framing and provenance are not counted."""
+    tensors = sum(tensor.nbytes for tensor in datum.loss_fn_inputs.values())
+    return estimate_input_bytes(datum.model_input, token_bytes=TOKEN_BYTES) + tensors
+
+
+def estimate_input_bytes(model_input: ModelInput, *, token_bytes: int) -> int:
+    """About how many bytes `model_input` takes, with so many for each token of text."""
+    return sum(_chunk_bytes(chunk, token_bytes) for chunk in model_input.chunks)
+
+
+def _chunk_bytes(chunk: Chunk, token_bytes: int) -> int:
+    match chunk:
+        case EncodedTextChunk():
+            return token_bytes * chunk.length
+        case ImageChunk(data=data) | DmelChunk(dmel=data):
+            return len(data)
+        case ImageAssetPointerChunk(location=location):
+            return len(location)
 
 
 def split(
@@ -45,7 +82,7 @@ def combine(outputs: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
     `hash2` (sum modulo 2**64); others are left out. Source: the official SDK 0.38.
 
     Raises:
-        APIResponseValidationError: a metric's name has not exactly one colon.
+        APIResponseValidationError: a metric's name has not exactly one colon, or a hash is no number.
     """
     first = outputs[0]
     metrics: dict[str, float] = {}
@@ -79,6 +116,8 @@ def _reduce(key: str, values: list[float], weights: list[int]) -> dict[str, floa
         case "slack":
             return {key: max(values) - mean}
         case "hash2":
+            if not all(math.isfinite(value) for value in values):
+                raise APIResponseValidationError(f"metric {key!r} must be a number, got {values}")
             return {key: sum(int(value) % 2**64 for value in values) % 2**64}
         case "unique":
             return {key: values[0]} | {f"{key}_{n}": value for n, value in enumerate(values[1:], 1)}
