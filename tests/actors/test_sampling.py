@@ -44,8 +44,10 @@ def test_samples_under_way_when_the_actor_crashes_are_drawn_again(server: Server
         with expect(service._runtime.tree, ChildStarted, path=SAMPLER, epoch=2, timeout_s=WAIT_S):
             futures = [sampler.sample(PROMPT, 2, GREEDY) for _ in range(8)]
             crash(service.address(SAMPLER))
-        drawn = [future.result(WAIT_S).sequences for future in futures]
-        assert all(sequence.tokens == wanted for sequences in drawn for sequence in sequences)
+        drawn = [sequence for future in futures for sequence in future.result(WAIT_S).sequences]
+        assert all(sequence.tokens == wanted for sequence in drawn)
+        ids = {sequence.sequence_id for sequence in drawn} - {None}
+        assert len(ids) == len(drawn)
 
 
 def test_an_unnamed_sampler_holds_the_weights_of_its_place_in_the_order(server: Server) -> None:

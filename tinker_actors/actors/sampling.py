@@ -1,5 +1,6 @@
 """A sampler: its sampling session on the service, and the requests to it."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Publis
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
 from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send
 from tinker_actors.api.futures import sample_result
-from tinker_actors.api.sampling import asample, create_sampling_session
+from tinker_actors.api.sampling import SampleOptions, asample, complete, create_sampling_session
 from tinker_actors.errors import (
     APIResponseValidationError,
     FutureExpiredError,
@@ -22,7 +23,7 @@ from tinker_actors.errors import (
     TinkerActorsError,
 )
 from tinker_actors.supervision import Stop, SupervisedActor
-from tinker_actors.types import ModelInput, SampleResponse, SamplingParams
+from tinker_actors.types import ModelInput, SamplingParams
 from tinker_actors.wire.calls import Answer
 
 __all__ = ["SampleOrder", "Sampler", "SamplingActor", "Woken"]
@@ -35,9 +36,8 @@ class SampleOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What one call of `sample` asks for."""
 
     prompt: ModelInput
-    num_samples: int
     sampling_params: SamplingParams
-    prompt_logprobs: bool = False
+    options: SampleOptions
 
 
 class Woken:
@@ -60,6 +60,7 @@ class Sampler:
         base_model: sample from this base model,
         model_path: or from these saved weights,
         sampling_session_id: or from an ephemeral save.
+        record_stability_info: have the service keep what `stable_reinforce` needs of each sequence.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class Sampler:
         base_model: str | None = None,
         model_path: str | None = None,
         sampling_session_id: str | None = None,
+        record_stability_info: bool = False,
     ) -> None:
         self.name = name
         self.base_model = base_model
         self.model_path = model_path
         self.sampling_session_id = sampling_session_id
+        self.record_stability_info = record_stability_info
         self.submissions: Submissions[SampleOrder] = Submissions(settler, cancellable=True)
         self.ready: Future[None] = Future()
         """Done once the service knows the sampler."""
@@ -106,7 +109,7 @@ class SamplingActor(SupervisedActor):
         self._published = published
         self._session_id: str | None = None
         self._under_way: dict[int, Submission[SampleOrder]] = {}
-        self._sequence_ids: dict[int, list[str]] = {}
+        self._sequence_ids: dict[int, Sequence[str]] = {}
         self._next = 0
 
     def on_start(self) -> None:
@@ -146,8 +149,8 @@ class SamplingActor(SupervisedActor):
             case _Cancelled(number) if number in self._under_way:
                 self._give_up(number)
             case Accepted(int(number), handle) if number in self._under_way:
-                ids = handle.sample_sequence_ids
-                self._sequence_ids[number] = list(ids) if ids is not msgspec.UNSET else []
+                if handle.sample_sequence_ids is not msgspec.UNSET:
+                    self._sequence_ids[number] = handle.sample_sequence_ids
             case Answered(int(number), answer) if number in self._under_way:
                 self._settle(number, answer)
             case Failed(int(number), error) if number in self._under_way:
@@ -188,14 +191,7 @@ class SamplingActor(SupervisedActor):
         number, self._next = self._next, self._next + 1
         self._under_way[number] = submission
         order = submission.request
-        call = asample(
-            self._session_id,
-            number,
-            order.prompt,
-            order.sampling_params,
-            num_samples=order.num_samples,
-            prompt_logprobs=order.prompt_logprobs,
-        )
+        call = asample(self._session_id, number, order.prompt, order.sampling_params, order.options)
         self._transport.tell(
             Send(call, number, self.context.me, owner=self._owner(number), expected=sample_result)
         )
@@ -218,15 +214,13 @@ class SamplingActor(SupervisedActor):
             raise Stop
 
     def _settle(self, number: int, answer: Answer) -> None:
-        submission, ids = self._under_way.pop(number), self._sequence_ids.pop(number, [])
+        submission, ids = self._under_way.pop(number), self._sequence_ids.pop(number, None)
         try:
-            response: SampleResponse = sample_result.read(answer)
+            response = complete(sample_result.read(answer), submission.request.options, ids)
         except APIResponseValidationError as error:
             self._sampler.submissions.fail(submission.ticket, error)
-            return
-        for sequence, sequence_id in zip(response.sequences, ids, strict=False):
-            sequence.sequence_id = sequence_id
-        self._sampler.submissions.settle(submission.ticket, response)
+        else:
+            self._sampler.submissions.settle(submission.ticket, response)
 
     def _note_failure(self, number: int, error: TinkerActorsError) -> None:
         submission = self._under_way.pop(number)

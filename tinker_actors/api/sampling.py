@@ -1,18 +1,24 @@
 """Sampling endpoints."""
 
+from collections.abc import Iterator, Sequence
+
+import msgspec
 from msgspec import UNSET
 
-from tinker_actors.types import ModelInput, SamplingParams
+from tinker_actors.errors import APIResponseValidationError
+from tinker_actors.types import ModelInput, PromptAltTokens, SampleResponse, SamplingParams, TensorData
 from tinker_actors.wire.calls import Call, Pool, json_body, read_json
 from tinker_actors.wire.documents import (
     CreateSamplingSessionRequest,
     FutureHandle,
-    SampleRequest,
     SamplingSessionCreated,
+    SentSampleRequest,
+    SentSamplingParams,
 )
+from tinker_actors.wire.json import tensor_document
 from tinker_actors.wire.retry import PATIENT
 
-__all__ = ["asample", "create_sampling_session"]
+__all__ = ["SampleOptions", "asample", "complete", "create_sampling_session"]
 
 
 def create_sampling_session(
@@ -39,23 +45,49 @@ def create_sampling_session(
     )
 
 
+class SampleOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sample request asks for beside its prompt and how tokens are drawn."""
+
+    num_samples: int = 1
+    """Sequences."""
+    prompt_logprobs: bool = False
+    """Score the prompt's tokens."""
+    topk_prompt_logprobs: int = 0
+    """Give so many of the likeliest tokens at each prompt position."""
+    topk_sample_logprobs: int = 0
+    """Give so many of the likeliest tokens at each drawn position."""
+    target_prompt_logprobs: TensorData | None = None
+    """Score these ids; int64, shape (prompt tokens - 1, K), -1 for none."""
+    prompt_alt_tokens_k: int = 0
+    """Draw so many tokens in place of each of the prompt's."""
+    prompt_logprobs_last_n: int | None = None
+    """Score only so many of the prompt's last tokens."""
+    record_stability_info: bool = False
+    """Have the service keep what `stable_reinforce` needs of the sequences."""
+
+
 def asample(
     sampling_session_id: str,
     seq_id: int,
     prompt: ModelInput,
     sampling_params: SamplingParams,
-    *,
-    num_samples: int = 1,
-    prompt_logprobs: bool = False,
+    options: SampleOptions,
 ) -> Call[FutureHandle]:
     """Sequences that continue `prompt`; the same ids give the same request."""
-    request = SampleRequest(
+    targets, last_n = options.target_prompt_logprobs, options.prompt_logprobs_last_n
+    request = SentSampleRequest(
         prompt=prompt,
-        sampling_params=sampling_params,
+        sampling_params=_sent(sampling_params),
         sampling_session_id=sampling_session_id,
         seq_id=seq_id,
-        num_samples=num_samples,
-        prompt_logprobs=prompt_logprobs,
+        num_samples=options.num_samples,
+        prompt_logprobs=options.prompt_logprobs,
+        topk_prompt_logprobs=options.topk_prompt_logprobs,
+        topk_sample_logprobs=options.topk_sample_logprobs,
+        target_prompt_logprobs=UNSET if targets is None else tensor_document(targets),
+        prompt_alt_tokens_k=options.prompt_alt_tokens_k,
+        prompt_logprobs_last_n=UNSET if last_n is None else last_n,
+        record_stability_info=options.record_stability_info,
     )
     return Call(
         operation="asample",
@@ -66,3 +98,95 @@ def asample(
         retry=PATIENT,
         read=read_json(FutureHandle),
     )
+
+
+def _sent(params: SamplingParams) -> SentSamplingParams:
+    return SentSamplingParams(
+        max_tokens=UNSET if params.max_tokens is None else params.max_tokens,
+        seed=UNSET if params.seed is None else params.seed,
+        stop=UNSET if params.stop is None else params.stop,
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+    )
+
+
+def complete(
+    response: SampleResponse, options: SampleOptions, sequence_ids: Sequence[str] | None
+) -> SampleResponse:
+    """`response` with the ids that its sequences were given when they were asked for.
+
+    Services that do not know an option leave out its answer and say nothing.
+
+    Args:
+        response: as the service gave it.
+        options: what it was asked.
+        sequence_ids: out of the answer to asample; None if the service gives none.
+
+    Raises:
+        APIResponseValidationError: an answer that was asked for is missing, or covers what it should not.
+    """
+    for name, answer in _asked(response, options):
+        if answer is None:
+            raise APIResponseValidationError(
+                f"{name} was asked for, but the service gave none; it may be older than that option"
+            )
+    _check_last_n(response.prompt_logprobs, options.prompt_logprobs_last_n)
+    _check_targets(response.target_prompt_logprobs, options.target_prompt_logprobs)
+    _check_alternatives(response.prompt_alt_tokens, options.prompt_alt_tokens_k)
+    if sequence_ids is not None:
+        if len(sequence_ids) != len(response.sequences):
+            raise APIResponseValidationError(
+                f"each sequence needs an id, got {len(sequence_ids)} for {len(response.sequences)} sequences"
+            )
+        for sequence, sequence_id in zip(response.sequences, sequence_ids, strict=True):
+            sequence.sequence_id = sequence_id
+    return response
+
+
+def _asked(response: SampleResponse, options: SampleOptions) -> Iterator[tuple[str, object]]:
+    """Each option that asks for an answer, and that answer."""
+    if options.prompt_logprobs:
+        yield "include_prompt_logprobs", response.prompt_logprobs
+    if options.topk_prompt_logprobs:
+        yield "topk_prompt_logprobs", response.topk_prompt_logprobs_np
+    if options.target_prompt_logprobs is not None:
+        yield "target_prompt_logprobs", response.target_prompt_logprobs
+    if options.prompt_alt_tokens_k:
+        yield "prompt_alt_tokens_k", response.prompt_alt_tokens
+    if options.topk_sample_logprobs:
+        for sequence in response.sequences:
+            if sequence.tokens:
+                yield "topk_sample_logprobs", sequence.topk_logprobs_np
+
+
+def _check_last_n(logprobs: list[float | None] | None, last_n: int | None) -> None:
+    if logprobs is None or last_n is None:
+        return
+    scored = [place for place, logprob in enumerate(logprobs[:-last_n]) if logprob is not None]
+    if scored:
+        raise APIResponseValidationError(
+            f"prompt_logprobs_last_n={last_n} was asked for, but the service scored position {scored[0]} of "
+            f"{len(logprobs)}, too; it may be older than that option"
+        )
+
+
+def _check_targets(answer: TensorData | None, question: TensorData | None) -> None:
+    if answer is None or question is None:
+        return
+    if (answer.dtype, answer.shape) != ("float32", question.shape):
+        raise APIResponseValidationError(
+            f"target_prompt_logprobs must be float32 of shape {question.shape}, got {answer!r}"
+        )
+
+
+def _check_alternatives(answer: PromptAltTokens | None, k: int) -> None:
+    if answer is None or not k:
+        return
+    shape = answer.tokens.shape
+    dtypes = (answer.tokens.dtype, answer.logprobs.dtype)
+    if dtypes != ("int64", "float32") or answer.logprobs.shape != shape or shape[1:] != [k]:
+        raise APIResponseValidationError(
+            f"prompt_alt_tokens must be int64 ids and float32 logprobs of shape [prompt tokens - 1, {k}], "
+            f"got {answer.tokens!r} and {answer.logprobs!r}"
+        )

@@ -1,15 +1,25 @@
 """Sampling, as the official SDK names it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 from tinker_actors.actors.sampling import SampleOrder, Sampler
+from tinker_actors.api.sampling import SampleOptions
 from tinker_actors.clients.future import APIFuture
 from tinker_actors.clients.vocabulary import Vocabulary
-from tinker_actors.errors import ValidationError
+from tinker_actors.errors import ShapeError, ValidationError
 from tinker_actors.tokenization import Tokenizer, get_tokenizer
-from tinker_actors.types import ModelInput, SampleResponse, SamplingParams
-from tinker_actors.types.checks import flag, whole
+from tinker_actors.types import (
+    Chunk,
+    EncodedTextChunk,
+    ModelInput,
+    SampleResponse,
+    SamplingParams,
+    TensorData,
+    token_ids,
+)
+from tinker_actors.types.checks import MOST_INT32, flag, whole
+from tinker_actors.types.topk import TopkRows
 
 __all__ = ["SamplingClient"]
 
@@ -31,28 +41,48 @@ class SamplingClient:
         num_samples: int,
         sampling_params: SamplingParams,
         include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: TensorData | None = None,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: int | None = None,
     ) -> APIFuture[SampleResponse]:
         """Draw `num_samples` sequences that continue `prompt`.
+
+        A result without something that was asked for is an `APIResponseValidationError` of the future:
+        services older than an option leave its answer out.
 
         Args:
             prompt: what they continue.
             num_samples: how many.
             sampling_params: how tokens are drawn.
             include_prompt_logprobs: also give the logprobs of the prompt's own tokens.
+            topk_prompt_logprobs: also give so many of the likeliest tokens at each prompt position.
+            topk_sample_logprobs: also give so many of the likeliest tokens at each drawn position.
+            target_prompt_logprobs: also give the logprobs of these ids, int64 of shape
+                (prompt tokens - 1, K): row i is scored at prompt position i + 1, -1 is left out. A sparse
+                tensor names only the cells it lists.
+            prompt_alt_tokens_k: also draw so many tokens in place of each prompt token after the first.
+            prompt_logprobs_last_n: score only so many of the prompt's last tokens, from 1 to all but the first.
 
         Raises:
             ValidationError: an argument is wrong; nothing was sent.
         """
-        model_input = ModelInput.of(prompt)
-        self._vocabulary.check(model_input.to_numpy(), "prompt")
-        if model_input.length == 0:
-            raise ValidationError("a prompt needs at least one token, got none")
+        model_input = self._prompt(prompt)
+        length = model_input.known_length
+        score = flag("include_prompt_logprobs", include_prompt_logprobs)
+        options = SampleOptions(
+            num_samples=whole("num_samples", num_samples, least=1, most=MOST_INT32),
+            prompt_logprobs=score,
+            topk_prompt_logprobs=_count("topk_prompt_logprobs", topk_prompt_logprobs),
+            topk_sample_logprobs=_count("topk_sample_logprobs", topk_sample_logprobs),
+            target_prompt_logprobs=self._targets(target_prompt_logprobs, length),
+            prompt_alt_tokens_k=_count("prompt_alt_tokens_k", prompt_alt_tokens_k),
+            prompt_logprobs_last_n=_last_n(prompt_logprobs_last_n, length, is_scored=score),
+            record_stability_info=self._sampler.record_stability_info,
+        )
         order = SampleOrder(
-            # Lists of plain integers are what JSON can hold, whatever the caller's sequences are.
-            prompt=ModelInput.from_ints(model_input.to_numpy().tolist()),
-            num_samples=whole("num_samples", num_samples, least=1),
-            sampling_params=SamplingParams.of(sampling_params),
-            prompt_logprobs=flag("include_prompt_logprobs", include_prompt_logprobs),
+            prompt=model_input, sampling_params=SamplingParams.of(sampling_params), options=options
         )
         return APIFuture(self._sampler.submissions.add(order), is_cancellable=True)
 
@@ -60,14 +90,88 @@ class SamplingClient:
         """`sample`, awaited."""
         return await self.sample(*args, **kwargs)
 
-    def compute_logprobs(self, prompt: ModelInput | Sequence[int]) -> APIFuture[list[float | None]]:
-        """The logprob of each token of `prompt` given those before it, nats; the first is None."""
-        response = self.sample(prompt, 1, SamplingParams(max_tokens=1), include_prompt_logprobs=True)
-        return response.then(lambda result: result.prompt_logprobs or [])
+    @overload
+    def compute_logprobs(
+        self, prompt: ModelInput | Sequence[int], prompt_logprobs_last_n: int | None = None
+    ) -> APIFuture[list[float | None]]: ...
 
-    async def compute_logprobs_async(self, prompt: ModelInput | Sequence[int]) -> list[float | None]:
+    @overload
+    def compute_logprobs(
+        self,
+        prompt: ModelInput | Sequence[int],
+        prompt_logprobs_last_n: int | None = None,
+        *,
+        topk_prompt_logprobs: int,
+    ) -> APIFuture[tuple[list[float | None], TopkRows]]: ...
+
+    def compute_logprobs(
+        self,
+        prompt: ModelInput | Sequence[int],
+        prompt_logprobs_last_n: int | None = None,
+        *,
+        topk_prompt_logprobs: int | None = None,
+    ) -> APIFuture[Any]:
+        """The logprob of each token of `prompt` given those before it, nats; the first is None.
+
+        Args:
+            prompt: what is scored.
+            prompt_logprobs_last_n: score only so many of its last tokens; the others are None.
+            topk_prompt_logprobs: also give so many of the likeliest tokens at each position; the result is
+                then a pair of the logprobs and of these.
+
+        Raises:
+            ValidationError: an argument is wrong; nothing was sent.
+        """
+        response = self.sample(
+            prompt,
+            1,
+            SamplingParams(max_tokens=1),
+            include_prompt_logprobs=True,
+            topk_prompt_logprobs=0 if topk_prompt_logprobs is None else topk_prompt_logprobs,
+            prompt_logprobs_last_n=prompt_logprobs_last_n,
+        )
+        if topk_prompt_logprobs is None:
+            return response.then(lambda result: result.prompt_logprobs)
+        return response.then(lambda result: (result.prompt_logprobs, result.topk_prompt_logprobs or []))
+
+    async def compute_logprobs_async(self, *args: Any, **kwargs: Any) -> Any:
         """`compute_logprobs`, awaited."""
-        return await self.compute_logprobs(prompt)
+        return await self.compute_logprobs(*args, **kwargs)
+
+    def _prompt(self, prompt: Any) -> ModelInput:
+        """`prompt` in plain values, which JSON can hold, whatever the caller's sequences are."""
+        given = ModelInput.of(prompt)
+        self._vocabulary.check(given.text_ids(), "prompt")
+        chunks: list[Chunk] = [
+            EncodedTextChunk(tokens=token_ids(chunk.tokens).tolist())
+            if isinstance(chunk, EncodedTextChunk)
+            else chunk
+            for chunk in given.chunks
+        ]
+        model_input = ModelInput(chunks=chunks)
+        if model_input.known_length == 0:
+            raise ValidationError("a prompt needs at least one token, got none")
+        return model_input
+
+    def _targets(self, targets: Any, length: int | None) -> TensorData | None:
+        if targets is None:
+            return None
+        tensor = TensorData.of(targets)
+        if tensor.dtype != "int64":
+            raise ValidationError(f"target_prompt_logprobs must be int64 token ids, got {tensor.dtype}")
+        rows = tensor.shape[0]
+        if len(tensor.shape) != 2 or (length is not None and rows != length - 1):  # noqa: PLR2004 - a matrix
+            wanted = "prompt tokens - 1" if length is None else length - 1
+            raise ShapeError(f"target_prompt_logprobs must have shape ({wanted}, K), got {tensor.shape}")
+        ids = tensor.values[tensor.values != -1]
+        if ids.size == 0:
+            raise ValidationError("target_prompt_logprobs must name at least one token id, got none")
+        if ids.min() < 0 or ids.max() > MOST_INT32:
+            raise ValidationError(
+                f"target_prompt_logprobs must hold token ids or -1, got {ids.min()} to {ids.max()}"
+            )
+        self._vocabulary.check(ids, "target_prompt_logprobs")
+        return tensor
 
     def get_base_model(self) -> str:
         """Name of the base model."""
@@ -83,3 +187,16 @@ class SamplingClient:
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a SamplingClient belongs to its process; create one there from the same model_path")
+
+
+def _count(name: str, value: Any) -> int:
+    return whole(name, value, least=0, most=MOST_INT32)
+
+
+def _last_n(value: Any, length: int | None, *, is_scored: bool) -> int | None:
+    if value is None:
+        return None
+    if not is_scored:
+        raise ValidationError("prompt_logprobs_last_n is about prompt logprobs; set include_prompt_logprobs")
+    most = MOST_INT32 if length is None else max(1, length - 1)
+    return whole("prompt_logprobs_last_n", value, least=1, most=most)
