@@ -79,6 +79,8 @@ class Children:
     ) -> None:
         self.verdict: ExitReason | None = None
         """Set once the supervisor must end itself."""
+        self._leaving: ExitReason | None = None
+        """What it ends with as soon as it is up."""
         self.is_up = False
         """Whether the static children have all started once."""
         self.is_stopping = False
@@ -255,6 +257,7 @@ class Children:
             else:
                 self.plan = None
                 self.is_up = True
+                self.verdict = self.verdict or self._leaving
 
     def _go_on_after(self, child: Child) -> None:
         plan = self.plan
@@ -348,7 +351,10 @@ class Children:
             one for one in self.table.values() if one.spec.significant and one.slot.state is not State.DOWN
         ]
         if self.flags.auto_shutdown is AutoShutdown.ANY_SIGNIFICANT or not others:
-            self.verdict = Shutdown(f"{child.slot.path} ended, and it was significant")
+            # While its first children start, a supervisor that ended would be one that failed to start.
+            self._leaving = Shutdown(f"{child.slot.path} ended, and it was significant")
+            if self.is_up:
+                self.verdict = self._leaving
 
     def _restart(self, child: Child, reason: ExitReason) -> None:
         now = self._runtime.clock.now()
