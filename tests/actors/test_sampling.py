@@ -128,3 +128,13 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(server: Server) -> 
             service.create_sampling_client()
         with pytest.raises(TinkerPathError, match="kind sampler_weights"):
             service.create_sampling_client(model_path="tinker://m/weights/x")
+
+
+def test_a_sampler_over_a_path_knows_its_base_model(server: Server) -> None:
+    with client(server, None) as service:
+        training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
+        path = training.save_weights_for_sampler("here").result(WAIT_S).path
+        sampler = service.create_sampling_client(model_path=path).result(WAIT_S)
+        assert sampler.get_base_model() == "local/tiny"
+        with pytest.raises(ta.ValidationError, match="vocabulary of local/tiny"):
+            sampler.sample(ta.ModelInput.from_ints([10**6]), 1, GREEDY)

@@ -119,7 +119,7 @@ def test_coroutines_that_submit_give_futures_and_the_others_give_values(server: 
         assert path is not None
         for sampler in (
             await training.create_sampling_client_async(path, retry_config=None),
-            await service.create_sampling_client_async(base_model="local/tiny", record_stability_info=True),
+            await service.create_sampling_client_async(base_model="local/tiny", record_stability_info=False),
             await training.save_weights_and_get_sampling_client_async(record_stability_info=False),
         ):
             prompt = ta.ModelInput.from_ints([65])

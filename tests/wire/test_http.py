@@ -18,7 +18,7 @@ from tinker_actors.errors import (
     ConflictError,
     InternalServerError,
 )
-from tinker_actors.wire.calls import Answer, Call
+from tinker_actors.wire.calls import Answer, Call, read_json
 from tinker_actors.wire.compression import compressed
 from tinker_actors.wire.http import HttpxTransport
 
@@ -134,3 +134,10 @@ def test_what_is_packed_unpacks_to_the_same() -> None:
     packed = compressed(b"a" * 1000)
     assert packed is not None
     assert (len(packed) < 100, zstandard.decompress(packed)) == (True, b"a" * 1000)
+
+
+def test_an_answer_nested_beyond_measure_is_text_and_fits_no_type() -> None:
+    answer = Answer(200, {}, b"[" * 10**5)
+    assert answer.document() == "[" * 10**5
+    with pytest.raises(APIResponseValidationError):
+        read_json(dict)(answer)

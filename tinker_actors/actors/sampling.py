@@ -1,5 +1,6 @@
 """A sampler: its sampling session on the service, and the requests to it."""
 
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Publis
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
 from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send
 from tinker_actors.api.futures import sample_result
+from tinker_actors.api.rest import get_sampler
 from tinker_actors.api.sampling import SampleOptions, asample, complete, create_sampling_session
 from tinker_actors.errors import (
     APIResponseValidationError,
@@ -61,6 +63,7 @@ class Sampler:
         model_path: or from these saved weights,
         sampling_session_id: or from an ephemeral save.
         record_stability_info: have the service keep what `stable_reinforce` needs of each sequence.
+        trained_from: the base model of the weights; empty lets the service be asked.
     """
 
     def __init__(
@@ -72,12 +75,15 @@ class Sampler:
         model_path: str | None = None,
         sampling_session_id: str | None = None,
         record_stability_info: bool = False,
+        trained_from: str = "",
     ) -> None:
         self.name = name
         self.base_model = base_model
         self.model_path = model_path
         self.sampling_session_id = sampling_session_id
         self.record_stability_info = record_stability_info
+        self.trained_from = base_model or trained_from
+        """Name of the base model, as far as it is known; set before `ready`."""
         self.submissions: Submissions[SampleOrder] = Submissions(settler, cancellable=True)
         self.ready: Future[None] = Future()
         """Done once the service knows the sampler."""
@@ -108,6 +114,8 @@ class SamplingActor(SupervisedActor):
         self._sampler = sampler
         self._published = published
         self._session_id: str | None = None
+        self._created: str | None = None
+        """The sampling session whose base model is being looked up."""
         self._under_way: dict[int, Submission[SampleOrder]] = {}
         self._sequence_ids: dict[int, Sequence[str]] = {}
         self._next = 0
@@ -139,6 +147,12 @@ class SamplingActor(SupervisedActor):
                 self._send_creation()
             case Failed("create", error):
                 self._sampler.close(error)
+            case Answered("look up", answer):
+                self._note_base_model(answer)
+            case Failed("look up", OutcomeUnknownError()):
+                self._look_up()
+            case Failed("look up", _) if self._created is not None:
+                self._serve_session(self._created)  # a service that cannot say; it checks tokens itself
             case _:
                 self._receive(message)
                 self._end_if_retired()
@@ -171,8 +185,23 @@ class SamplingActor(SupervisedActor):
             created = self._creating.read(answer)
         except APIResponseValidationError as error:
             self._sampler.close(error)
-        else:
+            return
+        if self._sampler.trained_from:
             self._serve_session(created.sampling_session_id)
+        else:
+            self._created = created.sampling_session_id
+            self._look_up()
+
+    def _look_up(self) -> None:
+        """Ask what the weights were trained from, for the tokenizer and the checks that need it."""
+        assert self._created is not None  # noqa: S101 - looked up when it is there
+        self._transport.tell(Send(get_sampler(self._created), "look up", self.context.me))
+
+    def _note_base_model(self, answer: Answer) -> None:
+        assert self._created is not None  # noqa: S101 - looked up when it is there
+        with contextlib.suppress(APIResponseValidationError):
+            self._sampler.trained_from = get_sampler(self._created).read(answer).base_model
+        self._serve_session(self._created)
 
     def _serve_session(self, sampling_session_id: str) -> None:
         self._session_id = sampling_session_id

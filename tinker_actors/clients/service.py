@@ -244,7 +244,7 @@ class ServiceClient:
         model_path: str | None = None,
         base_model: str | None = None,
         retry_config: Any = None,  # noqa: ARG002 - the SDK's; ours retries by rules of its own
-        record_stability_info: bool = False,  # noqa: ARG002 - the SDK's
+        record_stability_info: bool = False,
     ) -> ClientFuture[SamplingClient]:
         """A sampler over saved weights or over a base model.
 
@@ -257,7 +257,11 @@ class ServiceClient:
             model_path = str(CheckpointPath.parse(model_path, kind="sampler_weights"))
         else:
             text("base_model", base_model)
-        return self._make_sampler(model_path, base_model=base_model)
+        return self._make_sampler(
+            model_path,
+            base_model=base_model,
+            record_stability_info=flag("record_stability_info", record_stability_info),
+        )
 
     async def create_sampling_client_async(self, *args: Any, **kwargs: Any) -> SamplingClient:
         """`create_sampling_client`, awaited."""
@@ -270,6 +274,7 @@ class ServiceClient:
         base_model: str | None = None,
         sampling_session_id: str | None = None,
         trained_from: str = "",
+        record_stability_info: bool = False,
     ) -> ClientFuture[SamplingClient]:
         sampler = Sampler(
             str(next(self._samplers)),
@@ -277,12 +282,14 @@ class ServiceClient:
             base_model=base_model,
             model_path=model_path,
             sampling_session_id=sampling_session_id,
+            record_stability_info=record_stability_info,
+            trained_from=trained_from,
         )
         self._runtime.start_sampler(sampler)
         ready = APIFuture(sampler.ready)
 
         def make(_: None) -> SamplingClient:
-            client = SamplingClient(sampler, base_model or trained_from)
+            client = SamplingClient(sampler, sampler.trained_from)
             weakref.finalize(client, self._runtime.retire_sampler, sampler).atexit = False
             return client
 

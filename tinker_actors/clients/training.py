@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from tinker_actors.actors.run import Run, TrainingOperation
 from tinker_actors.actors.runtime import Runtime
@@ -156,9 +155,9 @@ class TrainingClient:
         return APIFuture(self._run.submit(TrainingOperation.train(kind, known, loss_fn, settings, limits)))
 
     def _check(self, number: int, datum: Datum, loss_fn: str) -> None:
-        tokens = datum.model_input.to_numpy()
-        self._vocabulary.check(tokens, f"datum {number}")
-        if tokens.size == 0:
+        self._vocabulary.check(datum.model_input.text_ids(), f"datum {number}")
+        length = datum.model_input.known_length
+        if length == 0:
             raise ValidationError(f"a datum needs at least one input token, datum {number} has none")
         inputs = datum.loss_fn_inputs
         missing = [name for name in _REQUIRED.get(loss_fn, ()) if name not in inputs]
@@ -167,15 +166,15 @@ class TrainingClient:
                 f"{loss_fn} needs {' and '.join(missing)}; datum {number} has {sorted(inputs)}"
             )
         if not missing and "target_tokens" in _REQUIRED.get(loss_fn, ()):
-            self._check_targets(number, tokens, inputs["target_tokens"], inputs["weights"])
+            self._check_targets(number, length, inputs["target_tokens"], inputs["weights"])
 
     def _check_targets(
-        self, number: int, tokens: NDArray[Any], target_tokens: TensorData, weights: TensorData
+        self, number: int, length: int | None, target_tokens: TensorData, weights: TensorData
     ) -> None:
         targets = target_tokens.to_numpy()
-        if targets.shape[:1] != tokens.shape:
+        if length is not None and targets.shape[:1] != (length,):
             raise ShapeError(
-                f"target_tokens must have one entry per input token, {tokens.size}; datum {number} has {targets.shape}"
+                f"target_tokens must have one entry per input token, {length}; datum {number} has {targets.shape}"
             )
         if weights.shape != target_tokens.shape:
             raise ShapeError(
@@ -229,7 +228,7 @@ class TrainingClient:
         self,
         name: str | None = None,
         retry_config: Any = None,  # noqa: ARG002 - the SDK's; ours retries by rules of its own
-        record_stability_info: bool = False,  # noqa: ARG002 - the SDK's
+        record_stability_info: bool = False,
         kind: str = "snapshot",
     ) -> ClientFuture[SamplingClient]:
         """Save what sampling needs, under `name` or under none, and sample from it.
@@ -239,6 +238,7 @@ class TrainingClient:
         """
         if kind != "snapshot":
             raise ValidationError(f'kind must be "snapshot", got {kind!r}')
+        keeps_stability = flag("record_stability_info", record_stability_info)
         content = SaveContent() if name is None else _save_content(name, None, None)
         saved = self._run.submit(TrainingOperation.save(Kind.SAVE_FOR_SAMPLER, content))
         client: Future[SamplingClient] = Future()
@@ -247,7 +247,7 @@ class TrainingClient:
         def on_saved(done: "Future[SaveWeightsForSamplerResponse]") -> None:
             try:
                 response = done.result()
-                sampler = self._sampler_over(response)
+                sampler = self._sampler_over(response, record_stability_info=keeps_stability)
                 sampler.add_done_callback(lambda made: _copy_outcome(made, client))
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to who waits
                 client.set_exception(error)
@@ -263,7 +263,7 @@ class TrainingClient:
         self,
         model_path: str,
         retry_config: Any = None,  # noqa: ARG002 - the SDK's; ours retries by rules of its own
-        record_stability_info: bool = False,  # noqa: ARG002 - the SDK's
+        record_stability_info: bool = False,
     ) -> ClientFuture[SamplingClient]:
         """Sample from sampler weights saved earlier.
 
@@ -271,17 +271,24 @@ class TrainingClient:
             TinkerPathError: the path is malformed, or is not one of sampler weights.
         """
         path = str(CheckpointPath.parse(model_path, kind="sampler_weights"))
-        return self._make_sampler(path, trained_from=self._base_model)
+        return self._make_sampler(
+            path,
+            trained_from=self._base_model,
+            record_stability_info=flag("record_stability_info", record_stability_info),
+        )
 
     async def create_sampling_client_async(self, *args: Any, **kwargs: Any) -> SamplingClient:
         """`create_sampling_client`, awaited."""
         return await self.create_sampling_client(*args, **kwargs)
 
-    def _sampler_over(self, saved: SaveWeightsForSamplerResponse) -> ClientFuture[SamplingClient]:
+    def _sampler_over(
+        self, saved: SaveWeightsForSamplerResponse, *, record_stability_info: bool
+    ) -> ClientFuture[SamplingClient]:
         return self._make_sampler(
             saved.path,
             sampling_session_id=saved.sampling_session_id,
             trained_from=self._base_model,
+            record_stability_info=record_stability_info,
         )
 
     # Looking -------------------------------------------------------------------------------------

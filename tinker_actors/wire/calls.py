@@ -45,7 +45,7 @@ class Answer(msgspec.Struct, frozen=True):
         """The body as JSON, or as text where it is no JSON."""
         try:
             return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self.body.decode("utf-8", "replace")
 
     def success(self) -> "Answer":
@@ -98,7 +98,7 @@ def read_json(kind: type[T]) -> Callable[[Answer], T]:
     def read(answer: Answer) -> T:
         try:
             return msgspec.json.decode(answer.body or b"{}", type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             name = getattr(kind, "__name__", str(kind))
             raise APIResponseValidationError(f"an answer of type {name} was wanted: {error}") from error
 
