@@ -155,11 +155,13 @@ def test_empty_tree_stops_cleanly(start_tree: StartTree) -> None:
 
 
 def test_static_children_start_in_list_order(start_tree: StartTree, log: list[str]) -> None:
+    """SUP-03."""
     start_tree(*(ChildSpec(name, lambda: Recorder(log)) for name in "cab"))
     assert log == ["+c", "+a", "+b"]
 
 
 def test_next_child_starts_only_when_the_one_before_is_up(blocked: Blocked, log: list[str]) -> None:
+    """SUP-03."""
     tree = tree_of(ChildSpec("slow", blocked), ChildSpec("next", lambda: Recorder(log)))
     starter = threading.Thread(target=tree.start)
     starter.start()
@@ -281,6 +283,7 @@ def test_child_that_fails_to_start_by_command_is_forgotten(
 def test_child_of_any_restart_type_that_fails_to_start_by_command_is_forgotten(
     start_tree: StartTree, restart: Restart
 ) -> None:
+    """SUP-08."""
     root = start_tree().address("root")
     with pytest.raises(StartFailedError):
         root.call(StartChild(ChildSpec("bad", refuse, restart)))
@@ -290,6 +293,7 @@ def test_child_of_any_restart_type_that_fails_to_start_by_command_is_forgotten(
 def test_child_that_fails_to_start_by_command_is_kept_and_tried_again_if_its_starter_said_so(
     start_tree: StartTree, clock: VirtualClock, log: list[str]
 ) -> None:
+    """SUP-08."""
     tree = start_tree(clock=clock)
     spec = ChildSpec("a", lambda: Moody(log, moods), backoff=Backoff(base_s=5.0))
     moods = ["bad", "good"]
@@ -318,6 +322,7 @@ def test_start_that_fails_is_announced_once_and_never_as_a_start(
 
 
 def test_factory_that_returns_the_same_actor_again_is_refused(start_tree: StartTree) -> None:
+    """SUP-08."""
     made: list[Echo] = []
 
     def once() -> Echo:
@@ -427,6 +432,18 @@ def test_tree_starts_once(start_tree: StartTree) -> None:
     tree = start_tree()
     with pytest.raises(RuntimeStoppedError):
         tree.start()
+
+
+def test_tree_whose_root_fails_at_once_leaves_no_thread_of_its_clock_behind() -> None:
+    """SUP-08."""
+    before = set(threading.enumerate())
+    for _ in range(20):
+        with pytest.raises(StartFailedError):
+            ActorTree(ChildSpec("root", refuse, kind=Kind.SUPERVISOR)).start(10.0)
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(5.0)
+    assert [thread.name for thread in left if thread.is_alive()] == []
 
 
 def test_tree_that_is_not_up_in_time_is_taken_down(blocked: Blocked) -> None:
