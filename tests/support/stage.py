@@ -39,7 +39,8 @@ class Puppet(Incarnation):
     def __init__(self, runtime: Runtime, slot: Slot, parent: Parent) -> None:
         super().__init__(runtime, slot, parent)
         self.mailbox = _Ear(self)
-        self.stage = cast(Desk, parent).stage
+        self.desk = cast(Desk, parent)
+        self.stage = self.desk.stage
         self.id = slot.spec.id
         self.is_acknowledged = self.is_asked_to_stop = self.is_over = False
 

@@ -41,6 +41,8 @@ class ModelChild:
     failures: int = 0
     up_since: float = math.inf
     pause: "Pause | None" = None
+    gate: Gate | None = None
+    """Must be open before it is started again."""
     starter: Answer | None = None
     if_start_fails: str = "decide"
 
@@ -56,8 +58,7 @@ class Pause:
 
     child: ModelChild
     due: float
-    """Infinite while it waits at the gate."""
-    gate: Gate | None
+    """Infinite while it waits at its gate."""
 
 
 @dataclass(eq=False)
@@ -132,7 +133,7 @@ class SupervisorModel:
             self.paused = None
         if child.state == "running":
             self._stop(child)
-        child.pause, child.if_start_fails = None, "decide"
+        child.pause, child.gate, child.if_start_fails = None, None, "decide"
         self._answer_starter(child, "StartFailedError")
         self._leave_down(child)
         self._run()
@@ -152,6 +153,7 @@ class SupervisorModel:
             child.if_start_fails = "down"
             self._launch(child)
         else:
+            child.gate = None
             self._resume(child)
         self._rest()
         return answer
@@ -181,7 +183,7 @@ class SupervisorModel:
     def open_gate(self, gate: Gate) -> None:
         """Let those go on that wait at it."""
         for pause in list(self.pauses):
-            if pause.gate is gate and pause.due == math.inf:
+            if pause.child.gate is gate and pause.due == math.inf:
                 self.pauses.remove(pause)
                 self.over.append(pause)
         self._rest()
@@ -231,7 +233,7 @@ class SupervisorModel:
         name = child.spec.id
         self.log.append(f"start {name}")
         child.name.epoch += 1
-        child.pause = None
+        child.pause = child.gate = None
         told = self.starts.get(name)
         how = told.pop(0) if told else "up"
         if how == "up":
@@ -301,15 +303,15 @@ class SupervisorModel:
         delay_s = min(backoff.cap_s, backoff.base_s * 2**child.failures)
         child.failures += 1
         child.name.restarts += 1
-        gate = child.spec.gate if is_free else None
+        child.gate = child.spec.gate if is_free else None
         if not self.is_dynamic and self.flags.strategy != "one_for_one":
-            self._restart_group(child, delay_s, gate)
+            self._restart_group(child, delay_s)
         elif delay_s > 0:
-            self._pause(child, delay_s, gate)
+            self._pause(child, delay_s)
         else:
             self._launch(child)
 
-    def _restart_group(self, failed: ModelChild, delay_s: float, gate: Gate | None) -> None:
+    def _restart_group(self, failed: ModelChild, delay_s: float) -> None:
         order = list(self.table.values())
         first = 0 if self.flags.strategy == "one_for_all" else order.index(failed)
         waiting = [*self.queue, self.paused]
@@ -328,19 +330,23 @@ class SupervisorModel:
         self.queue = returning
         if delay_s > 0:
             self.paused = failed
-            self._pause(failed, delay_s, gate)
+            self._pause(failed, delay_s)
         self._run()
 
     def _run(self) -> None:
         while self.queue and self.paused is None and not self.is_over:
-            self._launch(self.queue.pop(0))
+            child = self.queue[0]
+            if child.gate is not None and not child.gate.is_open:
+                self.paused = child
+                self._pause(child, 0.0)
+            else:
+                self._launch(self.queue.pop(0))
         if not self.queue and self.paused is None:
             self.is_up = True
 
-    def _pause(self, child: ModelChild, delay_s: float, gate: Gate | None) -> None:
-        is_held = gate is not None and not gate.is_open
-        due = math.inf if is_held else self.now + delay_s
-        child.state, child.pause = "backing_off", Pause(child, due, gate)
+    def _pause(self, child: ModelChild, delay_s: float) -> None:
+        is_held = child.gate is not None and not child.gate.is_open
+        child.state, child.pause = "backing_off", Pause(child, math.inf if is_held else self.now + delay_s)
         self.pauses.append(child.pause)
 
     def _resume(self, child: ModelChild) -> None:
@@ -371,10 +377,10 @@ class SupervisorModel:
         """Act upon the pauses that are over."""
         while self.over:
             pause = self.over.pop(0)
-            child, gate = pause.child, pause.gate
+            child = pause.child
             if child.pause is not pause or self.is_over:
                 continue
-            if gate is not None and not gate.is_open:
-                self._pause(child, 0.0, gate)
+            if child.gate is not None and not child.gate.is_open:
+                self._pause(child, 0.0)
             else:
                 self._resume(child)
