@@ -108,6 +108,7 @@ def _restart_child(children: Children, child: Child, reply: Reply) -> None:
             children.lifecycle.launch(child)
         case State.BACKING_OFF:
             child.starter = reply
+            child.gate = None  # who asks for it now does not want to wait
             children.resume(child)
         case State.PENDING:
             raise CommandRefusedError(f"{child.slot.path} waits for its turn to start", answer="restarting")
