@@ -299,18 +299,7 @@ def test_child_terminated_at_its_gate_does_not_start_when_it_opens(
     assert tree.address("root/sup").call(CountChildren()).active == 0
 
 
-IN_A_GROUP = pytest.mark.xfail(strict=True, reason="waits for the gate after all")
-
-
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        "one_for_one",
-        pytest.param("one_for_all", marks=IN_A_GROUP),
-        pytest.param("rest_for_one", marks=IN_A_GROUP),
-        "dynamic",
-    ],
-)
+@pytest.mark.parametrize("strategy", ["one_for_one", "one_for_all", "rest_for_one", "dynamic"])
 def test_child_restarted_by_command_does_not_wait_for_its_gate(
     start_tree: StartTree, clock: VirtualClock, gate: Gate, strategy: str
 ) -> None:

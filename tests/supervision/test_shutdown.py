@@ -368,29 +368,31 @@ def get_stuck(tree: ActorTree, path: str) -> None:
     Stuck.entered.wait(5.0)
 
 
-def test_stuck_supervisor_does_not_hold_up_the_stop(start_tree: StartTree, stuck: type[Stuck]) -> None:
+def test_stuck_supervisor_does_not_hold_up_the_stop(
+    start_tree: StartTree, stuck: type[Stuck], block: Block
+) -> None:
     """SHU-02."""
-    leaf = [ChildSpec("leaf", lambda: Recorder([]))]
-    tree = start_tree(ChildSpec("mid", lambda: stuck(leaf), kind=Kind.SUPERVISOR))
+    tree = start_tree(ChildSpec("mid", lambda: stuck([block.spec()]), kind=Kind.SUPERVISOR))
+    block.begin(tree, "root/mid/stubborn")
     get_stuck(tree, "root/mid")
-    with expect(tree, ShutdownEnded, abandoned=("root/mid", "root/mid/leaf")):
+    with expect(tree, ShutdownEnded, abandoned=("root/mid", "root/mid/stubborn")):
         tree.stop(0.3)
 
 
-def test_stuck_root_does_not_hold_up_the_stop(stuck: type[Stuck]) -> None:
+def test_stuck_root_does_not_hold_up_the_stop(stuck: type[Stuck], block: Block) -> None:
     """SHU-02."""
-    leaf = [ChildSpec("leaf", lambda: Recorder([]))]
-    tree = ActorTree(ChildSpec("root", lambda: stuck(leaf), kind=Kind.SUPERVISOR))
+    tree = ActorTree(ChildSpec("root", lambda: stuck([block.spec()]), kind=Kind.SUPERVISOR))
     tree.start()
+    block.begin(tree)
     get_stuck(tree, "root")
     with (
         expect(tree, ChildAbandoned, path="root", after_s=0.0),
         expect(tree, ChildExited, path="root", reason=Killed(0.0), expected=True),
-        expect(tree, ShutdownEnded, abandoned=("root", "root/leaf")),
+        expect(tree, ShutdownEnded, abandoned=("root", "root/stubborn")),
     ):
         tree.stop(0.0)
     with pytest.raises(RuntimeStoppedError):
-        tree.address("root/leaf").call("hello")
+        tree.address("root/stubborn").call("hello")
 
 
 def test_termination_of_a_stuck_supervisor_takes_those_below_it_along(

@@ -430,7 +430,6 @@ def test_two_dynamic_children_that_crash_at_once_are_restarted_once_each(
     assert epochs(tree, "root/sup") == {"a": 2, "b": 1, "c": 2}
 
 
-@pytest.mark.xfail(strict=True, reason="the new plan forgets the gates of those that waited in the old one")
 def test_group_restart_by_an_earlier_sibling_keeps_a_child_before_its_closed_gate(
     start_tree: StartTree, log: list[str], clock: VirtualClock
 ) -> None:
