@@ -328,6 +328,22 @@ def test_supervisor_whose_child_waits_at_a_gate_can_be_stopped(
     assert node(tree).epoch == 1
 
 
+@EACH_STRATEGY
+@pytest.mark.parametrize("command", [TerminateChild("a"), RestartChild("a"), TerminateChild("sup")])
+def test_gate_keeps_nobody_who_waits_no_more(
+    start_tree: StartTree,
+    clock: VirtualClock,
+    gate: Gate,
+    strategy: str,
+    command: TerminateChild | RestartChild,
+) -> None:
+    """SUP-25."""
+    tree = grow(start_tree, clock, strategy, patient("a", gate))
+    fail_for_free(tree)
+    tree.address("root" if command.id == "sup" else "root/sup").call(command)
+    assert gate._waiting == {}
+
+
 # Gates in strategies with groups.
 
 

@@ -249,6 +249,16 @@ def test_child_that_was_ignored_is_not_waited_for_and_ends_nobody(start_tree: St
         end(tree, "b", "normal")
 
 
+@pytest.mark.parametrize("auto_shutdown", [ANY, ALL])
+@pytest.mark.parametrize("restart", [Restart.TRANSIENT, Restart.TEMPORARY])
+def test_only_significant_child_that_was_ignored_ends_nobody(
+    start_tree: StartTree, auto_shutdown: AutoShutdown, restart: Restart
+) -> None:
+    """SUP-02, SUP-26."""
+    ignored = ChildSpec("a", nothing_to_run, restart, significant=True)
+    assert lives(grow(start_tree, auto_shutdown, ignored, ChildSpec("b", Doer)))
+
+
 def test_significant_child_may_be_added_by_command(start_tree: StartTree) -> None:
     """SUP-26."""
     tree = grow(start_tree, ANY)

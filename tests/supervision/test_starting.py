@@ -34,6 +34,7 @@ from tinker_actors.supervision import (
     SupervisedActor,
     Supervisor,
     TerminateChild,
+    Timer,
     WhichChildren,
     ZombieEnded,
 )
@@ -675,6 +676,29 @@ def test_start_time_out_at_a_restart_starts_another_and_uses_up_a_restart(
     with expect(tree, ChildRestarting, epoch=2) as got, expect(tree, ChildStarted, epoch=3):
         clock.advance(3.0)
     assert got.event.in_window == 2
+
+
+class LateClock(VirtualClock):
+    """Keeps what it was to call, so that a timer can fire although it was cancelled a moment before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.callbacks: dict[float, Callable[[], object]] = {}
+
+    def schedule(
+        self, delay_s: float, callback: Callable[[], object], *, in_background: bool = False
+    ) -> Timer:
+        self.callbacks[delay_s] = callback
+        return super().schedule(delay_s, callback, in_background=in_background)
+
+
+def test_late_timer_of_a_start_leaves_the_child_alone_that_is_up(start_tree: StartTree) -> None:
+    """SUP-09."""
+    clock = LateClock()
+    tree = start_tree(ChildSpec("a", Echo, start_timeout_s=7.0), clock=clock)
+    clock.callbacks[7.0]()
+    assert tree.address("root").call(CountChildren()).active == 1
+    assert tree.address("root/a").call("hello") == "hello"
 
 
 # What `on_start` may do.
