@@ -4,10 +4,7 @@ Nothing here waits. Each step is taken when a signal or a command comes. All of 
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from tinker_actors.errors import StartFailedError
 from tinker_actors.supervision.address import Address
@@ -26,6 +23,7 @@ from tinker_actors.supervision.flags import SupervisorFlags
 from tinker_actors.supervision.gates import Gate
 from tinker_actors.supervision.lifecycle import Child, Lifecycle
 from tinker_actors.supervision.names import Slot, State
+from tinker_actors.supervision.plan import Plan, queue
 from tinker_actors.supervision.signals import (
     Exited,
     RetryDue,
@@ -43,29 +41,7 @@ from tinker_actors.supervision.specs import (
     comes_back,
 )
 
-__all__ = ["Children", "Plan"]
-
-
-# A plain dict finds its first entry by walking over all that were taken out before.
-Queue: TypeAlias = OrderedDict[str, Child]
-
-
-@dataclass(slots=True)
-class Plan:
-    """Stops and starts of several children, one after another."""
-
-    to_stop: Queue = field(default_factory=OrderedDict)
-    """By id, in the order of stopping."""
-    to_start: Queue = field(default_factory=OrderedDict)
-    """By id, in the order of starting, after all stops."""
-    paused: Child | None = None
-    """The child whose backoff passes between the stops and the starts."""
-    delay_s: float = 0.0
-    """That backoff."""
-    gate: Gate | None = None
-    """What it waits for instead of a time."""
-    awaited: Child | None = None
-    """The child whose next signal lets the plan go on."""
+__all__ = ["Children", "start_failure"]
 
 
 class Children:
@@ -453,11 +429,6 @@ class Children:
 
     def _publish(self, event: Event) -> None:
         self._runtime.events.publish(event)
-
-
-def queue(children: Sequence[Child]) -> Queue:
-    """Those children, by id, in that order."""
-    return OrderedDict((child.spec.id, child) for child in children)
 
 
 def start_failure(path: str, error: BaseException) -> StartFailedError:

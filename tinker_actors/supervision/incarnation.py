@@ -5,9 +5,7 @@ asked, and posts exactly one `Exited`.
 """
 
 import contextlib
-import inspect
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 
 from pykka import ActorRegistry
@@ -18,6 +16,7 @@ from tinker_actors.supervision.actor import SupervisedActor
 from tinker_actors.supervision.address import IncarnationAddress
 from tinker_actors.supervision.context import Context
 from tinker_actors.supervision.current import enter, leave
+from tinker_actors.supervision.endings import forget_locals, hooks_of
 from tinker_actors.supervision.events import ChildAbandoned, ErrorContained, StallWarning
 from tinker_actors.supervision.exits import (
     NORMAL,
@@ -28,7 +27,6 @@ from tinker_actors.supervision.exits import (
     StartFailed,
     Stop,
     cause_of,
-    is_clean,
 )
 from tinker_actors.supervision.loop import Loop
 from tinker_actors.supervision.mailbox import Envelope, Lane, Mailbox
@@ -42,7 +40,6 @@ from tinker_actors.supervision.watchdog import stack_of
 __all__ = ["Handling", "Incarnation"]
 
 _EXIT_HOOKS_S = 5.0
-_SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 class _Fenced(BaseException):
@@ -357,7 +354,7 @@ class Incarnation:
         """Let go of the actor and say that it is over."""
         error = cause_of(reason)
         if error is not None:
-            self._guarded("traceback", lambda: _forget_locals(error))
+            self._guarded("traceback", lambda: forget_locals(error))
         if isinstance(error, KeyboardInterrupt):
             self.runtime.on_interrupt()
         for reply in self.stop_replies:
@@ -369,7 +366,7 @@ class Incarnation:
 
     def _run_hooks(self, actor: SupervisedActor, reason: ExitReason) -> None:
         """Run the hooks of the end; past their time limit the exit is posted without them."""
-        hooks = _hooks_of(actor, reason)
+        hooks = hooks_of(actor, reason)
         if not hooks:
             return
         if self.slot.state is not State.STOPPING and not self.is_fenced:  # else it has its limit, or had it
@@ -422,33 +419,3 @@ class Incarnation:
 def _unregister(actor: SupervisedActor) -> None:
     ActorRegistry.unregister(actor.actor_ref)
     actor.actor_stopped.set()
-
-
-def _hooks_of(actor: SupervisedActor, reason: ExitReason) -> list[tuple[str, Callable[[], object]]]:
-    """The hooks the class has of its own, in the order in which they run."""
-    kind = type(actor)
-    error = cause_of(reason)
-    hooks: list[tuple[str, Callable[[], object]]] = []
-    if is_clean(reason):
-        if kind.on_stop is not SupervisedActor.on_stop:
-            hooks.append(("on_stop", actor.on_stop))
-    elif error is not None and kind.on_failure is not SupervisedActor.on_failure:
-        hooks.append(("on_failure", lambda: actor.on_failure(type(error), error, error.__traceback__)))
-    if kind.on_exit is not SupervisedActor.on_exit:
-        hooks.append(("on_exit", lambda: actor.on_exit(reason)))
-    return hooks
-
-
-def _forget_locals(error: BaseException | None) -> None:
-    """Let the tracebacks keep their lines but no locals, so that a remembered crash keeps no actor alive.
-
-    Frames of generators and coroutines are left alone: clearing a suspended one would end it.
-    """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            if not frame.f_code.co_flags & _SUSPENDABLE:
-                with contextlib.suppress(RuntimeError):  # still running
-                    frame.clear()
-        error = error.__cause__ or error.__context__
