@@ -288,10 +288,6 @@ class ModelMachine(RuleBasedStateMachine):
     @rule(pick=picks)
     def restart_child(self, pick: int) -> None:
         name = self.aim(pick, "down", "backing_off")
-        child = self.model.table.get(name)
-        # TODO(supervision): a plan holds it at its closed gate all the same  # noqa: FIX002, TD003
-        if child is not None and child is self.model.paused and child.gate is not None:
-            return
         self.asked.append((self.ask(RestartChild(name)), self.model.restart(name)))
 
     @precondition(lambda self: not self.is_over)
