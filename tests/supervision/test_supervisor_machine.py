@@ -167,6 +167,10 @@ class ModelMachine(RuleBasedStateMachine):
         return self.model.is_over
 
     @property
+    def states(self) -> set[str]:
+        return {child.state for child in self.model.table.values()}
+
+    @property
     def somebody_runs(self) -> bool:
         return not self.is_over and bool(self.model.running)
 
@@ -256,6 +260,12 @@ class ModelMachine(RuleBasedStateMachine):
         self.stage.pass_time(seconds)
         self.model.pass_time(seconds)
 
+    @precondition(lambda self: self.gate.is_open and any(child.gate for child in self.model.table.values()))
+    @rule()
+    def close_gate_before_a_pause_is_over(self) -> None:
+        self.gate.close()
+        self.pass_time(2.5)
+
     # Commands.
 
     def ask(self, command: Command) -> Reply:
@@ -290,6 +300,14 @@ class ModelMachine(RuleBasedStateMachine):
         name = self.aim(pick, "down", "backing_off")
         self.asked.append((self.ask(RestartChild(name)), self.model.restart(name)))
 
+    @precondition(lambda self: not self.is_over and "pending" in self.states)
+    @rule(pick=picks)
+    def jump_the_queue(self, pick: int) -> None:
+        name = self.aim(pick, "pending")
+        self.asked.append((self.ask(TerminateChild(name)), self.model.terminate(name)))
+        if not self.is_over:
+            self.asked.append((self.ask(RestartChild(name)), self.model.restart(name)))
+
     @precondition(lambda self: not self.is_over)
     @rule(pick=picks)
     def delete_child(self, pick: int) -> None:
@@ -318,10 +336,12 @@ class ModelMachine(RuleBasedStateMachine):
     # The supervisor's own life.
 
     @precondition(lambda self: not self.is_over)
-    @rule(within_s=st.sampled_from([None, 0.0, 2.0, math.inf]))
-    def shut_down(self, within_s: float | None) -> None:
+    @rule(within_s=st.sampled_from([None, 0.0, 2.0, math.inf]), is_heard=st.booleans())
+    def shut_down(self, within_s: float | None, is_heard: bool) -> None:
         if within_s is None:
             return
+        for child in self.model.running if not is_heard else []:
+            self.arm_stop(child.spec.id, "hang")
         deadline = self.model.now + within_s
         self.stage.desk.post(StopRequest(deadline))
         self.stage.rest()
@@ -380,7 +400,7 @@ class ModelMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "model") or self.is_over:
             return
-        self.shut_down(math.inf)
+        self.shut_down(math.inf, is_heard=True)
         self.they_were_started_and_stopped_in_the_order_of_the_model()
         self.nothing_is_left_of_a_supervisor_that_ended()
         assert "open" not in [word_of(reply) for reply, _ in self.asked]
@@ -541,6 +561,9 @@ class OrderMachine(RuleBasedStateMachine):
         if not hasattr(self, "stage"):
             return
         stage = self.stage
+        if stage.deadline < math.inf and not stage.is_over:
+            stage.only_wait(max(stage.deadline, stage.clock.now()))
+            assert stage.is_over, "it lived longer than its deadline"
         self.gate.open()
         stage.come_to_rest()
         assert all(reply.done() for reply in stage.replies)

@@ -2,11 +2,13 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from stage import Puppet, Stage
 
 from tinker_actors.supervision import (
+    ChildSpec,
     CountChildren,
     Reply,
     RestartChild,
@@ -17,9 +19,10 @@ from tinker_actors.supervision import (
     TerminateChild,
     WhichChildren,
 )
+from tinker_actors.supervision.exits import cause_of
 from tinker_actors.supervision.mailbox import Envelope
 from tinker_actors.supervision.names import State
-from tinker_actors.supervision.signals import Exited, StallDetected, Started
+from tinker_actors.supervision.signals import Exited, StallDetected, Started, StopRequest, StopTimedOut
 
 __all__ = ["JudgedStage"]
 
@@ -38,9 +41,27 @@ class JudgedStage(Stage):
         self.has_threads = True
         self._speaks_late = False
         self._known: dict[tuple[str, int], Puppet] = {}
+        self._since: dict[Puppet, float] = {}
+        """When the present time limit of each began: that of its start or that of its stop."""
         self._by_command: set[Puppet] = set()
         self._terminated: set[str] = set()
+        self._at_gate: set[str] = set()
+        self._forget()
+
+    def begin(self, specs: Sequence[ChildSpec]) -> None:
+        self._forget()
+        super().begin(specs)
+
+    def _forget(self) -> None:
+        """What was known of an earlier life is no help in the next one."""
+        self.late.clear()
+        self.deadline = math.inf
+        self._by_command.clear()
+        self._terminated.clear()
+        self._at_gate.clear()
         self._pauses: dict[str, float] = {}
+        self._down: set[str] = set()
+        self._restarts: dict[str, int] = {}
         self._message: Any = None
 
     @property
@@ -91,6 +112,17 @@ class JudgedStage(Stage):
             self.advance(max(0.0, due - self.clock.now()))
         raise AssertionError("it does not come to rest")
 
+    def only_wait(self, until: float) -> None:
+        """Let the children do nothing more, for so long."""
+        while True:
+            self.arrive(len(self.late))
+            self.deliver(len(self.signals))
+            if not self.late and not self.signals:
+                due = self.clock._heap.next_due()
+                if due > until:
+                    return
+                self.advance(max(0.0, due - self.clock.now()))
+
     def _go_on(self, puppet: Puppet) -> bool:
         if not puppet.is_acknowledged:
             puppet.acknowledge()
@@ -104,25 +136,48 @@ class JudgedStage(Stage):
 
     def handle(self, envelope: Envelope) -> None:
         message = self._message = envelope.message
-        if isinstance(message, StartChild):
-            self._terminated.discard(message.spec.id)
-        elif isinstance(message, RestartChild):
-            self._terminated.discard(message.id)
-        elif isinstance(message, TerminateChild) and message.id in self.children.table:
-            self._terminated.add(message.id)
-        self._pauses = {
-            child.spec.id: child.slot.due
-            for child in self.children.table.values()
-            if child.slot.state is State.BACKING_OFF
-        }
+        table = self.children.table
+        match message:
+            case StartChild(spec):
+                self._release(spec.id)
+            case RestartChild(name):
+                self._release(name)
+            case TerminateChild(name) if name in table:
+                self._release(name)
+                self._terminated.add(name)
+            case StopRequest(deadline):
+                self.deadline = min(self.deadline, deadline)
+        slots = {name: child.slot for name, child in table.items()}
+        self._pauses = {name: slot.due for name, slot in slots.items() if slot.state is State.BACKING_OFF}
+        self._down = {name for name, slot in slots.items() if slot.state is State.DOWN}
+        self._restarts = {name: slot.restarts for name, slot in slots.items()}
         before = self._picture() if self._is_stale(message) else None
         super().handle(envelope)
         assert before is None or before == self._picture(), f"{message} changed something"
+        restarted = self._restarted()
+        if restarted:
+            self._let_go_along()
+        for name in restarted:
+            if isinstance(message, Exited) and isinstance(
+                cause_of(message.reason), table[name].spec.free_causes
+            ):
+                self._at_gate.add(name)
         self._check_table()
-        if self.is_over:
-            assert not self.deferred, "a command has no answer although the supervisor ended"
-            self.late.clear()
-            self._terminated.clear()
+
+    def _restarted(self) -> list[str]:
+        """Those that this message made the supervisor restart, for their own sake."""
+        children = self.children.table.items()
+        return [name for name, child in children if child.slot.restarts > self._restarts.get(name, 0)]
+
+    def _let_go_along(self) -> None:
+        """A group restart takes those along that were down before."""
+        if self.is_grouped:
+            self._terminated -= self._down
+
+    def _release(self, name: str) -> None:
+        """A command is about this child: what held it before does not hold it any more."""
+        self._terminated.discard(name)
+        self._at_gate.discard(name)
 
     def on_launch(self, puppet: Puppet) -> None:
         message, table, name = self._message, self.children.table, puppet.id
@@ -135,7 +190,12 @@ class JudgedStage(Stage):
         assert not any(one.id == name and one.is_live for one in self.puppets), "two of one child"
         known = [epoch for one, epoch in self._known if one == name]
         assert puppet.epoch > max(known, default=0), "an epoch was given twice"
-        assert self.is_grouped or name not in self._terminated, "restarted after it was terminated"
+        if self._restarted():
+            self._let_go_along()
+        assert name not in self._terminated, "restarted after it was terminated"
+        gate = puppet.spec.gate
+        assert name not in self._at_gate or gate is None or gate.is_open, "started before a closed gate"
+        self._at_gate.discard(name)
         if is_asked_for:
             self._by_command.add(puppet)
         else:
@@ -147,6 +207,7 @@ class JudgedStage(Stage):
                 due = self._pauses.get(name, -math.inf)
                 assert due <= self.clock.now() or due == math.inf, "started before its pause was over"
         self._known[name, puppet.epoch] = puppet
+        self._since[puppet] = self.clock.now()
         if not self.has_threads:
             self.has_threads = True
             raise RuntimeError("can't start new thread")
@@ -155,6 +216,8 @@ class JudgedStage(Stage):
     def on_stop_request(self, puppet: Puppet) -> None:
         super().on_stop_request(puppet)
         message, table = self._message, self.children.table
+        if table[puppet.id].is_up:
+            self._since[puppet] = self.clock.now()
         if self.flags.is_dynamic or (isinstance(message, TerminateChild) and message.id == puppet.id):
             return
         assert self.children.is_stopping or self.is_grouped, "stopped although nothing concerned it"
@@ -163,6 +226,15 @@ class JudgedStage(Stage):
         if not self.children.is_stopping:
             alive -= self._by_command
         assert not alive, "stopped before a later one had ended"
+
+    def on_abandon(self, puppet: Puppet) -> None:
+        if isinstance(self._message, StallDetected):
+            return
+        assert isinstance(self._message, StopTimedOut) == puppet.is_asked_to_stop, "given up while it ran"
+        is_up = self.children.table[puppet.id].is_up
+        limit_s = puppet.spec.shutdown_limit_s if is_up else puppet.spec.start_limit_s
+        until = min(self._since[puppet] + limit_s, self.deadline)
+        assert self.clock.now() >= until, "given up before its time was over"
 
     def _is_stale(self, message: Any) -> bool:
         if not isinstance(message, _OF_ONE):
@@ -186,6 +258,7 @@ class JudgedStage(Stage):
             assert (child.incarnation is not None) == (child.slot.state in _HAS_ONE)
             assert child.slot.state is not State.RUNNING or child.is_up
         if self.is_over:
+            assert not self.deferred, "a command has no answer although the supervisor ended"
             assert not incarnations
             assert {child.slot.state for child in table.values()} <= {State.STOPPED}
 

@@ -56,6 +56,10 @@ class Puppet(Incarnation):
         self.is_acknowledged = True
         super().acknowledge()
 
+    def abandon(self, why: str) -> None:
+        self.stage.on_abandon(self)
+        super().abandon(why)
+
     def end(self, reason: ExitReason) -> None:
         """Do what its thread would do last."""
         self.is_over = True
@@ -167,6 +171,9 @@ class Stage:
     def on_stop_request(self, puppet: Puppet) -> None:
         """A child is asked to stop."""
         self.log.append(f"stop {puppet.id}")
+
+    def on_abandon(self, puppet: Puppet) -> None:
+        """A child is given up."""
 
 
 class PromptStage(Stage):
