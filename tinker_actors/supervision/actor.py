@@ -54,6 +54,7 @@ class SupervisedActor(ThreadingActor):
                     f"{cls.__qualname__}.{name} would replace a method of the kit; give it another name"
                 )
         check_exposed(cls)
+        _check_answers(cls)
 
     @classmethod
     def start(cls, *_args: Any, **_kwargs: Any) -> ActorRef[Self]:
@@ -75,3 +76,13 @@ class SupervisedActor(ThreadingActor):
 
     def on_exit(self, reason: ExitReason) -> None:
         """Release what the incarnation holds. Runs once, however it ended, after the mailbox closed."""
+
+
+def _check_answers(cls: type[SupervisedActor]) -> None:
+    answers: Any = cls.reply_errors
+    if not isinstance(answers, tuple) or not all(
+        isinstance(kind, type) and issubclass(kind, Exception) for kind in answers
+    ):
+        raise ConfigError(
+            f"{cls.__qualname__}.reply_errors must be a tuple of exception classes, got {answers!r}"
+        )

@@ -1,9 +1,8 @@
 """How to reach an actor: by its name, or by one incarnation of it."""
 
-import math
 import threading
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
 
 from tinker_actors.errors import (
     ConfigError,
@@ -13,6 +12,7 @@ from tinker_actors.errors import (
     TinkerActorsError,
     WouldDeadlockError,
 )
+from tinker_actors.supervision.checks import check_finite
 from tinker_actors.supervision.commands import Command
 from tinker_actors.supervision.current import current_incarnation
 from tinker_actors.supervision.mailbox import Envelope, Mailbox, Offer
@@ -99,8 +99,7 @@ class Address:
         runtime = self._runtime
         runtime.check_process()
         _check(mode, key)
-        if not 0 < timeout_s < math.inf:
-            raise ConfigError(f"timeout_s must be positive and finite, got {timeout_s}")
+        check_finite("timeout_s", timeout_s, above_zero=True)
         reply = Reply(runtime.clock, timeout_s=timeout_s, target=self.path)
         envelope = Envelope(message, reply, carries=mode == "wait", key=key, sent_at=runtime.clock.now())
         try:
@@ -144,11 +143,14 @@ class Address:
             NotDeliveredError: no interface was given and the actor was never built.
             ConfigError: the interface exposes nothing, or what cannot be exposed.
         """
+        check_finite("timeout_s", timeout_s, above_zero=True)
         if interface is None:
             slot = self._runtime.names.get(self.path)
             interface = None if slot is None else slot.interface
         if interface is None:
             raise NotDeliveredError(f"{self.path} was never built; give its class to proxy()")
+        if not isinstance(interface, type):
+            raise ConfigError(f"the interface of a proxy must be a class, got {interface!r}")
         if not getattr(interface, "exposed", ()):
             raise ConfigError(f"{interface.__qualname__}.exposed must name what a proxy offers, got none")
         check_exposed(interface)
@@ -208,6 +210,15 @@ class Address:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}>"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self  # a name: what is copied along with it means the same actor
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is good in this process only; send its path")
 
 
 def _check(mode: str, key: Hashable) -> None:

@@ -5,9 +5,11 @@ from typing import Any, TypeVar
 
 from tinker_actors.errors import ConfigError
 
-__all__ = ["check_choice", "check_count", "check_seconds"]
+__all__ = ["check_choice", "check_count", "check_finite", "check_path", "check_seconds"]
 
 C = TypeVar("C", bound=StrEnum)
+
+_LONGEST_S = 1e12
 
 
 def check_choice(name: str, value: Any, kind: type[C]) -> C:
@@ -32,6 +34,27 @@ def check_seconds(name: str, value: Any, *, above_zero: bool) -> None:
     if not is_number or not (value > 0 if above_zero else value >= 0):
         wanted = "seconds above 0" if above_zero else "0 or more seconds"
         raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+
+
+def check_finite(name: str, value: Any, *, above_zero: bool) -> None:
+    """Refuse what is no time, and infinity.
+
+    Raises:
+        ConfigError: it is no number, not finite, negative, or 0 where that makes no sense.
+    """
+    check_seconds(name, value, above_zero=above_zero)
+    if value > _LONGEST_S:
+        raise ConfigError(f"{name} must be finite, got {value!r}")
+
+
+def check_path(path: Any) -> None:
+    """Refuse what is no actor's path.
+
+    Raises:
+        ConfigError: it is no text, or empty.
+    """
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f"path must be the path of an actor, such as root/worker, got {path!r}")
 
 
 def check_count(name: str, value: Any, *, minimum: int) -> None:

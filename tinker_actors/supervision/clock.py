@@ -4,7 +4,6 @@ Timer callbacks are quick: they post a message or settle a reply.
 """
 
 import heapq
-import logging
 import math
 import threading
 import time
@@ -12,9 +11,9 @@ from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
-__all__ = ["Clock", "MonotonicClock", "Timer", "TimerHeap"]
+from tinker_actors.supervision.callbacks import run_callback
 
-logger = logging.getLogger(__name__)
+__all__ = ["Clock", "MonotonicClock", "Timer", "TimerHeap"]
 
 _COMPACT_ABOVE = 64
 
@@ -42,12 +41,8 @@ class Timer:
     def fire(self) -> None:
         """Run the callback unless cancelled; what it raises is logged."""
         callback, self._callback = self._callback, None
-        if callback is None:
-            return
-        try:
-            callback()
-        except Exception:
-            logger.exception("supervision.timer_failed")
+        if callback is not None:
+            run_callback(callback, "supervision.timer_failed")
 
 
 class Clock(Protocol):

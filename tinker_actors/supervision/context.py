@@ -1,14 +1,13 @@
 """What an actor is told about its place in the tree, and what it can do from there."""
 
-import math
 import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tinker_actors.errors import ConfigError
 from tinker_actors.supervision.address import Address, IncarnationAddress
+from tinker_actors.supervision.checks import check_choice, check_finite, check_path
 from tinker_actors.supervision.clock import Clock, Timer
 from tinker_actors.supervision.monitors import Monitor, Scope
 
@@ -46,8 +45,8 @@ class Context:
         A send from one actor to another whose mailbox is full waits up to `block_s` seconds for room. After that
         a tell is a dead letter and an ask fails with `MailboxFullError`: a slow receiver ends no sender.
         """
-        if not 0 <= block_s < math.inf:
-            raise ConfigError(f"block_s must be 0 or more and finite, got {block_s}")
+        check_path(path)
+        check_finite("block_s", block_s, above_zero=False)
         return Address(self._incarnation.runtime, path, block_s=block_s)
 
     def monitor(self, path: str, *, scope: Scope = Scope.INCARNATION) -> Monitor:
@@ -60,12 +59,18 @@ class Context:
         Returns:
             What `Down.id` will be, and the way to give it up: no `Down` comes after its `cancel()`.
         """
-        return self._incarnation.monitor(path, Scope(scope))
+        check_path(path)
+        return self._incarnation.monitor(path, check_choice("scope", scope, Scope))
 
     # Time.
 
     def send_after(self, delay_s: float, message: Any) -> Timer:
-        """Tell this incarnation `message` in `delay_s` seconds."""
+        """Tell this incarnation `message` in `delay_s` seconds.
+
+        Raises:
+            ConfigError: `delay_s` is no time.
+        """
+        check_finite("delay_s", delay_s, above_zero=False)
         return self.clock.schedule(delay_s, lambda: self.me.tell(message))
 
     def sleep(self, seconds: float) -> None:
@@ -73,7 +78,9 @@ class Context:
 
         Raises:
             FencedError: the incarnation was given up meanwhile.
+            ConfigError: `seconds` is no time.
         """
+        check_finite("seconds", seconds, above_zero=False)
         woken = threading.Event()
         timer = self.clock.schedule(seconds, woken.set)
         with self._incarnation.interrupts(woken.set):

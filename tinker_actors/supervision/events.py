@@ -3,13 +3,14 @@
 Listeners run on threads of their own behind a bounded queue, so none of them delays supervision.
 """
 
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 
+from tinker_actors.supervision.callbacks import run_callback
 from tinker_actors.supervision.exits import ExitReason
 
 __all__ = [
@@ -30,8 +31,6 @@ __all__ = [
     "StallWarning",
     "ZombieEnded",
 ]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,10 +228,7 @@ class _Listener:
                         return
                     self._ready.wait()
                 event = self._queue.popleft()
-            try:
-                self._callback(event)
-            except Exception:
-                logger.exception("supervision.listener_failed")
+            run_callback(partial(self._callback, event), "supervision.listener_failed")
 
 
 class EventStream:

@@ -6,6 +6,8 @@ Only values and the `Stop` signal live here.
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from tinker_actors.errors import ConfigError
+
 __all__ = [
     "IGNORED",
     "NORMAL",
@@ -118,9 +120,14 @@ class Stop(BaseException):
     Args:
         reason: how the supervisor shall see the end.
         reply: the answer to the ask being handled; without one its outcome is unknown.
+
+    Raises:
+        ConfigError: `reason` is none.
     """
 
     def __init__(self, reason: ExitReason = NORMAL, *, reply: Any = ...) -> None:
+        if not isinstance(reason, ExitReason):
+            raise ConfigError(f"Stop must have an exit reason, such as NORMAL or Shutdown(), got {reason!r}")
         super().__init__(reason)
         self.reason = reason
         self.reply = reply

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tinker_actors.errors import ConfigError
 from tinker_actors.supervision.checks import check_choice, check_count, check_seconds
@@ -51,6 +52,9 @@ def check_specs(specs: Sequence[ChildSpec], flags: SupervisorFlags) -> tuple[Chi
     Raises:
         ConfigError: an id stands there twice, something is no spec, or a child is significant where none can be.
     """
+    given: Any = specs
+    if not isinstance(given, list | tuple):
+        raise ConfigError(f"children must be a list of ChildSpecs, got {given!r}")
     seen: set[str] = set()
     for spec in specs:
         if not isinstance(spec, ChildSpec):

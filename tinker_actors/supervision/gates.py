@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable
 
+from tinker_actors.supervision.callbacks import run_callback
+
 __all__ = ["Gate"]
 
 
@@ -20,12 +22,12 @@ class Gate:
         return self._is_open
 
     def open(self) -> None:
-        """Let everybody through who waits, and whoever comes."""
+        """Let everybody through who waits, and whoever comes; what a callback raises is logged."""
         with self._lock:
             self._is_open = True
             waiting, self._waiting = list(self._waiting.values()), {}
         for callback in waiting:
-            callback()
+            run_callback(callback, "supervision.gate_callback_failed")
 
     def close(self) -> None:
         """Let nobody through from here on."""

@@ -6,7 +6,7 @@ into a live object.
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from tinker_actors.errors import ConfigError
 from tinker_actors.supervision.replies import Reply
@@ -91,6 +91,12 @@ def check_exposed(kind: type[Any]) -> None:
         raise ConfigError(f"{kind.__qualname__}.exposed must have each name once, got {exposed}")
 
 
+def _refuse_private(proxy: object, name: str) -> None:
+    """No interface has private names; Python asks for some, also of an object that is not complete yet."""
+    if name.startswith("_"):
+        raise AttributeError(f"a {type(proxy).__name__} has no attribute {name!r}")
+
+
 class ProxyMethod:
     """A method of a proxy: call it for a `Reply`, or `defer` it to expect none."""
 
@@ -117,6 +123,7 @@ class ProxyMethod:
         return CallMethod(self._name, args, kwargs)
 
     def __getattr__(self, name: str) -> "ProxyMethod":
+        _refuse_private(self, name)
         path = f"{self._name}.{name}"
         if path not in self._exposed:
             raise AttributeError(f"{self!r} has no member {name!r}")
@@ -141,6 +148,7 @@ class Proxy:
         object.__setattr__(self, "_timeout_s", timeout_s)
 
     def __getattr__(self, name: str) -> Any:
+        _refuse_private(self, name)
         interface = self._interface
         exposed = interface.exposed
         is_owner = any(path.startswith(f"{name}.") for path in exposed)
@@ -158,6 +166,15 @@ class Proxy:
 
     def __dir__(self) -> list[str]:
         return sorted({path.partition(".")[0] for path in self._interface.exposed})
+
+    def __copy__(self) -> "Proxy":
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "Proxy":
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is good in this process only; send its path")
 
     def __repr__(self) -> str:
         return f"<Proxy {self._interface.__qualname__} at {self._address.path}>"

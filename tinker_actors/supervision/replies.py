@@ -1,17 +1,15 @@
 """The answer to an ask: settled exactly once, by the actor, by its end, or by the deadline."""
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from tinker_actors.errors import FencedError, NotDeliveredError, OutcomeUnknownError, WouldDeadlockError
+from tinker_actors.supervision.callbacks import run_callback
 from tinker_actors.supervision.clock import Clock, Timer
 from tinker_actors.supervision.current import current_incarnation
 
 __all__ = ["Reply"]
-
-logger = logging.getLogger(__name__)
 
 _WAITING, _BEGUN, _SETTLED = range(3)
 
@@ -153,10 +151,7 @@ class Reply:
         return finish
 
     def _run(self, callback: Callable[["Reply"], object]) -> None:
-        try:
-            callback(self)
-        except Exception:
-            logger.exception("supervision.reply_callback_failed")
+        run_callback(lambda: callback(self), "supervision.reply_callback_failed")
 
     def _wait(self) -> None:
         here = current_incarnation()

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from tinker_actors.errors import ConfigError, NotDeliveredError, RuntimeStoppedError, StartFailedError
 from tinker_actors.supervision.address import Address
+from tinker_actors.supervision.checks import check_path, check_seconds
 from tinker_actors.supervision.children import start_failure
 from tinker_actors.supervision.clock import Clock, MonotonicClock
 from tinker_actors.supervision.current import current_incarnation
@@ -87,6 +88,8 @@ class ActorTree:
     """
 
     def __init__(self, root: ChildSpec, *, clock: Clock | None = None, seed: int | None = None) -> None:
+        if not isinstance(root, ChildSpec):
+            raise ConfigError(f"the root must be a ChildSpec, got {root!r}")
         if root.kind is not Kind.SUPERVISOR:
             raise ConfigError(f"the root must be of kind supervisor, got {root.kind} for {root.id!r}")
         self._runtime = Runtime(clock or MonotonicClock(), next(_seeds) if seed is None else seed)
@@ -123,8 +126,10 @@ class ActorTree:
         Raises:
             StartFailedError: one of them is not; nothing is left running, and `__cause__` says why.
             RuntimeStoppedError: the tree was started before.
+            ConfigError: `timeout_s` is no time.
         """
         self._runtime.check_process()
+        check_seconds("timeout_s", timeout_s, above_zero=False)
         with self._lock:
             if self._incarnation is not None or self.stopped.is_set():
                 raise RuntimeStoppedError(
@@ -137,7 +142,7 @@ class ActorTree:
             self._incarnation.launch()
         except RuntimeError as error:
             self._root_ended(StartFailed(error))
-        in_time = self._answered.wait(timeout_s)
+        in_time = self._answered.wait(min(timeout_s, threading.TIMEOUT_MAX))
         if in_time and self._slot.state is State.RUNNING:
             return
         if not in_time:
@@ -168,8 +173,13 @@ class ActorTree:
         return failure
 
     def address(self, path: str) -> Address:
-        """The address of the actor at `path`, which need not exist yet."""
+        """The address of the actor at `path`, which need not exist yet.
+
+        Raises:
+            ConfigError: `path` is no path.
+        """
         self._runtime.check_process()
+        check_path(path)
         return Address(self._runtime, path)
 
     def stop(self, timeout_s: float) -> None:
@@ -178,12 +188,13 @@ class ActorTree:
         Never raises because of a child. Called again, the earlier of both limits holds. Called by an actor it only
         asks for the end, since waiting there would block it. In a forked process it does nothing.
         """
+        check_seconds("timeout_s", timeout_s, above_zero=False)
         if os.getpid() != self._runtime.pid or self.stopped.is_set():
             return
         self._request_stop(timeout_s)
         if current_incarnation() is not None:
             return
-        if not self.stopped.wait(timeout_s + _GRACE_S):
+        if not self.stopped.wait(min(timeout_s + _GRACE_S, threading.TIMEOUT_MAX)):
             self._abandon_root(timeout_s)
 
     def snapshot(self) -> TreeNode:

@@ -1,0 +1,191 @@
+"""Wrong use is refused in words, and callbacks of others end nobody's thread."""
+
+import copy
+import logging
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tinker_actors.errors import ConfigError
+from tinker_actors.supervision import (
+    ActorTree,
+    ChildSpec,
+    ChildStarted,
+    Gate,
+    Kind,
+    Shutdown,
+    Stop,
+    SupervisedActor,
+    Supervisor,
+)
+from tinker_actors.supervision.testing import VirtualClock, crash, expect
+
+StartTree = Callable[..., ActorTree]
+
+
+class Echo(SupervisedActor):
+    exposed = ("say",)
+
+    def on_receive(self, message: Any) -> Any:
+        return message(self) if callable(message) else message
+
+    def say(self, word: str) -> str:
+        return word
+
+
+def leave() -> None:
+    raise SystemExit(3)
+
+
+# Callbacks --------------------------------------------------------------------------------------------
+
+
+def test_timer_whose_callback_exits_does_not_stop_the_others(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    rang: list[int] = []
+    clock.schedule(1.0, leave)
+    clock.schedule(2.0, lambda: rang.append(2))
+    with caplog.at_level(logging.ERROR):
+        clock.advance(3.0)
+    assert rang == [2]
+    assert "supervision.timer_failed" in caplog.text
+
+
+def test_done_callback_that_exits_ends_no_actor(
+    start_tree: StartTree, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = start_tree(ChildSpec("a", Echo))
+    with caplog.at_level(logging.ERROR):
+        reply = tree.address("root/a").ask(lambda _: 1)
+        reply.add_done_callback(lambda _: leave())
+        assert reply.result() == 1
+        assert tree.address("root/a").call(lambda actor: actor.context.epoch) == 1
+    assert "supervision.reply_callback_failed" in caplog.text
+
+
+def test_gate_opens_for_all_although_a_callback_fails(caplog: pytest.LogCaptureFixture) -> None:
+    gate, let_through = Gate(is_open=False), []
+    gate.when_open(leave)
+    gate.when_open(lambda: let_through.append(1))
+    with caplog.at_level(logging.ERROR):
+        gate.open()
+    assert let_through == [1]
+
+
+def test_listener_that_exits_hears_the_next_event_too(start_tree: StartTree) -> None:
+    tree = start_tree(ChildSpec("a", Echo))
+    heard: list[object] = []
+
+    def listen(event: object) -> None:
+        heard.append(event)
+        leave()
+
+    tree.events.subscribe(listen)
+    for epoch in (2, 3):
+        with expect(tree, ChildStarted, epoch=epoch):
+            crash(tree.address("root/a"))
+    tree.stop(5.0)
+    assert len([event for event in heard if isinstance(event, ChildStarted)]) == 2
+
+
+# Arguments --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", ["5", None, math.nan, -1.0, True])
+def test_time_to_start_and_to_stop_is_a_time(wrong: Any) -> None:
+    tree = ActorTree(ChildSpec("root", lambda: Supervisor([]), kind=Kind.SUPERVISOR))
+    with pytest.raises(ConfigError, match="timeout_s"):
+        tree.start(wrong)
+    tree.start()
+    with pytest.raises(ConfigError, match="timeout_s"):
+        tree.stop(wrong)
+    tree.stop(math.inf)
+    assert tree.stopped.is_set()
+
+
+def test_tree_may_take_as_long_as_it_likes_to_start() -> None:
+    tree = ActorTree(ChildSpec("root", lambda: Supervisor([]), kind=Kind.SUPERVISOR))
+    tree.start(math.inf)
+    tree.stop(5.0)
+
+
+@pytest.mark.parametrize("wrong", ["5", None, math.nan, math.inf, 0, -1.0, 10**400])
+def test_time_limit_of_a_call_is_a_finite_time(start_tree: StartTree, wrong: Any) -> None:
+    address = start_tree(ChildSpec("a", Echo)).address("root/a")
+    with pytest.raises(ConfigError, match="timeout_s"):
+        address.ask("hello", timeout_s=wrong)
+    with pytest.raises(ConfigError, match="timeout_s"):
+        address.proxy(Echo, timeout_s=wrong)
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda actor: actor.context.monitor(actor.context.me),
+        lambda actor: actor.context.monitor(""),
+        lambda actor: actor.context.monitor("root", scope="x"),
+        lambda actor: actor.context.address(None),
+        lambda actor: actor.context.address("root", block_s="x"),
+        lambda actor: actor.context.send_after(math.nan, "x"),
+        lambda actor: actor.context.send_after("x", "x"),
+        lambda actor: actor.context.sleep(-1.0),
+        lambda _: Stop("done"),  # type: ignore[arg-type] # on purpose
+        lambda _: Stop(Shutdown),  # type: ignore[arg-type] # on purpose
+    ],
+)
+def test_what_an_actor_asks_of_its_context_is_checked(start_tree: StartTree, misuse: Any) -> None:
+    tree = start_tree(ChildSpec("a", Echo))
+    with pytest.raises(ConfigError):
+        tree.address("root/a").call(misuse)
+
+
+@pytest.mark.parametrize("wrong", [5, None, "", ChildSpec("a", Echo)])
+def test_path_is_a_text(start_tree: StartTree, wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="path must be"):
+        start_tree().address(wrong)
+
+
+@pytest.mark.parametrize("wrong", [ValueError, ("ValueError",), (BaseException,), [ValueError]])
+def test_declared_errors_are_exception_classes(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="reply_errors"):
+        type("Wrong", (SupervisedActor,), {"reply_errors": wrong})
+
+
+@pytest.mark.parametrize("wrong", [None, ChildSpec("a", Echo), "abc", 5])
+def test_children_are_a_list(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="children must be"):
+        Supervisor(wrong)
+
+
+@pytest.mark.parametrize("wrong", [Supervisor, None, "root"])
+def test_root_is_a_spec(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="must be a ChildSpec"):
+        ActorTree(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["Echo", 5, object()])
+def test_interface_of_a_proxy_is_a_class(start_tree: StartTree, wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="must be a class"):
+        start_tree(ChildSpec("a", Echo)).address("root/a").proxy(wrong)
+
+
+# Copies -----------------------------------------------------------------------------------------------
+
+
+def test_copy_of_a_name_is_that_name(start_tree: StartTree) -> None:
+    address = start_tree(ChildSpec("a", Echo)).address("root/a")
+    proxy = address.proxy(Echo)
+    assert copy.deepcopy({"to": address})["to"] is copy.copy(address) is address
+    assert copy.deepcopy([proxy])[0] is copy.copy(proxy) is proxy
+    assert copy.copy(proxy.say)("hello").result() == "hello"
+
+
+def test_name_does_not_leave_its_process(start_tree: StartTree) -> None:
+    address = start_tree(ChildSpec("a", Echo)).address("root/a")
+    for name in (address, address.proxy(Echo)):
+        with pytest.raises(TypeError, match="this process only"):
+            pickle.dumps(name)
