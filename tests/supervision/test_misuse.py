@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -189,3 +190,76 @@ def test_name_does_not_leave_its_process(start_tree: StartTree) -> None:
     for name in (address, address.proxy(Echo)):
         with pytest.raises(TypeError, match="this process only"):
             pickle.dumps(name)
+
+
+# Interruptions ----------------------------------------------------------------------------------------
+
+
+def test_thread_that_is_interrupted_inside_of_the_kit_may_send_meanwhile(start_tree: StartTree) -> None:
+    """A signal handler or a finalizer runs in whatever thread, wherever that is."""
+    tree = start_tree(ChildSpec("a", Echo))
+    address = tree.address("root/a")
+    slot = tree._runtime.names.get("root/a")
+    assert slot is not None
+    assert slot.mailbox is not None
+    locks = [slot.mailbox._lock, slot._lock, tree.events._lock, tree._lock, tree._runtime._lock]
+    done = threading.Event()
+
+    def interrupted() -> None:
+        for lock in locks:
+            with lock:
+                address.tell("from a signal handler")
+                tree.snapshot()
+        tree.stop(5.0)
+        done.set()
+
+    threading.Thread(target=interrupted, daemon=True).start()
+    assert done.wait(10.0)
+
+
+def test_tree_whose_start_is_interrupted_leaves_nothing_running() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(SupervisedActor):
+        def on_start(self) -> None:
+            entered.set()
+            go_on.wait(10.0)
+
+    children = [ChildSpec("slow", Slow)]
+    tree = ActorTree(ChildSpec("root", lambda: Supervisor(children), kind=Kind.SUPERVISOR))
+
+    class Impatient(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - the user's Ctrl-C comes first
+            assert entered.wait(10.0)
+            go_on.set()
+            raise KeyboardInterrupt
+
+    tree._answered = Impatient()
+    with pytest.raises(KeyboardInterrupt), tree:
+        raise AssertionError("it never gets here")
+    assert tree.stopped.wait(10.0)
+
+
+def test_wait_on_purpose_that_ends_after_its_handler_makes_no_idle_actor_look_busy(
+    start_tree: StartTree,
+) -> None:
+    tree = start_tree(ChildSpec("a", Echo))
+    waiting, go_on = threading.Event(), threading.Event()
+    helpers: list[threading.Thread] = []
+
+    def begin(actor: Echo) -> None:
+        def wait() -> None:
+            with actor.context.waiting():
+                waiting.set()
+                go_on.wait(10.0)
+
+        helpers.append(threading.Thread(target=wait))
+        helpers[0].start()
+        assert waiting.wait(10.0)
+
+    tree.address("root/a").call(begin)
+    go_on.set()
+    helpers[0].join(10.0)
+    found = tree.snapshot().find("root/a")
+    assert found is not None
+    assert found.handling is None

@@ -109,7 +109,7 @@ class MonotonicClock:
     is_real = True
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._wakeup = threading.Condition(self._lock)
         self._heap = TimerHeap()
         self._wakes_at = math.inf

@@ -97,13 +97,16 @@ class Context:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Declare that the handler waits on purpose in this block: its time stands still."""
-        handling, self._incarnation.handling = self._incarnation.handling, None
+        handling = self._incarnation.handling
+        if handling is None:
+            yield
+            return
+        handling.wait(1)
         try:
             yield
         finally:
-            if handling is not None:
-                handling.beat(self.clock.now())
-                self._incarnation.handling = handling
+            handling.beat(self.clock.now())
+            handling.wait(-1)
 
     # Fencing and events.
 

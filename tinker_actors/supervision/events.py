@@ -199,7 +199,7 @@ class _Listener:
         self._callback = callback
         self._queue: deque[object] = deque()
         self._limit = limit
-        self._ready = threading.Condition(threading.Lock())
+        self._ready = threading.Condition()
         self._closed = False
         self.dropped = 0
         self.thread = threading.Thread(target=self._run, name="actor-events", daemon=True)
@@ -237,7 +237,7 @@ class EventStream:
     def __init__(self, now: Callable[[], float], *, max_queued: int = 10_000) -> None:
         self._now = now
         self._max_queued = max_queued
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._listeners: tuple[_Listener, ...] = ()
         self._seq = 0
         self._dropped = 0
@@ -246,10 +246,10 @@ class EventStream:
     def publish(self, event: object) -> None:
         """Hand `event` to every listener; never blocks on one. Events of the kit get `seq` and `at`."""
         with self._lock:
-            self._seq += 1
+            seq = self._seq = self._seq + 1
             if isinstance(event, Event):
                 # The event was made for this call: nobody has seen it without its number.
-                object.__setattr__(event, "seq", self._seq)
+                object.__setattr__(event, "seq", seq)
                 object.__setattr__(event, "at", self._now())
             for listener in self._listeners:
                 listener.offer(event)

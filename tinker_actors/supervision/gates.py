@@ -12,7 +12,7 @@ class Gate:
     """Open or closed; whoever waits at a closed one is told once it opens. Thread-safe."""
 
     def __init__(self, *, is_open: bool = True) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._is_open = is_open
         self._waiting: dict[object, Callable[[], object]] = {}
 

@@ -49,7 +49,7 @@ class _Fenced(BaseException):
 class Handling:
     """What a handler does now; a new one for each message."""
 
-    __slots__ = ("beats", "message", "since")
+    __slots__ = ("_lock", "beats", "message", "since", "waits")
 
     def __init__(self, message: str, since: float) -> None:
         self.message = message
@@ -58,11 +58,20 @@ class Handling:
         """When it began or last said that it makes progress, in clock seconds."""
         self.beats = 0
         """How often it said so."""
+        self.waits = 0
+        """Blocks in which it waits on purpose."""
+        self._lock = threading.RLock()
 
     def beat(self, now: float) -> None:
         """Note progress."""
-        self.since = now
-        self.beats += 1
+        with self._lock:
+            self.since = now
+            self.beats += 1
+
+    def wait(self, more: int) -> None:
+        """Note that it begins (1) or ends (-1) to wait on purpose."""
+        with self._lock:
+            self.waits += more
 
 
 class Incarnation:

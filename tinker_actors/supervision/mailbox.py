@@ -102,7 +102,7 @@ class Mailbox:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._user: deque[Envelope] = deque()
         self._system: deque[Envelope] = deque()
         self._control: deque[Envelope] = deque()

@@ -47,7 +47,7 @@ class Monitor:
         self.scope = scope
         self._deliver: Callable[[Down], object] | None = deliver
         self._on_cancel: Callable[[], object] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def bind(self, on_cancel: Callable[[], object]) -> None:
         """Set who is told when it is cancelled."""

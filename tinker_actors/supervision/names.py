@@ -84,7 +84,7 @@ class Slot:
         self._room = Waiters()
         self._carry_limit: Timer | None = None
         self._monitors = Monitors()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     # The supervisor's side.
 
@@ -104,9 +104,13 @@ class Slot:
         """The incarnation is up: hand it what was parked, then let senders through."""
         with self._lock:
             self.state = State.RUNNING
-            refused = [one for one in self._parked if mailbox.offer(one, bounded=False) is Offer.CLOSED]
             # It may have ended already; then what it did not take waits for the supervisor's decision.
-            self._parked = deque(refused)
+            refused: deque[Envelope] = deque()
+            while self._parked:
+                one = self._parked.popleft()
+                if mailbox.offer(one, bounded=False) is Offer.CLOSED:
+                    refused.append(one)
+            self._parked = refused
             self.mailbox = mailbox
             self._room.wake_all()
             if self._carry_limit is not None and not refused:
@@ -297,7 +301,7 @@ class NameTable:
         """Set once the root ends: what does not run now will not run again."""
         self._slots: dict[str, Slot] = {}
         self._tombs: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def get(self, path: str) -> Slot | None:
         """The slot of `path`, if there is or was one."""

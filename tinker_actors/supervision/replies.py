@@ -46,7 +46,7 @@ class Reply:
         self.target = target
         self._clock = clock
         self._deadline = None if clock is None or timeout_s is None else clock.now() + timeout_s
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._state = _WAITING
         self._value: Any = None
         self._error: BaseException | None = None

@@ -48,7 +48,7 @@ class Runtime:
         self.dead_letters: deque[DeadLetter] = deque(maxlen=_MAX_DEAD_LETTERS)
         """The latest messages that nobody handled."""
         self.dead_letter_count = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def random_for(self, path: str, epoch: int) -> random.Random:
         """A generator that depends on the tree's seed, the path and the epoch only."""

@@ -27,7 +27,7 @@ class VirtualClock:
     is_real = False
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._scheduled = threading.Condition(self._lock)
         self._heap = TimerHeap()
         self._now = 0.0

@@ -96,7 +96,7 @@ class ActorTree:
         self._runtime.on_interrupt = lambda: self._request_stop(_INTERRUPT_STOP_S)
         self._slot: Slot = self._runtime.names.declare(root.id, root, None)
         self._incarnation: Incarnation | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._answered = threading.Event()
         self._is_stopping = False
         self._exit: ExitReason | None = None
@@ -151,7 +151,11 @@ class ActorTree:
         raise self._start_failure(None if in_time else timeout_s)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # also a Ctrl-C: nothing is left running
+            self.stop(_FAILED_START_STOP_S)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -305,6 +309,8 @@ def _nothing() -> None:
 def _node(slot: Slot, runtime: Runtime) -> TreeNode:
     now, incarnation = runtime.clock.now(), slot.incarnation
     handling = None if incarnation is None else incarnation.handling
+    if handling is not None and handling.waits:
+        handling = None  # it waits on purpose
     return TreeNode(
         path=slot.path,
         id=slot.spec.id,

@@ -58,7 +58,7 @@ class Watchdog:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._watched: dict[Incarnation, _Watched] = {}
         self._tick_s = _LONGEST_TICK_S
         self._timer: Timer | None = None
@@ -105,7 +105,7 @@ class Watchdog:
         if incarnation.is_fenced:  # only whether its thread is still there is of interest
             return
         handling = incarnation.handling
-        if handling is None:
+        if handling is None or handling.waits:
             memory.handling = None
             return
         if handling is not memory.handling or handling.beats != memory.beats:
