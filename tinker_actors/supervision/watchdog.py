@@ -4,10 +4,12 @@ One look at all incarnations per tick. The watchdog measures in time it was itse
 an interpreter that gave it no turn, makes nobody look stalled.
 """
 
+import gc
 import sys
 import threading
 import traceback
 from enum import Enum, auto
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from tinker_actors.supervision.clock import Clock, Timer
@@ -21,6 +23,7 @@ _TICKS_PER_DEADLINE = 8
 _LONGEST_TICK_S = 5.0
 _LATE = 2.0
 _STALLED_AT = 2.0
+_looking = threading.Lock()
 
 
 class Finding(Enum):
@@ -125,5 +128,24 @@ def stack_of(thread: threading.Thread | None) -> str:
     """Where `thread` is now, as Python would print it; empty when it runs no more."""
     if thread is None or not thread.is_alive():
         return ""
-    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - the way to it
-    return "" if frame is None else "".join(traceback.format_stack(frame))
+    # A garbage collection in here would let other threads run while the interpreter holds its list of threads, or
+    # while a frame is taken off its stack: a deadlock or a crash before the fix of CPython's gh-106883.
+    with _looking:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            lines = _lines_of(sys._current_frames().get(thread.ident or 0))  # noqa: SLF001 - the way to it
+        finally:
+            if collects:
+                gc.enable()
+    summary = traceback.StackSummary.from_list([(file, line, name, None) for file, line, name in lines])
+    return "".join(summary.format())
+
+
+def _lines_of(frame: FrameType | None) -> list[tuple[str, int, str]]:
+    """File, line and function of each call, the outermost first."""
+    lines = []
+    while frame is not None:
+        lines.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    return lines[::-1]
