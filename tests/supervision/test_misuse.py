@@ -6,6 +6,7 @@ import math
 import pickle
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -190,6 +191,47 @@ def test_name_does_not_leave_its_process(start_tree: StartTree) -> None:
     for name in (address, address.proxy(Echo)):
         with pytest.raises(TypeError, match="this process only"):
             pickle.dumps(name)
+
+
+class Silent(SupervisedActor):
+    """Takes no messages."""
+
+
+def test_message_that_nobody_wants_is_logged_by_its_type_only(
+    start_tree: StartTree, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = start_tree(ChildSpec("a", Silent))
+    with caplog.at_level(logging.WARNING):
+        assert tree.address("root/a").call({"password": "hidden"}) is None
+    assert "root/a got dict" in caplog.text
+    assert "hidden" not in caplog.text
+
+
+def test_spec_does_not_show_what_its_factory_holds() -> None:
+    assert "hidden" not in repr(ChildSpec("a", partial(Echo, "hidden")))
+
+
+@pytest.mark.parametrize("name", ["flags", "specs"])
+def test_supervisor_keeps_what_the_kit_reads(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        type("Wrong", (Supervisor,), {name: ()})
+
+
+def test_actor_may_call_one_of_the_same_name_in_another_tree(start_tree: StartTree) -> None:
+    first, second = start_tree(ChildSpec("a", Echo)), start_tree(ChildSpec("a", Echo))
+    other = second.address("root/a")
+    assert first.address("root/a").call(lambda _: other.call("hello")) == "hello"
+    assert first.address("root/a").call(lambda _: other.ask("hello").result()) == "hello"
+
+
+def test_actor_may_stop_a_tree_of_its_own(start_tree: StartTree) -> None:
+    def run_inner(_actor: Echo) -> bool:
+        inner = ActorTree(ChildSpec("inner", lambda: Supervisor([]), kind=Kind.SUPERVISOR))
+        with inner:
+            pass
+        return inner.stopped.is_set()
+
+    assert start_tree(ChildSpec("a", Echo)).address("root/a").call(run_inner)
 
 
 # Interruptions ----------------------------------------------------------------------------------------

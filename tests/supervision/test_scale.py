@@ -1,3 +1,5 @@
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +21,14 @@ from tinker_actors.supervision import (
     StartChild,
     SupervisedActor,
     Supervisor,
+    SupervisorFlags,
     TerminateChild,
     WhichChildren,
+    Zombie,
 )
+from tinker_actors.supervision.children import Children
+from tinker_actors.supervision.lifecycle import Lifecycle
+from tinker_actors.supervision.mailbox import Mailbox
 from tinker_actors.supervision.testing import crash, expect
 
 StartTree = Callable[..., ActorTree]
@@ -116,3 +123,31 @@ def test_many_temporary_children_leave_nothing_behind(start_tree: StartTree) -> 
     assert sup.call(WhichChildren()) == []
     assert tree.snapshot().children[0].children == ()
     assert len(pykka.ActorRegistry.get_all()) == 2
+
+
+def test_threads_left_behind_are_counted_while_others_come_and_go(start_tree: StartTree) -> None:
+    """Many supervisors share the list of zombies; each looks at it at each restart."""
+    tree = start_tree()
+    zombies, stop = tree._runtime.zombies, threading.Event()
+
+    def come_and_go() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            zombies[f"root/x{number % 50}/a", 1] = Zombie(f"root/x{number % 50}/a", 1, 0.0, "")
+            zombies.pop((f"root/x{(number + 7) % 50}/a", 1), None)
+
+    restless = threading.Thread(target=come_and_go)
+    restless.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    home = tree._runtime.names.get("root")
+    assert home is not None
+    children = Children(Lifecycle(tree._runtime, Mailbox(1)), home, flags=SupervisorFlags())
+    try:
+        assert all(children._zombies() == 0 for _ in range(5_000))
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        restless.join(10.0)
+        zombies.clear()

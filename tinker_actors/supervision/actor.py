@@ -1,5 +1,6 @@
 """The base class of supervised actors: the hooks a subclass writes, and what it says about itself."""
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pykka import ActorRef, ThreadingActor
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from tinker_actors.supervision.incarnation import Incarnation
 
 __all__ = ["SupervisedActor"]
+
+logger = logging.getLogger(__name__)
 
 _KIT = __name__.rpartition(".")[0]
 
@@ -73,6 +76,16 @@ class SupervisedActor(ThreadingActor):
 
     def _kit_loop(self, incarnation: "Incarnation") -> Loop:
         return Loop(self, incarnation)
+
+    def on_receive(self, message: Any) -> Any:
+        """Handle a message; what it returns is the answer to an ask.
+
+        An actor without one of its own takes no messages but those of its proxy. Others are logged by their
+        type; Pykka would log what is in them.
+        """
+        logger.warning(
+            "supervision.unexpected_message: %s got %s", self.context.path, type(message).__qualname__
+        )
 
     def on_exit(self, reason: ExitReason) -> None:
         """Release what the incarnation holds. Runs once, however it ended, after the mailbox closed."""

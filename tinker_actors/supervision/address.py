@@ -77,7 +77,7 @@ class Address:
         try:
             self._send(envelope, here, waits=mode == "wait")
         except MailboxFullError as error:
-            if here is None or here.path == self.path or self._block_s == 0:
+            if here is None or self._is_own(here) or self._block_s == 0:
                 raise
             runtime.dead_letter(self.path, 0, envelope, str(error))
 
@@ -127,7 +127,7 @@ class Address:
             TinkerActorsError: those of `tell`, and what the handler raised.
         """
         here = current_incarnation()
-        if here is not None and here.path == self.path:
+        if here is not None and self._is_own(here):
             raise WouldDeadlockError(f"{self.path} calls itself; use ask with a callback, or tell")
         return self.ask(message, timeout_s=timeout_s, mode=mode, key=key).result()
 
@@ -169,11 +169,15 @@ class Address:
                     here.check_fence()
                     self._put(envelope, waits=waits)
             except MailboxFullError:
-                if here.path == self.path or self._runtime.clock.now() >= give_up_at:
+                if self._is_own(here) or self._runtime.clock.now() >= give_up_at:
                     raise
             else:
                 return
             self._wait_for_room(here, give_up_at)
+
+    def _is_own(self, here: "Incarnation") -> bool:
+        """Whether this is the name of the actor that sends; another tree may have the same names."""
+        return here.runtime is self._runtime and here.path == self.path
 
     def _wait_for_room(self, here: "Incarnation", give_up_at: float) -> None:
         slot, clock = self._runtime.names.get(self.path), self._runtime.clock

@@ -400,7 +400,7 @@ class Children:
 
     def _zombies(self) -> int:
         """How many threads of its children this supervisor, or one before it, has left behind."""
-        return sum(path.rpartition("/")[0] == self._home.path for path, _ in self._runtime.zombies)
+        return sum(path.rpartition("/")[0] == self._home.path for path, _ in list(self._runtime.zombies))
 
     def _give_up(self, child: Child, cause: BaseException | None, limit: str) -> None:
         child.slot.shut(State.STOPPED, parks=True)

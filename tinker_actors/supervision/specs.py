@@ -81,7 +81,7 @@ class ChildSpec:
 
     id: str
     """Unique within its supervisor; the last part of its path, so without `/`."""
-    start: "Callable[[], SupervisedActor | Ignored]"
+    start: "Callable[[], SupervisedActor | Ignored]" = field(repr=False)
     """Makes the actor, or answers `IGNORED`; called once per incarnation, in its own thread, so it may block."""
     restart: Restart = Restart.PERMANENT
     """When to start it again."""

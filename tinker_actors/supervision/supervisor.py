@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from tinker_actors.errors import ConfigError
 from tinker_actors.supervision.actor import SupervisedActor
 from tinker_actors.supervision.administration import execute
 from tinker_actors.supervision.children import Children
@@ -84,6 +85,14 @@ class Supervisor(SupervisedActor):
     def specs(self) -> tuple[ChildSpec, ...]:
         """Those it begins with, in start order."""
         return self.__specs
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("flags", "specs"):
+            if name in vars(cls):
+                raise ConfigError(
+                    f"{cls.__qualname__}.{name} would replace what the kit reads; give it another name"
+                )
 
     def _kit_loop(self, incarnation: "Incarnation") -> Loop:
         return SupervisorLoop(self, incarnation, self.flags, self.specs)

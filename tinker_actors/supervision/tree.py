@@ -196,7 +196,8 @@ class ActorTree:
         if os.getpid() != self._runtime.pid or self.stopped.is_set():
             return
         self._request_stop(timeout_s)
-        if current_incarnation() is not None:
+        here = current_incarnation()
+        if here is not None and here.runtime is self._runtime:
             return
         if not self.stopped.wait(min(timeout_s + _GRACE_S, threading.TIMEOUT_MAX)):
             self._abandon_root(timeout_s)
@@ -274,7 +275,7 @@ class ActorTree:
             self.events.publish(
                 ChildExited(path=path, epoch=epoch, reason=reason, expected=self._is_stopping)
             )
-        abandoned = tuple(path for path, _ in self._runtime.zombies)
+        abandoned = tuple(path for path, _ in list(self._runtime.zombies))
         self.events.publish(ShutdownEnded(path=path, abandoned=abandoned, first_cause=self.first_cause))
         self.clock.close()
         self.events.close(_GRACE_S)
