@@ -18,7 +18,7 @@ from tinker_actors.wire.documents import (
 from tinker_actors.wire.json import tensor_document
 from tinker_actors.wire.retry import PATIENT
 
-__all__ = ["SampleOptions", "asample", "complete", "create_sampling_session"]
+__all__ = ["SampleOptions", "asample", "complete", "create_sampling_session", "join_sampling_session"]
 
 
 def create_sampling_session(
@@ -42,6 +42,23 @@ def create_sampling_session(
         pool=Pool.SAMPLE,
         retry=PATIENT,
         read=read_json(SamplingSessionCreated),
+    )
+
+
+class _Joined(msgspec.Struct, frozen=True):
+    client_counter: int
+
+
+def join_sampling_session(sampling_session_id: str) -> Call[int]:
+    """A number of our own, from 1, for a client that shares the sampler: its requests are told apart by it."""
+    read = read_json(_Joined)
+    return Call(
+        operation="join_sampling_session",
+        path="join_sampling_session",
+        body=json_body({"sampling_session_id": sampling_session_id, "type": "join_sampling_session"}),
+        pool=Pool.SAMPLE,
+        retry=PATIENT,
+        read=lambda answer: read(answer).client_counter,
     )
 
 

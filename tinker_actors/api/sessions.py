@@ -3,18 +3,43 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from tinker_actors.types import ServerCapabilities
 from tinker_actors.wire.calls import Answer, Call, Pool, json_body, read_json
 from tinker_actors.wire.documents import CreateSessionRequest, SessionCreated, SessionRequest
-from tinker_actors.wire.retry import PATIENT
+from tinker_actors.wire.retry import BRIEF, PATIENT
 
-__all__ = ["SDK_VERSION", "create_session", "finish_session", "get_server_capabilities", "session_heartbeat"]
+__all__ = [
+    "SDK_VERSION",
+    "create_session",
+    "finish_session",
+    "get_server_capabilities",
+    "healthz",
+    "session_heartbeat",
+]
 
 SDK_VERSION = "0.38.0"
 """The version of the official SDK whose protocol we speak; the service chooses features by it."""
 HEARTBEAT_TIMEOUT_S = 10.0
+
+
+class _Health(msgspec.Struct, frozen=True):
+    status: str
+
+
+def healthz() -> Call[str]:
+    """The service's word for how it is; "ok" when it serves."""
+    read = read_json(_Health)
+    return Call(
+        operation="healthz",
+        method="GET",
+        path="healthz",
+        pool=Pool.SESSION,
+        retry=BRIEF,
+        read=lambda answer: read(answer).status,
+    )
 
 
 def get_server_capabilities() -> Call[ServerCapabilities]:

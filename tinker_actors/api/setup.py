@@ -3,13 +3,27 @@
 None of these is repeated by a rule of its own: they are part of the try of the request that needs them.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 from tinker_actors.api.sessions import SDK_VERSION
 from tinker_actors.errors import APIStatusError
 from tinker_actors.wire.calls import Call, Pool, json_body, read_json
+from tinker_actors.wire.retry import BRIEF
 
-__all__ = ["ClientConfig", "DynamicConfig", "client_config", "dynamic_config", "exchange_key", "has_no_flags"]
+__all__ = [
+    "ClientConfig",
+    "DynamicConfig",
+    "KeyRecord",
+    "client_config",
+    "dynamic_config",
+    "exchange_key",
+    "get_own_key",
+    "has_no_flags",
+    "revoke_own_key",
+]
 
 DYNAMIC_TIMEOUT_S = 10.0
 
@@ -19,6 +33,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     pjwt_auth_enabled: bool = False
     """Whether keys are exchanged for tokens."""
+    credential_default_source: str = "api_key"
+    """Where the key comes from that is exchanged; "credential_cmd" puts the command before a key of the environment."""
     proto_compress_fwdbwd: bool = False
     """Whether bodies of forward_backward are to come in zstd."""
     parallel_fwdbwd_chunks: bool = True
@@ -37,6 +53,19 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long a 402 is waited out."""
 
 
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the service says of the key that asked."""
+
+    key_id: int
+    """Its number."""
+    name: str | None = None
+    """Its name."""
+    note: str | None = None
+    """What its owner wrote beside it."""
+    details: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    """Whose it is."""
+
+
 class DynamicConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The flags that may change while we run."""
 
@@ -44,6 +73,8 @@ class DynamicConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until they are asked for again; 10 at least."""
     sample_cancel_enabled: bool = False
     """Whether the server wants to know of results nobody waits for."""
+    sample_cancel_max_batch_size: int = 64
+    """Most of them at once."""
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -86,6 +117,29 @@ def exchange_key() -> Call[str]:
         body=b"{}",
         pool=Pool.SESSION,
         read=lambda answer: read(answer).jwt,
+    )
+
+
+def get_own_key() -> Call[KeyRecord]:
+    """What the service knows of the key that the request carries."""
+    return Call(
+        operation="get_own_key",
+        method="GET",
+        path="auth/apikey/me",
+        pool=Pool.SESSION,
+        retry=BRIEF,
+        read=read_json(KeyRecord),
+    )
+
+
+def revoke_own_key() -> Call[None]:
+    """The end of the key that the request carries. Never repeated: a second one would be told that the key is none."""
+    return Call(
+        operation="revoke_own_key",
+        method="DELETE",
+        path="auth/apikey/me",
+        pool=Pool.SESSION,
+        read=lambda _: None,
     )
 
 

@@ -1,7 +1,7 @@
 """Training endpoints. Whatever runs in the background answers with a `FutureHandle`."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET
@@ -13,7 +13,9 @@ from tinker_actors.wire.documents import (
     FutureHandle,
     GetInfoRequest,
     LoadWeightsRequest,
+    OptimizerStepRequest,
     OptimStepRequest,
+    SaveWeightsExternalRequest,
     SaveWeightsForSamplerRequest,
     SaveWeightsRequest,
 )
@@ -25,10 +27,16 @@ __all__ = [
     "forward_backward",
     "get_info",
     "load_weights",
+    "load_weights_into",
     "optim_step",
     "save_weights",
+    "save_weights_external",
     "save_weights_for_sampler",
+    "unload_model",
 ]
+
+MOST_RECIPIENTS = 10
+"""Of one encrypted export."""
 
 
 def _submit(operation: str, body: bytes, content_type: str = "application/json") -> Call[FutureHandle]:
@@ -49,8 +57,18 @@ def create_model(
     base_model: str,
     lora: LoraConfig,
     user_metadata: Mapping[str, Any] | None = None,
+    optimizer: Mapping[str, Any] | None = None,
 ) -> Call[FutureHandle]:
-    """A new model in training; the same ids give the same model."""
+    """A new model in training; the same ids give the same model.
+
+    Args:
+        session_id: of the session it lives in.
+        model_seq_id: its number there, from 0.
+        base_model: what is fine-tuned.
+        lora: which matrices are trained.
+        user_metadata: kept beside it.
+        optimizer: the family and what else is fixed of it, such as `{"type": "dimuon", "version": 1}`; AdamW without.
+    """
     request = CreateModelRequest(
         session_id=session_id,
         model_seq_id=model_seq_id,
@@ -58,7 +76,9 @@ def create_model(
         lora_config=lora,
         user_metadata=user_metadata or UNSET,
     )
-    return _submit("create_model", json_body(request))
+    if optimizer is None:
+        return _submit("create_model", json_body(request))
+    return _submit("create_model", json_body({**msgspec.to_builtins(request), "optimizer_config": optimizer}))
 
 
 def load_weights(
@@ -70,8 +90,12 @@ def load_weights(
     base_model: str | None = None,
     user_metadata: Mapping[str, Any] | None = None,
     access_token: str | None = None,
+    optimizer_config: Mapping[str, Any] | None = None,
 ) -> Call[FutureHandle]:
-    """A new model in training from a checkpoint, with or without its optimizer's state."""
+    """A new model in training from a checkpoint, with or without its optimizer's state.
+
+    Without, `optimizer_config` may choose another family, as in `create_model`.
+    """
     request = LoadWeightsRequest(
         session_id=session_id,
         model_seq_id=model_seq_id,
@@ -81,7 +105,29 @@ def load_weights(
         user_metadata=user_metadata or UNSET,
         weights_access_token=access_token or UNSET,
     )
+    if optimizer_config is None:
+        return _submit("load_weights", json_body(request))
+    chosen = {**msgspec.to_builtins(request), "optimizer_config": optimizer_config}
+    return _submit("load_weights", json_body(chosen))
+
+
+def load_weights_into(
+    model_id: str, seq_id: int, path: str, *, optimizer: bool, access_token: str | None = None
+) -> Call[FutureHandle]:
+    """A checkpoint into a model that was created just now: services take it as `seq_id` 1 alone."""
+    request = LoadWeightsRequest(
+        model_id=model_id,
+        seq_id=seq_id,
+        path=path,
+        optimizer=optimizer,
+        weights_access_token=access_token or UNSET,
+    )
     return _submit("load_weights", json_body(request))
+
+
+def unload_model(model_id: str) -> Call[FutureHandle]:
+    """The end of a model on the service; its checkpoints stay."""
+    return _submit("unload_model", json_body(GetInfoRequest(model_id=model_id, type="unload_model")))
 
 
 def get_info(model_id: str) -> Call[GetInfoResponse]:
@@ -101,8 +147,14 @@ def forward_backward(model_id: str, seq_id: int, content: bytes) -> Call[FutureH
 
 
 def optim_step(model_id: str, seq_id: int, content: bytes) -> Call[FutureHandle]:
-    """One optimizer update; `content` is the Adam parameters in JSON."""
-    request = OptimStepRequest(model_id=model_id, seq_id=seq_id, adam_params=msgspec.json.decode(content))
+    """One optimizer update; `content` is its parameters in JSON, AdamW's unless they name their family in `type`."""
+    params = msgspec.json.decode(content)
+    if "type" in params:
+        return _submit(
+            "optim_step",
+            json_body(OptimizerStepRequest(model_id=model_id, seq_id=seq_id, optimizer_params=params)),
+        )
+    request = OptimStepRequest(model_id=model_id, seq_id=seq_id, adam_params=params)
     return _submit("optim_step", json_body(request))
 
 
@@ -119,6 +171,10 @@ class SaveContent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Kept beside it."""
     sampling_session_seq_id: int | None = None
     """Number of the sampling session over an ephemeral save."""
+    kind: Literal["snapshot", "inflight"] = "snapshot"
+    """What a sampler is of: these weights for ever, or the model's newest ones at any time."""
+    age_encryption_recipients: Sequence[str] = ()
+    """Whom exported files are encrypted to; at most 10 age public keys."""
 
     @property
     def is_lasting(self) -> bool:
@@ -149,7 +205,21 @@ def save_weights_for_sampler(model_id: str, seq_id: int, content: bytes) -> Call
         seq_id=seq_id,
         path=save.name or UNSET,
         sampling_session_seq_id=UNSET if session_seq is None else session_seq,
+        kind=save.kind,
         ttl_seconds=UNSET if save.ttl_seconds is None else save.ttl_seconds,
         user_metadata=save.user_metadata or UNSET,
     )
     return _submit("save_weights_for_sampler", json_body(request))
+
+
+def save_weights_external(model_id: str, seq_id: int, content: bytes) -> Call[FutureHandle]:
+    """Weights in a public format, to be fetched; `content` is a `SaveContent` with a name, in JSON."""
+    save = msgspec.json.decode(content, type=SaveContent)
+    request = SaveWeightsExternalRequest(
+        model_id=model_id,
+        seq_id=seq_id,
+        path=save.name or "",
+        ttl_seconds=UNSET if save.ttl_seconds is None else save.ttl_seconds,
+        age_encryption_recipients=save.age_encryption_recipients or UNSET,
+    )
+    return _submit("save_weights_external", json_body(request))

@@ -24,9 +24,11 @@ __all__ = [
     "LoadWeightsRequest",
     "ModelCreated",
     "OptimStepRequest",
+    "OptimizerStepRequest",
     "RetrieveFutureRequest",
     "SampleRequest",
     "SamplingSessionCreated",
+    "SaveWeightsExternalRequest",
     "SaveWeightsForSamplerRequest",
     "SaveWeightsRequest",
     "SentSampleRequest",
@@ -137,11 +139,20 @@ class ForwardBackwardRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OptimStepRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """POST optim_step. The parameters stay a mapping: further families carry further fields."""
+    """POST optim_step, of AdamW."""
 
     model_id: str
     seq_id: int
     adam_params: Mapping[str, float]
+    type: str = "optim_step"
+
+
+class OptimizerStepRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST optim_step, of any other family: its parameters name it in `type`."""
+
+    model_id: str
+    seq_id: int
+    optimizer_params: Mapping[str, Any]
     type: str = "optim_step"
 
 
@@ -168,6 +179,17 @@ class SaveWeightsForSamplerRequest(msgspec.Struct, frozen=True, kw_only=True):
     ttl_seconds: int | UnsetType = UNSET
     user_metadata: Mapping[str, Any] | UnsetType = UNSET
     type: str = "save_weights_for_sampler"
+
+
+class SaveWeightsExternalRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST save_weights_external."""
+
+    model_id: str
+    path: str
+    seq_id: int
+    ttl_seconds: int | UnsetType = UNSET
+    age_encryption_recipients: Sequence[str] | UnsetType = UNSET
+    type: str = "save_weights_external"
 
 
 class LoadWeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
