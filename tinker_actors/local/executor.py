@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local import ledger, records
+from tinker_actors.local import ledger, records, step_log
 from tinker_actors.local.live_models import Models
 from tinker_actors.local.operations import Operations, Outcome
 from tinker_actors.local.queues import FairQueue
@@ -122,6 +122,7 @@ class Executor:
             for ticket, outcome in entries:
                 if outcome.also is not None:
                     outcome.also(db)
+                step_log.note(db, ticket, outcome.result)
                 ledger.finish(db, ticket, outcome.result)
             if prune:
                 ledger.prune_samples(db)

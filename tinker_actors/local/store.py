@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from tinker_actors.local import step_log
 from tinker_actors.local.refusals import StartError, StorageError
 
 __all__ = ["Connection", "Job", "Store"]
@@ -206,3 +207,4 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
     database.execute("PRAGMA synchronous=FULL")
     if found != FORMAT_VERSION:
         database.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={FORMAT_VERSION};COMMIT;")
+    database.executescript(f"BEGIN;{step_log.SCHEMA}COMMIT;")

@@ -53,6 +53,7 @@ __all__ = [
     "encode_sample",
     "encode_training_content",
     "with_ids",
+    "without_ids",
 ]
 
 _STOP_REASONS: tuple[StopReason, ...] = ("stop", "length")
@@ -122,6 +123,19 @@ def with_ids(content: bytes, model_id: str, seq_id: int) -> bytes:
     """A whole request: serialised messages that stand behind one another are one message."""
     ids: bytes = message_class("ForwardBackwardRequest")(model_id=model_id, seq_id=seq_id).SerializeToString()
     return ids + content
+
+
+def without_ids(body: bytes) -> bytes:
+    """What a request asks for, in one form for all who ask the same, without model and order; see `with_ids`.
+
+    Raises:
+        ValidationError: the bytes are no such request.
+    """
+    request = _parse("ForwardBackwardRequest", body, ValidationError)
+    request.ClearField("model_id")
+    request.ClearField("seq_id")
+    content: bytes = request.SerializeToString(deterministic=True)
+    return content
 
 
 def decode_training_request(body: bytes) -> TrainingRequest:

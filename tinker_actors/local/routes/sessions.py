@@ -5,13 +5,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tinker_actors.local import records
+from tinker_actors.local import records, step_log
 from tinker_actors.local.bodies import decode, parse
 from tinker_actors.local.engine.catalog import model_names
 from tinker_actors.local.live_models import base_model
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
 from tinker_actors.local.service import Service
+from tinker_actors.local.store import Connection
 from tinker_actors.wire.documents import CreateSessionRequest, SessionRequest
 
 __all__ = ["ROUTES"]
@@ -60,7 +61,12 @@ async def create_session(service: Service, request: Request) -> Response:
 async def session_heartbeat(service: Service, request: Request) -> Response:
     """A sign of life: 404 for an unknown session, 410 for a finished one."""
     document, _, _ = decode(await read_body(request), SessionRequest)
-    await service.ask(lambda db: records.open_session(db, document.session_id))
+
+    def beat(db: Connection) -> None:
+        records.open_session(db, document.session_id)
+        step_log.beat(db, document.session_id)
+
+    await service.run(beat, durable=False)
     return answer({"type": "session_heartbeat"})
 
 
