@@ -854,23 +854,25 @@ def test_hook_that_hangs_is_given_up_once_even_if_the_child_is_terminated_meanwh
 # Threads that vanish.
 
 
-def first_life(monkeypatch: pytest.MonkeyPatch, path: str, live: Callable[[Incarnation], None]) -> None:
-    """Let the first incarnation at `path` do this instead, and its thread be gone without a word."""
+def first_life(
+    monkeypatch: pytest.MonkeyPatch, path: str, live: Callable[[Incarnation], None]
+) -> Callable[[], None]:
+    """Let the first incarnation at `path` do this instead, and its thread be gone without a word.
+
+    The answer waits until it is gone. (`threading.enumerate` may leave a thread out while it is still alive.)
+    """
     run = Incarnation._run
+    threads: SimpleQueue[threading.Thread] = SimpleQueue()
 
     def run_or_vanish(incarnation: Incarnation) -> None:
         if (incarnation.path, incarnation.epoch) == (path, 1):
+            threads.put(threading.current_thread())
             live(incarnation)
         else:
             run(incarnation)
 
     monkeypatch.setattr(Incarnation, "_run", run_or_vanish)
-
-
-def join(name: str) -> None:
-    for thread in threading.enumerate():
-        if thread.name == name:
-            thread.join(5.0)
+    return lambda: threads.get(timeout=5.0).join(5.0)
 
 
 def only_acknowledge(incarnation: Incarnation) -> None:
@@ -889,10 +891,10 @@ def test_thread_that_vanishes_is_found_and_its_child_restarted(
     monkeypatch: pytest.MonkeyPatch,
     live: Callable[[Incarnation], None],
 ) -> None:
-    first_life(monkeypatch, "root/a", live)
+    join = first_life(monkeypatch, "root/a", live)
     monkeypatch.setattr(threading, "excepthook", lambda _args: None)
     tree = start_tree(spec(), clock=clock)
-    join("actor:root/a#1")
+    join()
     waiting = tree.address("root/a").ask(epoch, timeout_s=1000.0)
     with expect(tree, ChildExited, path="root/a", epoch=1) as exited, expect(tree, ChildStarted, epoch=2):
         clock.advance(TICK_S)
@@ -916,10 +918,10 @@ def test_ask_that_a_vanished_thread_had_begun_has_an_unknown_outcome(
         envelope.reply.begin()
         incarnation.current = envelope.reply
 
-    first_life(monkeypatch, "root/a", vanish_in_a_handler)
+    join = first_life(monkeypatch, "root/a", vanish_in_a_handler)
     tree = start_tree(spec(), clock=clock)
     begun = tree.address("root/a").ask(epoch, timeout_s=1000.0)
-    join("actor:root/a#1")
+    join()
     with expect(tree, ChildStarted, path="root/a", epoch=2):
         clock.advance(TICK_S)
     assert isinstance(begun.exception(), OutcomeUnknownError)
@@ -928,10 +930,10 @@ def test_ask_that_a_vanished_thread_had_begun_has_an_unknown_outcome(
 def test_messages_of_a_vanished_thread_are_carried_if_the_spec_says_so(
     start_tree: StartTree, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first_life(monkeypatch, "root/a", only_acknowledge)
+    join = first_life(monkeypatch, "root/a", only_acknowledge)
     tree = start_tree(spec(on_pending=OnPending.CARRY), clock=clock)
     waiting = tree.address("root/a").ask(epoch, timeout_s=1000.0)
-    join("actor:root/a#1")
+    join()
     clock.advance(TICK_S)
     assert waiting.result() == 2
 
@@ -939,11 +941,11 @@ def test_messages_of_a_vanished_thread_are_carried_if_the_spec_says_so(
 def test_thread_that_vanishes_before_it_is_up_is_a_failed_start(
     start_tree: StartTree, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first_life(monkeypatch, "root/dyn/a", lambda _incarnation: None)
+    join = first_life(monkeypatch, "root/dyn/a", lambda _incarnation: None)
     tree = start_tree(ChildSpec("dyn", DynamicSupervisor, kind=Kind.SUPERVISOR), clock=clock)
     started = tree.address("root/dyn").ask(StartChild(spec()), timeout_s=1000.0)
     tree.address("root/dyn").call(CountChildren())
-    join("actor:root/dyn/a#1")
+    join()
     clock.advance(TICK_S)
     assert isinstance(started.exception(), StartFailedError)
     assert tree.address("root/dyn").call(CountChildren()).specs == 0
@@ -964,11 +966,11 @@ def test_children_of_a_supervisor_whose_thread_vanished_are_given_up_and_started
         loop.on_control(envelope)  # the child is up, and so is its supervisor
         gone.set()
 
-    first_life(monkeypatch, "root/mid", start_children_and_vanish)
+    join = first_life(monkeypatch, "root/mid", start_children_and_vanish)
     mid = ChildSpec("mid", lambda: Supervisor([spec("inner")]), kind=Kind.SUPERVISOR)
     tree = start_tree(mid, spec(), clock=clock)
     assert gone.wait(5.0)
-    join("actor:root/mid#1")
+    join()
     with (
         expect(tree, ZombieEnded, path="root/mid/inner", epoch=1),
         expect(tree, ChildStarted, path="root/mid/inner", epoch=2),
@@ -979,10 +981,10 @@ def test_children_of_a_supervisor_whose_thread_vanished_are_given_up_and_started
 def test_root_whose_thread_vanished_takes_the_tree_down(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first_life(monkeypatch, "root", only_acknowledge)
+    join = first_life(monkeypatch, "root", only_acknowledge)
     tree = ActorTree(ChildSpec("root", DynamicSupervisor, kind=Kind.SUPERVISOR), clock=clock)
     tree.start()
-    join("actor:root#1")
+    join()
     waiting = tree.address("root").ask(CountChildren(), timeout_s=1000.0)
     clock.advance(5.0)
     assert tree.stopped.is_set()
@@ -1000,11 +1002,11 @@ def test_zombie_whose_thread_vanishes_is_forgotten(
         hold.entered.set()
         hold.go_on.wait(20.0)
 
-    first_life(monkeypatch, "root/a", stick_and_vanish)
+    join = first_life(monkeypatch, "root/a", stick_and_vanish)
     tree = start_tree(spec(), clock=clock)
     stall(tree, clock, hold)
     hold.let_go()
-    join("actor:root/a#1")
+    join()
     with expect(tree, ZombieEnded, path="root/a", epoch=1):
         clock.advance(TICK_S)
     assert tree.zombies == ()
