@@ -18,7 +18,7 @@ from tinker_actors.wire.documents import (
     TensorDocument,
     WireDatum,
 )
-from tinker_actors.wire.protobuf import TrainingRequest, decode_training_request
+from tinker_actors.wire.protobuf import TrainingRequest, check_cells, decode_training_request
 
 __all__ = [
     "adam_params",
@@ -128,10 +128,12 @@ def _json_training(body: bytes) -> TrainingRequest:
     content = document.forward_backward_input or document.forward_input
     if content is None:
         raise RefusedError(422, "the body must have forward_backward_input or forward_input")
+    data = [_datum(datum) for datum in content.data]
+    check_cells(data)
     return TrainingRequest(
         model_id=document.model_id,
         seq_id=document.seq_id,
-        data=[_datum(datum) for datum in content.data],
+        data=data,
         loss_fn=content.loss_fn,
         loss_fn_config=dict(content.loss_fn_config or {}),
         forward_only=document.forward_backward_input is None,
@@ -145,7 +147,13 @@ def _datum(datum: WireDatum) -> Datum:
 
 def _tensor(document: TensorDocument) -> TensorData:
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which validation names
-        return TensorData(document.data, dtype=document.dtype, shape=document.shape)
+        return TensorData(
+            document.data,
+            document.dtype,
+            document.shape,
+            document.sparse_crow_indices,
+            document.sparse_col_indices,
+        )
 
 
 def examples_of(request: TrainingRequest) -> list[Example]:

@@ -148,7 +148,7 @@ def _json(**document: Any) -> Outcome:
 
 
 def _output(computed: Any) -> Outcome:
-    logprobs: list[npt.NDArray[np.float32]]
+    logprobs: list[npt.NDArray[np.floating[Any]]]
     metrics: Mapping[str, float]
     logprobs, metrics = computed
     output = ForwardBackwardOutput(

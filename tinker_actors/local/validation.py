@@ -76,7 +76,7 @@ def check_examples(request: TrainingRequest, examples: Sequence[Example], config
         RefusedError: 400, it cannot; the text names the first datum that is wrong.
     """
     with _refusing():
-        training.check(examples, request.loss_fn, config)
+        training.check(examples, request.loss_fn, request.loss_fn_config, config)
 
 
 def check_sample(request: SampleRequest, values: Mapping[str, Any], config: ModelConfig) -> None:

@@ -46,6 +46,7 @@ from tinker_actors.wire.tensors import (
 
 __all__ = [
     "TrainingRequest",
+    "check_cells",
     "decode_output",
     "decode_sample",
     "decode_training_request",
@@ -149,7 +150,7 @@ def decode_training_request(body: bytes) -> TrainingRequest:
     for name, value in request.loss_fn_config_v2.items():
         config[name] = value.text if value.WhichOneof("value") == "text" else value.number
     data = [_read_datum(datum) for datum in request.data]
-    _check_cells(data)
+    check_cells(data)
     return TrainingRequest(
         model_id=request.model_id,
         seq_id=request.seq_id,
@@ -224,7 +225,7 @@ def _read_datum(message: Any) -> Datum:
     )
 
 
-def _check_cells(data: Sequence[Datum]) -> None:
+def check_cells(data: Sequence[Datum]) -> None:
     """Nothing if the sparse tensors of all data together stay within what one may have."""
     sparse = (tensor for datum in data for tensor in datum.loss_fn_inputs.values() if tensor.is_sparse)
     cells = sum(rows * columns for rows, columns in (tensor.shape for tensor in sparse))

@@ -69,8 +69,34 @@ def test_logprobs_of_every_position_come_back_in_the_order_of_the_examples(
     trainer = make_trainer("float64")
     logprobs, _ = trainer.forward_backward(examples)
     for values, example in zip(logprobs, examples, strict=True):
-        assert values.dtype == np.float32
-        assert np.allclose(values, plain_logprobs(trainer, example), rtol=1e-6)
+        assert np.allclose(values, plain_logprobs(trainer, example), rtol=1e-12)
+
+
+def test_several_targets_a_position_have_logprobs_of_their_shape(
+    make_trainer: MakeTrainer, examples: list[Example]
+) -> None:
+    trainer = make_trainer("float64")
+    tokens, inputs = examples[0].tokens, examples[0].inputs
+    targets = np.stack([inputs["target_tokens"], np.full(len(tokens), 3)], axis=1)
+    weights = np.stack([inputs["weights"], np.zeros(len(tokens))], axis=1)
+    batch = [Example(tokens, {"target_tokens": targets, "weights": weights}), *examples[1:]]
+    logprobs, metrics = trainer.forward_backward(batch)
+    assert logprobs[0].shape == (9, 2)
+    assert np.allclose(logprobs[0][:, 0], plain_logprobs(trainer, examples[0]), rtol=1e-12)
+    assert metrics == pytest.approx(make_trainer("float64").forward_backward(examples)[1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loss_beyond_all_bounds_is_refused_and_adds_nothing(
+    make_trainer: MakeTrainer, examples: list[Example]
+) -> None:
+    trainer = make_trainer()
+    trainer.forward_backward(examples)
+    before = trainer.state()
+    inputs = {"target_tokens": np.array([1]), "logprobs": np.array([-1e9]), "advantages": np.ones(1)}
+    with pytest.raises(ValidationError, match=r"data\[0\]: importance_sampling must be finite, came to -inf"):
+        trainer.forward_backward([Example(np.array([1]), inputs)], "importance_sampling")
+    assert same_bits(trainer.state(), before)
 
 
 def test_gradients_of_two_calls_add_up(make_trainer: MakeTrainer, examples: list[Example]) -> None:

@@ -1,5 +1,6 @@
 """A model in training: gradients accumulate, a step consumes them, everything can be saved exactly."""
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ from tinker_actors.errors import ShapeError, ValidationError
 from tinker_actors.local.engine.batches import rectangles
 from tinker_actors.local.engine.catalog import BaseModel, Floats, ModelConfig, Weights
 from tinker_actors.local.engine.lora import Adapter, Gradient
-from tinker_actors.local.engine.losses import Inputs, Loss, LossConfig, find_loss
+from tinker_actors.local.engine.losses import Inputs, Loss, LossConfig, Settings, find_loss
 from tinker_actors.local.engine.model import backward as run_backward
 from tinker_actors.local.engine.model import forward as run_forward
 from tinker_actors.local.engine.optimizer import AdamState, adam_step, clip_scale
 from tinker_actors.local.engine.scratch import Scratch
 from tinker_actors.local.engine.unembedding import target_logprobs, target_logprobs_backward
 
-__all__ = ["Example", "Trainer", "check"]
+__all__ = ["Example", "Objective", "Trainer", "check"]
 
 ADAPTER, FIRST, SECOND, GRADIENT = "adapter.", "optimizer.first.", "optimizer.second.", "gradient."
 STEPS = "optimizer.steps"
@@ -28,7 +29,7 @@ WORKERS = 2
 """Threads, the caller's among them, that share one call's rectangles. A constant: the order in which gradients are summed, and so
 their last bits, would else depend on the machine's cores."""
 
-Results = list[tuple[int, npt.NDArray[np.float32], float]]
+Results = list[tuple[int, Floats, float]]
 """Index, logprobs and loss of some examples."""
 
 
@@ -39,18 +40,34 @@ class Example:
     tokens: npt.NDArray[np.int64]
     """Input ids, shape (tokens,)."""
     inputs: Inputs
-    """Loss inputs by name, each of shape (tokens,); `target_tokens` holds the id that should come next."""
+    """Loss inputs by name, each of shape (tokens,) or (tokens, targets); `target_tokens` holds the id that
+    should come next, or those that may."""
 
 
-def check(examples: Sequence[Example], loss_fn: str, config: ModelConfig) -> Loss:
-    """The loss called `loss_fn`, if a model of this shape can be trained on `examples` with it.
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A loss with its settings."""
+
+    loss: Loss
+    settings: Settings
+
+    def per_token(self, logprobs: Floats, inputs: Inputs) -> tuple[Floats, Floats]:
+        """The loss of each target of one example, and d loss / d logprob."""
+        return self.loss.per_token(logprobs, inputs, self.settings)
+
+
+def check(
+    examples: Sequence[Example], loss_fn: str, loss_fn_config: LossConfig | None, config: ModelConfig
+) -> Objective:
+    """The loss called `loss_fn` with its settings, if a model of this shape can be trained on `examples` with it.
 
     Raises:
-        ValidationError: unknown loss, no example, missing input, a token outside the vocabulary, too long a
-            sequence, an input that is not finite, or one whose shape is not that of the tokens. The text
-            names the first example that is wrong.
+        ValidationError: unknown loss or setting, no example, missing or unknown input, a token outside the
+            vocabulary, too long a sequence, an input that is not finite, or one whose shape is not that of
+            the tokens. The text names the first example that is wrong.
     """
     loss = find_loss(loss_fn)
+    objective = Objective(loss, loss.complete(loss_fn_config or {}))
     if not examples:
         raise ValidationError("data must hold at least one example, got none")
     for index, example in enumerate(examples):
@@ -58,7 +75,7 @@ def check(examples: Sequence[Example], loss_fn: str, config: ModelConfig) -> Los
             _check(example, loss, config)
         except ValidationError as error:
             raise type(error)(f"data[{index}]: {error}") from error
-    return loss
+    return objective
 
 
 def _check(example: Example, loss: Loss, config: ModelConfig) -> None:
@@ -72,9 +89,6 @@ def _check(example: Example, loss: Loss, config: ModelConfig) -> None:
     loss.check(inputs, len(tokens))
     config.check_ids("model_input", tokens)
     config.check_ids("target_tokens", inputs["target_tokens"])
-    for name, values in inputs.items():
-        if not np.isfinite(values).all():
-            raise ValidationError(f"{name} must be finite, got NaN or infinity")
 
 
 class Trainer:
@@ -108,7 +122,7 @@ class Trainer:
         loss_fn_config: LossConfig | None = None,
         *,
         backward: bool = True,
-    ) -> tuple[list[npt.NDArray[np.float32]], dict[str, float]]:
+    ) -> tuple[list[Floats], dict[str, float]]:
         """The loss of `examples`, a sum over tokens and examples; its gradient is added to what waits.
 
         Args:
@@ -118,16 +132,16 @@ class Trainer:
             backward: False computes the loss only.
 
         Returns:
-            The logprobs of each example's target tokens in nats, shape (tokens,), of every position
-            whatever its weight; and metrics named `name:reduction`, among them `loss:sum`.
+            The logprobs of each example's target tokens in nats, of the shape of `target_tokens`, of every
+            position whatever its weight; and metrics named `name:reduction`, among them `loss:sum`.
 
         Raises:
-            ValidationError: as `check`. Nothing was computed or added.
+            ValidationError: as `check`, or a loss is not finite. Nothing was added.
         """
-        loss = check(examples, loss_fn, self.base.config)
-        work = _Work(self.adapter.merged(self.base), examples, _Objective(loss, loss_fn_config or {}))
+        objective = check(examples, loss_fn, loss_fn_config, self.base.config)
+        work = _Work(self.adapter.merged(self.base), examples, objective)
         groups = rectangles([len(example.tokens) for example in examples], len(self._workers))
-        logprobs: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(examples)
+        logprobs: list[Floats] = [np.empty(0, self.adapter.flat.dtype)] * len(examples)
         losses = np.zeros(len(examples))
         gradients = []
         for results, gradient in self._share_out(work, groups, backward=backward):
@@ -260,23 +274,12 @@ class Trainer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Objective:
-    """A loss with its settings."""
-
-    loss: Loss
-    config: LossConfig
-
-    def per_token(self, logprobs: Floats, inputs: Inputs) -> tuple[Floats, Floats]:
-        return self.loss.per_token(logprobs, inputs, self.config)
-
-
-@dataclass(frozen=True, slots=True)
 class _Work:
     """What all rectangles of one call share; only read while workers run."""
 
     weights: Weights
     examples: Sequence[Example]
-    objective: _Objective
+    objective: Objective
 
     def run(self, group: Sequence[int], gradient: Gradient | None, scratch: Scratch) -> Results:
         """Logprobs and loss of the examples of one rectangle; the first is the longest."""
@@ -284,27 +287,45 @@ class _Work:
         batch = [self.examples[index] for index in group]
         tokens, targets = _rectangle(batch)
         tape = run_forward(self.weights, tokens, scratch)
-        head = (tape.hidden, self.weights.unembedding, targets.reshape(-1))
+        head = (tape.hidden, self.weights.unembedding, targets)
         logprobs, normalizers = target_logprobs(*head, scratch)
-        by_row, slopes = logprobs.reshape(tokens.shape), np.zeros(tokens.shape, logprobs.dtype)
+        by_row = logprobs.reshape(*tokens.shape, -1)
+        slopes = np.zeros_like(by_row)
         results = []
         for index, example, row, slope in zip(group, batch, by_row, slopes, strict=True):
-            length = len(example.tokens)
-            losses, slope[:length] = self.objective.per_token(row[:length], example.inputs)
-            results.append((index, row[:length].astype(np.float32), float(losses.sum(dtype=np.float64))))
+            values, place = _own(row, example).copy(), _own(slope, example)
+            losses, place[...] = self.objective.per_token(values, example.inputs)
+            total = float(losses.sum(dtype=np.float64))
+            self._check_finite(index, total, place)
+            results.append((index, values, total))
         if gradient is not None:
             outgoing = target_logprobs_backward(
-                slopes.reshape(-1), *head, normalizers, gradient=gradient, scratch=scratch
+                slopes.reshape(logprobs.shape), *head, normalizers, gradient=gradient, scratch=scratch
             )
             run_backward(self.weights, tape, outgoing, gradient, scratch)
         return results
 
+    def _check_finite(self, index: int, total: float, slopes: Floats) -> None:
+        if not (math.isfinite(total) and np.isfinite(slopes).all()):
+            raise ValidationError(
+                f"data[{index}]: {self.objective.loss.name} must be finite, came to {total}: either the model has"
+                " diverged (take a smaller learning_rate), or the ratio of its probabilities to `logprobs` is"
+                " beyond all bounds"
+            )
+
 
 def _rectangle(batch: Sequence[Example]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Tokens and targets side by side, shape (examples, tokens of the first), filled up with 0."""
+    """Tokens, shape (examples, tokens of the first), and targets, (all tokens, most targets), filled up with 0."""
     shape = (len(batch), len(batch[0].tokens))
-    tokens, targets = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    most = max(math.prod(example.inputs["target_tokens"].shape[1:]) for example in batch)
+    tokens, targets = np.zeros(shape, np.int64), np.zeros((*shape, most), np.int64)
     for row, example in enumerate(batch):
         tokens[row, : len(example.tokens)] = example.tokens
-        targets[row, : len(example.tokens)] = example.inputs["target_tokens"]
-    return tokens, targets
+        _own(targets[row], example)[...] = example.inputs["target_tokens"]
+    return tokens, targets.reshape(-1, most)
+
+
+def _own(row: npt.NDArray[Any], example: Example) -> npt.NDArray[Any]:
+    """The part of a row, shape (steps, most targets), that an example fills, in the shape of its targets."""
+    tokens, *targets = example.inputs["target_tokens"].shape
+    return row[:tokens, : targets[0]] if targets else row[:tokens, 0]
