@@ -1,9 +1,11 @@
 """Our client on servers of other kinds than the hosted service of today."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from harness import ADAM, BATCHES, KEY, WAIT_S
+from harness import ADAM, BATCHES, KEY, WAIT_S, Server, step
 from recorder import BASE_MODEL, Profile, Recorder
 
 import tinker_actors as ta
@@ -63,9 +65,72 @@ def test_a_request_that_fails_on_the_server_tells_why(recorder: Recorder, error:
             training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)
 
 
-@pytest.mark.xfail(reason="not built yet: forward_backward in JSON for servers that read no protobuf")
-@pytest.mark.parametrize("profile", [Profile(flags=None, takes_protobuf=False, gives_protobuf=False)])
-def test_a_server_that_reads_no_protobuf_is_sent_json(recorder: Recorder) -> None:
+JSON_ONLY = Profile(flags=None, takes_protobuf=False, gives_protobuf=False)
+"""Before SDK 0.19, behind something that looks at the media type."""
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [JSON_ONLY, replace(JSON_ONLY, refuses_protobuf_with=422), replace(JSON_ONLY, refuses_protobuf_with=400)],
+    ids=["415", "422", "400"],
+)
+def test_a_server_that_reads_no_protobuf_is_sent_json_from_then_on(recorder: Recorder) -> None:
+    with ta.ServiceClient(base_url=recorder.url, api_key=KEY) as service:
+        training = service.create_lora_training_client(BASE_MODEL, rank=8).result(WAIT_S)
+        for batch in BATCHES:
+            output = training.forward_backward(batch, "cross_entropy").result(WAIT_S)
+            assert len(output.loss_fn_outputs) == len(batch)
+        training.forward(BATCHES[0], "cross_entropy").result(WAIT_S)
+    kinds = [request.headers["content-type"] for request in recorder.to("forward_backward")]
+    assert kinds == ["application/x-protobuf", "application/json", "application/json"]
+    assert [request.headers["content-type"] for request in recorder.to("forward")] == ["application/json"]
+    refused, accepted = (request.document for request in recorder.to("forward_backward")[:2])
+    assert (accepted["model_id"], accepted["seq_id"]) == (refused["model_id"], refused["seq_id"])
+    assert set(accepted["forward_backward_input"]) == {"data", "loss_fn"}
+
+
+@pytest.mark.parametrize("profile", [JSON_ONLY], ids=["415"])
+def test_a_run_on_such_a_server_goes_on_in_another_process(recorder: Recorder, tmp_path: Path) -> None:
+    def begin() -> ta.ServiceClient:
+        return ta.ServiceClient(base_url=recorder.url, api_key=KEY, run_dir=tmp_path)
+
+    with begin() as service:
+        training = service.create_lora_training_client(BASE_MODEL, rank=8).result(WAIT_S)
+        step(training, 0)
+    with begin() as service:
+        training = service.create_lora_training_client(BASE_MODEL, rank=8).result(WAIT_S)
+        assert training.step == 1
+        step(training, 1)
+        assert training.step == 2
+
+
+@pytest.mark.parametrize("profile", [Profile()], ids=["hosted"])
+def test_the_codec_may_be_chosen(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINKER_ACTORS_CODEC", "json")
     with ta.ServiceClient(base_url=recorder.url, api_key=KEY) as service:
         training = service.create_lora_training_client(BASE_MODEL, rank=8).result(WAIT_S)
         training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)
+    assert {request.headers["content-type"] for request in recorder.requests if request.document} == {
+        "application/json"
+    }
+    assert {request.headers["accept"] for request in recorder.requests} == {"application/json"}
+
+
+@pytest.mark.parametrize("profile", [replace(JSON_ONLY, flags={}, refuses_protobuf_with=422)])
+def test_a_server_of_protobufs_time_is_believed_when_it_refuses(recorder: Recorder) -> None:
+    with ta.ServiceClient(base_url=recorder.url, api_key=KEY) as service:
+        training = service.create_lora_training_client(BASE_MODEL, rank=8).result(WAIT_S)
+        with pytest.raises(ta.UnprocessableEntityError):
+            training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)
+    assert len(recorder.to("forward_backward")) == 1
+
+
+def test_json_trains_like_protobuf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = {}
+    with Server(tmp_path / "data") as server:
+        for codec in ("protobuf", "json"):
+            monkeypatch.setenv("TINKER_ACTORS_CODEC", codec)
+            with ta.ServiceClient(base_url=server.url, api_key=KEY) as service:
+                training = service.create_lora_training_client(BASE_MODEL, rank=8, seed=7).result(WAIT_S)
+                losses[codec] = [step(training, number)["loss:sum"] for number in range(2)]
+    assert losses["json"] == losses["protobuf"]

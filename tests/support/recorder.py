@@ -36,7 +36,9 @@ class Profile:
     flags: dict[str, Any] | None = field(default_factory=dict)
     """Answer to client/config; None is a server without flags."""
     takes_protobuf: bool = True
-    """Whether forward_backward may come as protobuf; else 415."""
+    """Whether forward_backward may come as protobuf."""
+    refuses_protobuf_with: int = 415
+    """Status in answer to a body that is not read."""
     gives_protobuf: bool = True
     """Whether results that have a protobuf form come in it."""
     has_finish: bool = True
@@ -232,7 +234,7 @@ class _Answers:
     def give(self, method: str, path: str, document: Any, headers: dict[str, str]) -> Any:
         """The answer in JSON; None for one without a body."""
         if headers.get("content-type") == PROTOBUF and not self._profile.takes_protobuf:
-            raise _RefusedError(415, "this server reads JSON")
+            raise _RefusedError(self._profile.refuses_protobuf_with, "this server reads JSON")
         first, _, rest = path.partition("/")
         submit = getattr(self, f"_submit_{path}", None)
         if submit is not None:

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 
 from tinker_actors.errors import APIResponseValidationError, ValidationError
 from tinker_actors.types import (
+    Datum,
+    EncodedTextChunk,
     ForwardBackwardOutput,
+    ImageChunk,
     ModelInput,
     PromptAltTokens,
     SampledSequence,
@@ -23,16 +26,23 @@ from tinker_actors.types import (
     TopkLogprobs,
 )
 from tinker_actors.wire import json as codec
-from tinker_actors.wire.documents import TensorDocument, WireDatum
+from tinker_actors.wire.documents import ForwardBackwardRequest, TensorDocument, WireDatum
+from tinker_actors.wire.protobuf import TrainingRequest
 
 READERS: list[Callable[[bytes], object]] = [codec.read_output_document, codec.read_sample_document]
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 ids = st.integers(0, 2**31 - 1)
 rows = st.lists(st.lists(st.sampled_from([0, 0, 0, 0, 5]), min_size=6, max_size=6), min_size=1, max_size=4)
+
+
+def sparse(values: list[list[int]]) -> TensorData:
+    return TensorData(values, dtype="int64").to_sparse()
+
+
 tensors = st.one_of(
     st.lists(finite | st.just(math.nan)).map(lambda values: TensorData(values, dtype="float32")),
     rows.map(lambda values: TensorData(values, dtype="int64")),
-    rows.map(lambda values: TensorData(values, dtype="int64").to_sparse()),
+    rows.map(sparse),
 )
 topks = st.lists(st.lists(st.tuples(ids, finite), min_size=1, max_size=3), min_size=1, max_size=4).map(
     TopkLogprobs.from_rows
@@ -100,6 +110,44 @@ def test_a_tensor_that_is_asked_with_comes_back_as_it_is_laid_out(tensor: Tensor
     document = msgspec.json.decode(encoded(codec.tensor_document(tensor)), type=TensorDocument)
     datum = WireDatum(model_input=ModelInput.empty(), loss_fn_inputs={"mine": document})
     assert codec.read_datum(datum).loss_fn_inputs == {"mine": tensor}
+
+
+chunks = st.one_of(
+    st.lists(ids).map(lambda tokens: EncodedTextChunk(tokens=tokens)),
+    st.builds(ImageChunk, data=st.binary(min_size=1), format=st.sampled_from(["png", "jpeg"])),
+)
+requests = st.builds(
+    TrainingRequest,
+    model_id=st.text(),
+    seq_id=st.integers(1, 2**31 - 1),
+    data=st.lists(
+        st.builds(
+            Datum,
+            model_input=st.lists(chunks, max_size=3).map(lambda held: ModelInput(chunks=held)),
+            loss_fn_inputs=st.dictionaries(
+                st.text(min_size=1), rows.map(TensorData) | rows.map(sparse), max_size=2
+            ),
+        ),
+        max_size=3,
+    ),
+    loss_fn=st.text(),
+    loss_fn_config=st.dictionaries(st.text(), finite | st.text(), max_size=2),
+    forward_only=st.just(False),
+)
+
+
+@given(requests)
+def test_a_training_request_comes_back_written_out(request: TrainingRequest) -> None:
+    read = msgspec.json.decode(codec.training_body(request), type=ForwardBackwardRequest)
+    body = read.forward_backward_input
+    assert (read.model_id, read.seq_id, body.loss_fn) == (request.model_id, request.seq_id, request.loss_fn)
+    assert dict(body.loss_fn_config or {}) == request.loss_fn_config
+    for document, datum in zip(body.data, request.data, strict=True):
+        came = codec.read_datum(document)
+        assert came.model_input == datum.model_input
+        for name, tensor in datum.loss_fn_inputs.items():
+            assert not came.loss_fn_inputs[name].is_sparse
+            assert came.loss_fn_inputs[name].to_numpy().tolist() == tensor.to_numpy().tolist()
 
 
 # Other services' documents ----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from tinker_actors.actors.futures import Settler
+from tinker_actors.api.codecs import Capabilities, Codec
 from tinker_actors.api.setup import ClientConfig, DynamicConfig
 from tinker_actors.config import RecoveryPolicy, Settings
 from tinker_actors.journal.store import Store
@@ -73,6 +74,8 @@ class Published:
         """The server's flags; written by the transport actor, at the defaults until it knows better."""
         self.dynamic_config = DynamicConfig()
         """Those that may change; likewise."""
+        self.capabilities = Capabilities(codec=None if settings.codec is None else Codec(settings.codec))
+        """What else is known of the server; likewise."""
         self.session_id: str | None = None
         """Written by the heartbeat actor."""
         self._lock = threading.Lock()

@@ -17,6 +17,7 @@ from tinker_actors.actors.bytes import ByteBudget
 from tinker_actors.actors.futures import forbid_waiting
 from tinker_actors.actors.identity import Identity, is_token_rejected
 from tinker_actors.actors.published import Published
+from tinker_actors.api.codecs import Codec, in_a_known_codec
 from tinker_actors.api.futures import (
     PENDING,
     Expectation,
@@ -30,7 +31,7 @@ from tinker_actors.api.futures import (
     with_retries,
 )
 from tinker_actors.api.setup import (
-    ClientConfig,
+    NO_FLAGS,
     DynamicConfig,
     client_config,
     dynamic_config,
@@ -48,7 +49,7 @@ from tinker_actors.errors import (
 )
 from tinker_actors.events import QueueStateChanged, RequestRetried
 from tinker_actors.supervision import Address, ExitReason, Reply, SupervisedActor
-from tinker_actors.wire.calls import Answer, Call
+from tinker_actors.wire.calls import JSON, Answer, Call
 from tinker_actors.wire.compression import compressed
 from tinker_actors.wire.documents import FutureHandle
 from tinker_actors.wire.http import HttpxTransport, Transport
@@ -268,7 +269,7 @@ class TransportActor(SupervisedActor):
                 _tell(send.reply_to, Accepted(send.tag, handle))
                 steps = follow(
                     handle.request_id,
-                    send.expected,
+                    self._readable(send.expected),
                     clock,
                     self._random,
                     created_in_s=clock() - began,
@@ -283,9 +284,23 @@ class TransportActor(SupervisedActor):
                 self._cancel_on_service(handle.request_id)
             raise
 
+    def _readable(self, expected: Expectation) -> Expectation:
+        """What is expected, without protobuf where settings do without it."""
+        if self._published.settings.codec != "json":
+            return expected
+        return msgspec.structs.replace(expected, accept=JSON)
+
     def _submit(self, call: Call[Any]) -> RoundTrips[Answer]:
         limit_s = self._published.config.billing_exception_max_pause_duration_sec
-        return with_retries(call, self.context.clock.now, self._random, max_billing_pause_s=limit_s)
+        submit = partial(
+            with_retries, clock=self.context.clock.now, generator=self._random, max_billing_pause_s=limit_s
+        )
+        if call.in_json is None:
+            return submit(call)
+        return in_a_known_codec(call, lambda: self._published.capabilities, self._note_codec, submit)
+
+    def _note_codec(self, codec: Codec) -> None:
+        self._published.capabilities = msgspec.structs.replace(self._published.capabilities, codec=codec)
 
     def _cancel_on_service(self, request_id: str) -> None:
         """Tell a service that wants to know that nobody waits for this result any more; best effort."""
@@ -355,7 +370,11 @@ class TransportActor(SupervisedActor):
     async def _greet(self) -> None:
         """Ask for the flags, with the key itself; a server that has none has them at their defaults."""
         key = (await self._identity.key()).reveal()
-        self._published.config = config = await self._ask(client_config(), key, ClientConfig())
+        self._published.config = config = await self._ask(client_config(), key, NO_FLAGS)
+        if config is NO_FLAGS:
+            self._published.capabilities = msgspec.structs.replace(
+                self._published.capabilities, has_flags=False
+            )
         self._identity.uses_tokens = config.pjwt_auth_enabled
         await self._refresh_flags()
 

@@ -14,6 +14,7 @@ from tinker_actors.wire.calls import Call, Pool, json_body, read_json
 from tinker_actors.wire.retry import BRIEF
 
 __all__ = [
+    "NO_FLAGS",
     "ClientConfig",
     "DynamicConfig",
     "KeyRecord",
@@ -51,6 +52,10 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of large results being fetched."""
     billing_exception_max_pause_duration_sec: float = 3600.0
     """How long a 402 is waited out."""
+
+
+NO_FLAGS = ClientConfig()
+"""Of a server that has no such endpoint."""
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):

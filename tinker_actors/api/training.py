@@ -1,6 +1,7 @@
 """Training endpoints. Whatever runs in the background answers with a `FutureHandle`."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -19,7 +20,8 @@ from tinker_actors.wire.documents import (
     SaveWeightsForSamplerRequest,
     SaveWeightsRequest,
 )
-from tinker_actors.wire.protobuf import with_ids
+from tinker_actors.wire.json import training_body
+from tinker_actors.wire.protobuf import decode_training_request, with_ids
 from tinker_actors.wire.retry import PATIENT
 
 __all__ = [
@@ -39,16 +41,8 @@ MOST_RECIPIENTS = 10
 """Of one encrypted export."""
 
 
-def _submit(operation: str, body: bytes, content_type: str = "application/json") -> Call[FutureHandle]:
-    return Call(
-        operation=operation,
-        path=operation,
-        body=body,
-        content_type=content_type,
-        is_compressible=content_type == PROTOBUF,
-        retry=PATIENT,
-        read=read_json(FutureHandle),
-    )
+def _submit(operation: str, body: bytes) -> Call[FutureHandle]:
+    return Call(operation=operation, path=operation, body=body, retry=PATIENT, read=read_json(FutureHandle))
 
 
 def create_model(
@@ -143,7 +137,19 @@ def get_info(model_id: str) -> Call[GetInfoResponse]:
 
 def forward_backward(model_id: str, seq_id: int, content: bytes) -> Call[FutureHandle]:
     """Loss and gradients of the data in `content`; see `wire.protobuf.encode_training_content`."""
-    return _submit("forward_backward", with_ids(content, model_id, seq_id), PROTOBUF)
+    body = with_ids(content, model_id, seq_id)
+    return msgspec.structs.replace(
+        _submit("forward_backward", body),
+        content_type=PROTOBUF,
+        is_compressible=True,
+        in_json=partial(_forward_backward_in_json, body),
+    )
+
+
+def _forward_backward_in_json(body: bytes) -> Call[FutureHandle]:
+    """The same for a server before protobuf; without gradients it has an endpoint of its own there."""
+    request = decode_training_request(body)
+    return _submit("forward" if request.forward_only else "forward_backward", training_body(request))
 
 
 def optim_step(model_id: str, seq_id: int, content: bytes) -> Call[FutureHandle]:

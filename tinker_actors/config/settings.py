@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -42,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Added to the URL of every request."""
     proxy: Secret | None = None
     """URL of the proxy; None leaves it to the environment."""
+    codec: Literal["protobuf", "json"] | None = None
+    """What training requests travel in; None finds out what the server reads."""
 
     @property
     def is_local(self) -> bool:
@@ -58,13 +60,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         default_headers: Mapping[str, Any] | None = None,
         default_query: Mapping[str, Any] | None = None,
         proxy: str | None = None,
+        codec: str | None = None,
         environment: Mapping[str, str] | None = None,
         home: Path | None = None,
     ) -> Self:
         """Arguments, completed from the environment.
 
         Read there: `TINKER_BASE_URL`, `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_PROJECT_ID`, `TINKER_TAGS`,
-        `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; in the home directory, the credentials
+        `TINKER_ACTORS_CODEC`, `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; in the home directory, the credentials
         that the official login stored. What is empty counts as not given.
 
         Raises:
@@ -85,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             headers=_headers({**access, **_texts("default_headers", default_headers)}),
             query=tuple(_texts("default_query", default_query).items()),
             proxy=None if proxy is None else Secret(proxy),
+            codec=_codec(codec or known.get("TINKER_ACTORS_CODEC") or None),
         )
 
 
@@ -93,6 +97,13 @@ def _credential(url: str, api_key: str | None, known: Mapping[str, str], home: P
         # A key for somewhere else is nothing to the embedded server, be it good or bad.
         return Credential(key=Secret(_LOCAL_KEY))
     return find_credential(api_key, known, lambda: stored_key(home), time.time())
+
+
+def _codec(name: str | None) -> Literal["protobuf", "json"] | None:
+    match name:
+        case None | "protobuf" | "json":
+            return name
+    raise ConfigError(f'codec must be "protobuf" or "json", or None to find out, got {name!r}')
 
 
 def _texts(name: str, given: Mapping[str, Any] | None) -> dict[str, str]:

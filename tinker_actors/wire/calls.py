@@ -80,6 +80,8 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     is_compressible: bool = False
     """Whether the body goes in zstd to a server that asks for that."""
     retry: RetryRule = NEVER
+    in_json: "Callable[[], Call[T]] | None" = None
+    """Makes the same request for a server that reads no protobuf."""
     answers: frozenset[int] = frozenset()
     """Statuses that are answers here, besides those that say success."""
 

@@ -1,4 +1,4 @@
-"""Tensors and results in JSON: results of forward_backward and of samples as servers before protobuf give them.
+"""Training requests and results in JSON, as servers before protobuf read and give them.
 
 JSON has no NaN: a float that is none is null, and null is read as NaN.
 """
@@ -21,7 +21,9 @@ from tinker_actors.types import (
     TopkLogprobs,
 )
 from tinker_actors.types.checks import MOST_INT32
+from tinker_actors.wire.calls import json_body
 from tinker_actors.wire.documents import TensorDocument, WireDatum
+from tinker_actors.wire.protobuf import TrainingRequest
 
 __all__ = [
     "output_document",
@@ -30,6 +32,7 @@ __all__ = [
     "read_sample_document",
     "sample_document",
     "tensor_document",
+    "training_body",
 ]
 
 T = TypeVar("T")
@@ -87,6 +90,34 @@ def tensor_document(tensor: TensorData) -> TensorDocument:
         sparse_crow_indices=tensor.sparse_crow_indices,
         sparse_col_indices=tensor.sparse_col_indices,
     )
+
+
+def training_body(request: TrainingRequest) -> bytes:
+    """A forward or forward_backward request in JSON.
+
+    Servers that need it in this form know neither sparse tensors nor provenance: tensors are written out with 0 in
+    cells that are not listed, which is what those cells mean in a loss input, and provenance is left out.
+    """
+    content: dict[str, Any] = {
+        "data": [
+            {
+                "model_input": datum.model_input,
+                "loss_fn_inputs": {
+                    name: tensor_document(_dense(tensor)) for name, tensor in datum.loss_fn_inputs.items()
+                },
+            }
+            for datum in request.data
+        ],
+        "loss_fn": request.loss_fn,
+    }
+    if request.loss_fn_config:
+        content["loss_fn_config"] = request.loss_fn_config
+    field = "forward_input" if request.forward_only else "forward_backward_input"
+    return json_body({"model_id": request.model_id, "seq_id": request.seq_id, field: content})
+
+
+def _dense(tensor: TensorData) -> TensorData:
+    return TensorData(tensor.to_numpy()) if tensor.is_sparse else tensor
 
 
 def read_datum(document: WireDatum) -> Datum:
