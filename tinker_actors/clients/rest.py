@@ -1,21 +1,20 @@
 """What the service keeps, looked at and changed: names and signatures of the official SDK."""
 
-import functools
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.api import checkpoints, rest
 from tinker_actors.api.futures import RoundTrips
 from tinker_actors.clients.future import APIFuture
 from tinker_actors.clients.listing import Listing, Page, page, page_without_cursor
+from tinker_actors.clients.twins import awaited
 from tinker_actors.clients.walk import Walk
 from tinker_actors.config import Credential, RecoveryPolicy, Settings
 from tinker_actors.config.credentials import claims_of
@@ -42,23 +41,7 @@ __all__ = ["RestClient"]
 
 CLOSE_TIMEOUT_S = 5.0
 
-P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def _awaited(
-    method: Callable[Concatenate[Any, P], APIFuture[T]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    """`method` as a coroutine that gives the value."""
-
-    async def twin(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await method(self, *args, **kwargs)
-
-    functools.update_wrapper(twin, method)
-    twin.__name__ = f"{method.__name__}_async"
-    twin.__qualname__ = f"{method.__qualname__}_async"
-    twin.__doc__ = f"`{method.__name__}`, awaited."
-    return twin
 
 
 class RestClient:
@@ -107,7 +90,7 @@ class RestClient:
         """The base models on offer."""
         return self._ask(rest.get_server_capabilities())
 
-    get_server_capabilities_async = _awaited(get_server_capabilities)
+    get_server_capabilities_async = awaited(get_server_capabilities)
 
     def get_session(
         self, session_id: str, access_scope: AccessScope | None = "owned"
@@ -120,7 +103,7 @@ class RestClient:
         """
         return self._ask(rest.get_session(session_id, access_scope))
 
-    get_session_async = _awaited(get_session)
+    get_session_async = awaited(get_session)
 
     def list_sessions(
         self, limit: int = 20, offset: int = 0, access_scope: AccessScope | None = "owned"
@@ -134,7 +117,7 @@ class RestClient:
         """
         return self._ask(rest.list_sessions(limit, offset, access_scope))
 
-    list_sessions_async = _awaited(list_sessions)
+    list_sessions_async = awaited(list_sessions)
 
     def iter_sessions(
         self, page_size: int = 20, access_scope: AccessScope | None = "owned"
@@ -152,13 +135,13 @@ class RestClient:
         """A page of the organization's sessions that fit, the newest first. Experimental, and warns so."""
         return self._ask(rest.search_sessions(request))
 
-    search_sessions_async = _awaited(search_sessions)
+    search_sessions_async = awaited(search_sessions)
 
     def assign_session_project(self, session_id: str, project_id: str) -> APIFuture[None]:
         """Move a session, and what lives in it, into a project."""
         return self._ask(rest.assign_session_project(session_id, project_id))
 
-    assign_session_project_async = _awaited(assign_session_project)
+    assign_session_project_async = awaited(assign_session_project)
 
     def export_session_trace(self, session_id: str) -> APIFuture[str]:
         """Have the service build a session's trace for Perfetto; the signed URL of it.
@@ -170,7 +153,7 @@ class RestClient:
         """
         return self._follow(rest.export_session_trace(session_id))
 
-    export_session_trace_async = _awaited(export_session_trace)
+    export_session_trace_async = awaited(export_session_trace)
 
     # Training runs and samplers ------------------------------------------------------------------
 
@@ -180,7 +163,7 @@ class RestClient:
         """One training run."""
         return self._ask(rest.get_training_run(training_run_id, access_scope))
 
-    get_training_run_async = _awaited(get_training_run)
+    get_training_run_async = awaited(get_training_run)
 
     def get_training_run_by_tinker_path(
         self, tinker_path: str, access_scope: AccessScope | None = "owned"
@@ -188,7 +171,7 @@ class RestClient:
         """The training run that a checkpoint was saved from."""
         return self._ask(rest.get_training_run_by_tinker_path(tinker_path, access_scope))
 
-    get_training_run_by_tinker_path_async = _awaited(get_training_run_by_tinker_path)
+    get_training_run_by_tinker_path_async = awaited(get_training_run_by_tinker_path)
 
     def list_training_runs(
         self,
@@ -207,7 +190,7 @@ class RestClient:
         """
         return self._ask(rest.list_training_runs(limit, offset, access_scope, project_id))
 
-    list_training_runs_async = _awaited(list_training_runs)
+    list_training_runs_async = awaited(list_training_runs)
 
     def iter_training_runs(
         self,
@@ -228,7 +211,7 @@ class RestClient:
         """What a sampling session samples from."""
         return self._ask(rest.get_sampler(sampler_id))
 
-    get_sampler_async = _awaited(get_sampler)
+    get_sampler_async = awaited(get_sampler)
 
     # Checkpoints ---------------------------------------------------------------------------------
 
@@ -236,13 +219,13 @@ class RestClient:
         """All checkpoints of a training run, of each type."""
         return self._ask(checkpoints.list_checkpoints(training_run_id))
 
-    list_checkpoints_async = _awaited(list_checkpoints)
+    list_checkpoints_async = awaited(list_checkpoints)
 
     def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> APIFuture[CheckpointsListResponse]:
         """A page of the checkpoints of all of the caller's runs, the newest first."""
         return self._ask(checkpoints.list_user_checkpoints(limit, offset))
 
-    list_user_checkpoints_async = _awaited(list_user_checkpoints)
+    list_user_checkpoints_async = awaited(list_user_checkpoints)
 
     def iter_user_checkpoints(self, page_size: int = 100) -> "Listing[Checkpoint]":
         """The checkpoints of all of the caller's runs, page by page; see `list_user_checkpoints`."""
@@ -258,13 +241,13 @@ class RestClient:
         """What must be known of a checkpoint to load it."""
         return self._ask(checkpoints.get_weights_info(tinker_path))
 
-    get_weights_info_by_tinker_path_async = _awaited(get_weights_info_by_tinker_path)
+    get_weights_info_by_tinker_path_async = awaited(get_weights_info_by_tinker_path)
 
     def get_external_weights_urls(self, tinker_path: str) -> APIFuture[ExternalWeightsUrlsResponse]:
         """Signed URLs of the files of exported weights; to be fetched by plain GETs, without the key."""
         return self._ask(checkpoints.get_external_weights_urls(tinker_path))
 
-    get_external_weights_urls_async = _awaited(get_external_weights_urls)
+    get_external_weights_urls_async = awaited(get_external_weights_urls)
 
     def get_checkpoint_archive_url(
         self, training_run_id: str, checkpoint_id: str
@@ -281,7 +264,7 @@ class RestClient:
         path = checkpoints.checkpoint_path(training_run_id, checkpoint_id)
         return self.get_checkpoint_archive_url_from_tinker_path(path)
 
-    get_checkpoint_archive_url_async = _awaited(get_checkpoint_archive_url)
+    get_checkpoint_archive_url_async = awaited(get_checkpoint_archive_url)
 
     def get_checkpoint_archive_url_from_tinker_path(
         self, tinker_path: str
@@ -289,7 +272,7 @@ class RestClient:
         """`get_checkpoint_archive_url` by the checkpoint's path."""
         return self._follow(checkpoints.get_checkpoint_archive_url(tinker_path, partial(datetime.now, UTC)))
 
-    get_checkpoint_archive_url_from_tinker_path_async = _awaited(get_checkpoint_archive_url_from_tinker_path)
+    get_checkpoint_archive_url_from_tinker_path_async = awaited(get_checkpoint_archive_url_from_tinker_path)
 
     def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> APIFuture[None]:
         """Delete a checkpoint.
@@ -304,13 +287,13 @@ class RestClient:
             checkpoints.delete_checkpoint(checkpoints.checkpoint_path(training_run_id, checkpoint_id))
         )
 
-    delete_checkpoint_async = _awaited(delete_checkpoint)
+    delete_checkpoint_async = awaited(delete_checkpoint)
 
     def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
         """`delete_checkpoint` by the checkpoint's path."""
         return self._ask(checkpoints.delete_checkpoint(tinker_path))
 
-    delete_checkpoint_from_tinker_path_async = _awaited(delete_checkpoint_from_tinker_path)
+    delete_checkpoint_from_tinker_path_async = awaited(delete_checkpoint_from_tinker_path)
 
     def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
         """Let everybody read a checkpoint; only its owner may do that.
@@ -320,7 +303,7 @@ class RestClient:
         """
         return self._ask(checkpoints.publish_checkpoint(tinker_path))
 
-    publish_checkpoint_from_tinker_path_async = _awaited(publish_checkpoint_from_tinker_path)
+    publish_checkpoint_from_tinker_path_async = awaited(publish_checkpoint_from_tinker_path)
 
     def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
         """Let only its owner read a checkpoint.
@@ -330,7 +313,7 @@ class RestClient:
         """
         return self._ask(checkpoints.unpublish_checkpoint(tinker_path))
 
-    unpublish_checkpoint_from_tinker_path_async = _awaited(unpublish_checkpoint_from_tinker_path)
+    unpublish_checkpoint_from_tinker_path_async = awaited(unpublish_checkpoint_from_tinker_path)
 
     def set_checkpoint_ttl_from_tinker_path(
         self, tinker_path: str, ttl_seconds: int | None
@@ -343,7 +326,7 @@ class RestClient:
         """
         return self._ask(checkpoints.set_checkpoint_ttl(tinker_path, ttl_seconds))
 
-    set_checkpoint_ttl_from_tinker_path_async = _awaited(set_checkpoint_ttl_from_tinker_path)
+    set_checkpoint_ttl_from_tinker_path_async = awaited(set_checkpoint_ttl_from_tinker_path)
 
     def copy_weights(
         self,
@@ -373,7 +356,7 @@ class RestClient:
         )
         return self._ask(call)
 
-    copy_weights_async = _awaited(copy_weights)
+    copy_weights_async = awaited(copy_weights)
 
     # The key -------------------------------------------------------------------------------------
 
@@ -391,7 +374,7 @@ class RestClient:
             threading.Thread(target=_identify, args=(credential, future), name="whoami", daemon=True).start()
         return APIFuture(future)
 
-    whoami_async = _awaited(whoami)
+    whoami_async = awaited(whoami)
 
     # The end -------------------------------------------------------------------------------------
 

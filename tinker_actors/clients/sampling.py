@@ -6,6 +6,7 @@ from typing import Any, overload
 from tinker_actors.actors.sampling import SampleOrder, Sampler
 from tinker_actors.api.sampling import SampleOptions
 from tinker_actors.clients.future import APIFuture
+from tinker_actors.clients.twins import as_coroutine, awaited
 from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import ShapeError, ValidationError
 from tinker_actors.tokenization import Tokenizer, get_tokenizer
@@ -86,9 +87,7 @@ class SamplingClient:
         )
         return APIFuture(self._sampler.submissions.add(order), is_cancellable=True)
 
-    async def sample_async(self, *args: Any, **kwargs: Any) -> SampleResponse:
-        """`sample`, awaited."""
-        return await self.sample(*args, **kwargs)
+    sample_async = awaited(sample)
 
     @overload
     def compute_logprobs(
@@ -134,9 +133,19 @@ class SamplingClient:
             return response.then(lambda result: result.prompt_logprobs)
         return response.then(lambda result: (result.prompt_logprobs, result.topk_prompt_logprobs or []))
 
-    async def compute_logprobs_async(self, *args: Any, **kwargs: Any) -> Any:
+    async def compute_logprobs_async(
+        self,
+        prompt: ModelInput | Sequence[int],
+        prompt_logprobs_last_n: int | None = None,
+        *,
+        topk_prompt_logprobs: int | None = None,
+    ) -> Any:
         """`compute_logprobs`, awaited."""
-        return await self.compute_logprobs(*args, **kwargs)
+        if topk_prompt_logprobs is None:
+            return await self.compute_logprobs(prompt, prompt_logprobs_last_n)
+        return await self.compute_logprobs(
+            prompt, prompt_logprobs_last_n, topk_prompt_logprobs=topk_prompt_logprobs
+        )
 
     def _prompt(self, prompt: Any) -> ModelInput:
         """`prompt` in plain values, which JSON can hold, whatever the caller's sequences are."""
@@ -177,9 +186,7 @@ class SamplingClient:
         """Name of the base model."""
         return self.base_model
 
-    async def get_base_model_async(self) -> str:
-        """`get_base_model`, as a coroutine."""
-        return self.base_model
+    get_base_model_async = as_coroutine(get_base_model)
 
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""

@@ -18,6 +18,7 @@ from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.rest import RestClient
 from tinker_actors.clients.sampling import SamplingClient
 from tinker_actors.clients.training import TrainingClient
+from tinker_actors.clients.twins import awaited
 from tinker_actors.config import RecoveryPolicy, Secret, Settings
 from tinker_actors.errors import ConfigError, ValidationError
 from tinker_actors.supervision import Address, TreeNode
@@ -141,9 +142,7 @@ class ServiceClient:
         _only_adamw(optimizer)
         return self._start(config, run)
 
-    async def create_lora_training_client_async(self, *args: Any, **kwargs: Any) -> TrainingClient:
-        """`create_lora_training_client`, awaited."""
-        return await self.create_lora_training_client(*args, **kwargs)
+    create_lora_training_client_async = awaited(create_lora_training_client)
 
     def create_training_client_from_state(
         self,
@@ -174,9 +173,7 @@ class ServiceClient:
         _only_adamw(optimizer)
         return self._from_state(path, base_model, user_metadata, weights_access_token, run, optimizer=False)
 
-    async def create_training_client_from_state_async(self, *args: Any, **kwargs: Any) -> TrainingClient:
-        """`create_training_client_from_state`, awaited."""
-        return await self.create_training_client_from_state(*args, **kwargs)
+    create_training_client_from_state_async = awaited(create_training_client_from_state)
 
     def create_training_client_from_state_with_optimizer(
         self,
@@ -190,11 +187,9 @@ class ServiceClient:
         """Like `create_training_client_from_state`, with the optimizer in the state that the checkpoint has."""
         return self._from_state(path, base_model, user_metadata, weights_access_token, run, optimizer=True)
 
-    async def create_training_client_from_state_with_optimizer_async(
-        self, *args: Any, **kwargs: Any
-    ) -> TrainingClient:
-        """`create_training_client_from_state_with_optimizer`, awaited."""
-        return await self.create_training_client_from_state_with_optimizer(*args, **kwargs)
+    create_training_client_from_state_with_optimizer_async = awaited(
+        create_training_client_from_state_with_optimizer
+    )
 
     def _from_state(
         self,
@@ -263,9 +258,7 @@ class ServiceClient:
             record_stability_info=flag("record_stability_info", record_stability_info),
         )
 
-    async def create_sampling_client_async(self, *args: Any, **kwargs: Any) -> SamplingClient:
-        """`create_sampling_client`, awaited."""
-        return await self.create_sampling_client(*args, **kwargs)
+    create_sampling_client_async = awaited(create_sampling_client)
 
     def _make_sampler(
         self,
@@ -301,9 +294,7 @@ class ServiceClient:
         """The base models on offer."""
         return APIFuture(self._runtime.fetch(get_server_capabilities()))
 
-    async def get_server_capabilities_async(self) -> ServerCapabilities:
-        """`get_server_capabilities`, awaited."""
-        return await self.get_server_capabilities()
+    get_server_capabilities_async = awaited(get_server_capabilities)
 
     def create_rest_client(self) -> RestClient:
         """What the service keeps; over the connections of this client, and closed with it."""

@@ -13,6 +13,7 @@ from tinker_actors.actors.runtime import Runtime
 from tinker_actors.api.training import SaveContent
 from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.sampling import SamplingClient
+from tinker_actors.clients.twins import as_coroutine, awaited
 from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import ShapeError, ValidationError
 from tinker_actors.journal.history import StepRecord, steps_taken
@@ -105,9 +106,7 @@ class TrainingClient:
         """
         return self._train(Kind.FORWARD_BACKWARD, data, loss_fn, loss_fn_config)
 
-    async def forward_backward_async(self, *args: Any, **kwargs: Any) -> APIFuture[ForwardBackwardOutput]:
-        """`forward_backward`, as a coroutine that gives the future."""
-        return self.forward_backward(*args, **kwargs)
+    forward_backward_async = as_coroutine(forward_backward)
 
     def forward(
         self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
@@ -115,9 +114,7 @@ class TrainingClient:
         """Loss of `data` without gradients; otherwise like `forward_backward`."""
         return self._train(Kind.FORWARD, data, loss_fn, loss_fn_config)
 
-    async def forward_async(self, *args: Any, **kwargs: Any) -> APIFuture[ForwardBackwardOutput]:
-        """`forward`, as a coroutine that gives the future."""
-        return self.forward(*args, **kwargs)
+    forward_async = as_coroutine(forward)
 
     def optim_step(
         self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
@@ -132,9 +129,7 @@ class TrainingClient:
         operation = TrainingOperation.optim_step(AdamParams.of(optim_params or adam_params))
         return APIFuture(self._run.submit(operation))
 
-    async def optim_step_async(self, *args: Any, **kwargs: Any) -> APIFuture[OptimStepResponse]:
-        """`optim_step`, as a coroutine that gives the future."""
-        return self.optim_step(*args, **kwargs)
+    optim_step_async = as_coroutine(optim_step)
 
     def _train(
         self, kind: Kind, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
@@ -203,9 +198,7 @@ class TrainingClient:
         content = _save_content(name, ttl_seconds, user_metadata, overwrite=overwrite)
         return APIFuture(self._run.submit(TrainingOperation.save(Kind.SAVE_WEIGHTS, content)))
 
-    async def save_state_async(self, *args: Any, **kwargs: Any) -> APIFuture[SaveWeightsResponse]:
-        """`save_state`, as a coroutine that gives the future."""
-        return self.save_state(*args, **kwargs)
+    save_state_async = as_coroutine(save_state)
 
     def save_weights_for_sampler(
         self, name: str, ttl_seconds: int | None = None, user_metadata: Mapping[str, Any] | None = None
@@ -218,11 +211,7 @@ class TrainingClient:
         content = _save_content(name, ttl_seconds, user_metadata)
         return APIFuture(self._run.submit(TrainingOperation.save(Kind.SAVE_FOR_SAMPLER, content)))
 
-    async def save_weights_for_sampler_async(
-        self, *args: Any, **kwargs: Any
-    ) -> APIFuture[SaveWeightsForSamplerResponse]:
-        """`save_weights_for_sampler`, as a coroutine that gives the future."""
-        return self.save_weights_for_sampler(*args, **kwargs)
+    save_weights_for_sampler_async = as_coroutine(save_weights_for_sampler)
 
     def save_weights_and_get_sampling_client(
         self,
@@ -255,9 +244,7 @@ class TrainingClient:
         saved.add_done_callback(on_saved)
         return ClientFuture(client)
 
-    async def save_weights_and_get_sampling_client_async(self, *args: Any, **kwargs: Any) -> SamplingClient:
-        """`save_weights_and_get_sampling_client`, awaited."""
-        return await self.save_weights_and_get_sampling_client(*args, **kwargs)
+    save_weights_and_get_sampling_client_async = awaited(save_weights_and_get_sampling_client)
 
     def create_sampling_client(
         self,
@@ -277,9 +264,7 @@ class TrainingClient:
             record_stability_info=flag("record_stability_info", record_stability_info),
         )
 
-    async def create_sampling_client_async(self, *args: Any, **kwargs: Any) -> SamplingClient:
-        """`create_sampling_client`, awaited."""
-        return await self.create_sampling_client(*args, **kwargs)
+    create_sampling_client_async = awaited(create_sampling_client)
 
     def _sampler_over(
         self, saved: SaveWeightsForSamplerResponse, *, record_stability_info: bool
@@ -297,13 +282,11 @@ class TrainingClient:
         """What the service says of the model; no request is made."""
         return msgspec.structs.replace(self._info)
 
+    get_info_async = as_coroutine(get_info)
+
     def history(self) -> APIFuture[list[StepRecord]]:
         """Every optimizer step with a result, those of earlier processes included."""
         return APIFuture(self._runtime.history(self._run.name)).then(steps_taken)
-
-    async def get_info_async(self) -> GetInfoResponse:
-        """`get_info`, as a coroutine."""
-        return self.get_info()
 
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
