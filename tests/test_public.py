@@ -13,7 +13,13 @@ from tinker_actors.errors import APIStatusError, RequestFailedError, RunHaltedEr
 
 def test_every_public_name_is_there() -> None:
     assert [name for name in ta.__all__ if getattr(ta, name, None) is None] == []
-    assert ta.__all__ == sorted({*ta._HOME, *errors.__all__})
+    assert ta.__all__ == sorted({*ta._HOME, *errors.__all__, "types"})
+
+
+def test_every_type_is_reached_through_the_package() -> None:
+    program = "import tinker_actors as ta; print(ta.types.Datum is ta.Datum)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "True"
 
 
 def test_what_is_not_public_is_an_attribute_error() -> None:
@@ -66,5 +72,5 @@ def test_errors_survive_pickle(error: TinkerActorsError) -> None:
 def test_unknown_arguments_are_warned_of_not_refused() -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        ta.ServiceClient(base_url="http://127.0.0.1:9", api_key="tml-x", new_option=1).close()
+        ta.ServiceClient(base_url="http://127.0.0.1:9", api_key="tml-x", new_option=1).close().result()
     assert "new_option" in str(seen[0].message)

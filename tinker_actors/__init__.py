@@ -45,6 +45,7 @@ from tinker_actors.errors import (
 )
 
 if TYPE_CHECKING:
+    from tinker_actors import types
     from tinker_actors.clients.future import APIFuture, ClientFuture
     from tinker_actors.clients.rest import RestClient
     from tinker_actors.clients.sampling import SamplingClient
@@ -199,10 +200,13 @@ __all__ = [
     "UnprocessableEntityError",
     "ValidationError",
     "WouldDeadlockError",
+    "types",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "types":  # the official SDK's way to every type
+        return import_module(f"{__name__}.types")
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

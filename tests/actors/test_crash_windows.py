@@ -232,7 +232,7 @@ def test_what_a_dead_client_left_is_finished_before_the_next_one_in_the_same_pro
         assert answered.wait(WAIT_S)
         with expect(service._runtime.tree, ShutdownEnded, timeout_s=WAIT_S):
             crash(service.address("service"))
-    service.close()
+    service.close().result(WAIT_S)
     with client(server, run_dir) as service:
         assert server.digest(finish(create(service))) == undisturbed
 

@@ -346,7 +346,7 @@ def test_a_close_that_is_interrupted_leaves_the_directory_free(
 
     monkeypatch.setattr(type(service._runtime), "_save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        service.close()
+        service.__exit__(None, None, None)
     monkeypatch.undo()
     with client(server, run_dir) as service:
         assert service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S).step == 1

@@ -140,6 +140,32 @@ def test_cancelling_an_await_cancels_sampling_and_never_training(is_cancellable:
     assert future.cancelled() is is_cancellable
 
 
+@pytest.mark.parametrize("is_cancellable", [False, True], ids=["training", "sampling"])
+def test_cancelling_says_whether_it_did(is_cancellable: bool) -> None:
+    future: Future[int] = Future()
+    api = APIFuture(future, is_cancellable=is_cancellable)
+    changed = api.then(str)
+    assert (changed.cancel(), changed.future().cancelled()) == (is_cancellable, is_cancellable)
+    assert future.cancelled() is is_cancellable
+    assert api.cancel() is is_cancellable
+
+
+@pytest.mark.parametrize("timeout", ["5", float("nan"), [], True], ids=repr)
+def test_a_time_limit_that_is_no_number_is_refused(timeout: Any) -> None:
+    api: APIFuture[int] = APIFuture(Future())
+    with pytest.raises(ta.ValidationError, match="timeout must be"):
+        api.result(timeout)
+    with pytest.raises(ta.ValidationError, match="timeout must be"):
+        run(api.result_async(timeout))
+
+
+def test_a_time_limit_without_end_is_none_at_all() -> None:
+    done: Future[int] = Future()
+    api = APIFuture(done)
+    done.set_result(7)
+    assert api.result(float("inf")) == run(api.result_async(float("inf"))) == 7
+
+
 def test_an_operation_whose_await_was_cancelled_is_carried_out(training: ta.TrainingClient) -> None:
     before = training.step
 

@@ -172,18 +172,24 @@ class Runtime:
             text = "the service client is closed" if cause is None else f"the service client stopped: {cause}"
             self.published.stop(RuntimeStoppedError(text, first_cause=cause))
 
-    def close(self, status: str, timeout_s: float) -> bool:
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is a fork of the one that opened it."""
+        return os.getpid() != self._pid
+
+    def close(self, status: str, timeout_s: float, detail: str | None = None) -> bool:
         """Finish what was submitted, save what no checkpoint covers, end the session, stop the tree.
 
         Args:
             status: of the session: "success", "errored" or "interrupted".
             timeout_s: for all of it; the session stays open when that was not enough to save everything.
+            detail: why, for people.
 
         Returns:
             Whether everything is saved. Only the first call does something.
         """
         with self._close_lock:
-            if self._is_closed or os.getpid() != self._pid:  # a forked child closes nothing of ours
+            if self._is_closed or self.is_forked:  # a forked child closes nothing of ours
                 return True
             self._is_closed = True
         clock = self.tree.clock
@@ -192,7 +198,7 @@ class Runtime:
             is_saved = self._save(timeout_s)
             if is_saved or self._directory is None:  # else the next process can go on in the session
                 left_s = max(0.1, min(FINISH_TIMEOUT_S, give_up_at - clock.now()))
-                self.tree.address(HEARTBEAT).ask(FinishSession(status), timeout_s=left_s).exception()
+                self.tree.address(HEARTBEAT).ask(FinishSession(status, detail), timeout_s=left_s).exception()
         finally:  # also when the wait was interrupted from the keyboard
             self.tree.stop(max(1.0, give_up_at - clock.now()))
             self.published.stop(RuntimeStoppedError("the service client is closed"))

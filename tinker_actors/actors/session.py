@@ -63,6 +63,8 @@ class FinishSession:
     """End the session, if there is one; answered once the service knows, or did not answer."""
 
     status: str
+    detail: str | None = None
+    """Why, for people."""
 
 
 class SessionLostError(TinkerActorsError):
@@ -101,8 +103,8 @@ class SessionActor(SupervisedActor):
                 self._await(reply_to, is_doubted=is_doubted)
             case _Beat():
                 self._beat()
-            case FinishSession(status):
-                return self._finish(status)
+            case FinishSession(status, detail):
+                return self._finish(status, detail)
             case Answered(tag, answer):
                 self._note_answer(tag, answer)
             case Failed(tag, error):
@@ -212,11 +214,11 @@ class SessionActor(SupervisedActor):
 
     # Ending --------------------------------------------------------------------------------------
 
-    def _finish(self, status: str) -> Reply | None:
+    def _finish(self, status: str, detail: str | None) -> Reply | None:
         if self._session_id is None or self._finished is not None:
             return self._finished
         self._finished = Reply()
-        self._send(finish_session(self._session_id, status), "finish")
+        self._send(finish_session(self._session_id, status, detail), "finish")
         return self._finished
 
     def _note_finished(self) -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from tinker_actors.actors.futures import check_may_wait
 from tinker_actors.errors import APITimeoutError
+from tinker_actors.types.checks import finite
 
 __all__ = ["APIFuture", "ClientFuture"]
 
@@ -32,14 +34,16 @@ class APIFuture(Generic[T]):
         """Wait for the result, at most `timeout` seconds; also on a thread that runs an event loop.
 
         Raises:
+            ValidationError: `timeout` is no number.
             APITimeoutError: it did not come in time; the request goes on.
             WouldDeadlockError: this thread must not wait, because the result depends on it.
             TinkerActorsError: why there is no result.
         """
+        limit_s = _seconds(timeout)
         if not self._future.done():
             check_may_wait()
         try:
-            return self._future.result(timeout)
+            return self._future.result(limit_s)
         except TimeoutError as error:
             if self._future.done():  # the error is its own, or it was done a moment after the time was over
                 return self._future.result()
@@ -47,6 +51,7 @@ class APIFuture(Generic[T]):
 
     async def result_async(self, timeout: float | None = None) -> T:
         """Like `result`, without blocking the event loop; the end of `timeout` cancels nothing."""
+        limit_s = _seconds(timeout)
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def wake(_: "Future[T]") -> None:
@@ -55,7 +60,7 @@ class APIFuture(Generic[T]):
 
         self._future.add_done_callback(wake)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(limit_s):
                 await done.wait()
         except TimeoutError as error:
             raise APITimeoutError(f"no result within {timeout} s; the request goes on") from error
@@ -79,6 +84,13 @@ class APIFuture(Generic[T]):
     def done(self) -> bool:
         """Whether it has its result or its error."""
         return self._future.done()
+
+    def cancel(self) -> bool:
+        """Give the request up, where nothing depends on it; whether that was so.
+
+        Training operations go on: a hole in their order would stop the model.
+        """
+        return self._is_cancellable and self._future.cancel()
 
     def add_done_callback(self, callback: Callable[["Future[T]"], object]) -> None:
         """Call `callback` with the future behind it once it is done."""
@@ -128,6 +140,10 @@ class APIFuture(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'done' if self.done() else 'pending'}>"
+
+
+def _seconds(timeout: Any) -> float | None:
+    return None if timeout is None or timeout == math.inf else finite("timeout", timeout)
 
 
 class ClientFuture(APIFuture[T]):

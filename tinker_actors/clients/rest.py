@@ -376,6 +376,9 @@ class RestClient:
 
     whoami_async = awaited(whoami)
 
+    def get_telemetry(self) -> None:
+        """None: nothing is reported to the service."""
+
     # The end -------------------------------------------------------------------------------------
 
     def close(self) -> None:

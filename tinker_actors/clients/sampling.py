@@ -192,6 +192,9 @@ class SamplingClient:
         """The model's tokenizer."""
         return get_tokenizer(self.base_model)
 
+    def get_telemetry(self) -> None:
+        """None: nothing is reported to the service."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a SamplingClient belongs to its process; create one there from the same model_path")
 

@@ -3,10 +3,12 @@
 import itertools
 import os
 import re
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,11 +26,11 @@ from tinker_actors.errors import ConfigError, ValidationError
 from tinker_actors.supervision import Address, TreeNode
 from tinker_actors.types import CheckpointPath, ServerCapabilities
 from tinker_actors.types.checks import flag, metadata, text, whole
+from tinker_actors.types.console import session_page, sessions_page
 
 __all__ = ["ServiceClient"]
 
 CLOSE_TIMEOUT_S = 30.0
-CONSOLE_URL = "https://tinker.thinkingmachines.ai/sessions"
 _MAX_SEED = 2**63 - 1
 _RUN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -48,6 +50,7 @@ class ServiceClient:
             that in memory, so that only crashes inside of the process are survived.
         recovery: how runs are recovered.
         default_headers: sent with every request, beside our own.
+        default_headers_overrides: the official SDK's name of `default_headers`.
         default_query: added to the URL of every request.
         proxy: URL of an HTTP proxy; by default what the environment says.
 
@@ -68,17 +71,20 @@ class ServiceClient:
         run_dir: str | os.PathLike[str] | None = None,
         recovery: RecoveryPolicy | None = None,
         default_headers: Mapping[str, Any] | None = None,
+        default_headers_overrides: Mapping[str, Any] | None = None,
         default_query: Mapping[str, Any] | None = None,
         proxy: str | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
             warnings.warn(f"ServiceClient ignores {', '.join(sorted(unknown))}", stacklevel=2)
+        if default_headers is not None and default_headers_overrides is not None:
+            raise ConfigError("default_headers and default_headers_overrides are one setting, got both")
         settings = Settings.resolve(
             base_url=base_url,
             api_key=api_key,
             project_id=project_id,
-            default_headers=default_headers,
+            default_headers=default_headers_overrides if default_headers is None else default_headers,
             default_query=default_query,
             proxy=proxy,
         )
@@ -93,6 +99,10 @@ class ServiceClient:
         self._ordinals = itertools.count(1)
         self._samplers = itertools.count(1)
         self._names: set[str] = set()
+        self._closing = threading.Lock()
+        """Taken for good by who closes the client."""
+        self._closed: Future[None] = Future()
+        self._closed.set_running_or_notify_cancel()
 
     # Clients -------------------------------------------------------------------------------------
 
@@ -313,7 +323,12 @@ class ServiceClient:
     def get_console_url(self) -> str:
         """The page about the session on the hosted service's console; about all sessions before there is one."""
         session_id = self._runtime.published.session_id
-        return CONSOLE_URL if session_id is None else f"{CONSOLE_URL}/{session_id}"
+        return sessions_page() if session_id is None else session_page(session_id)
+
+    @property
+    def holder(self) -> "SessionHolder":
+        """What knows the session's id; other tools ask it."""
+        return SessionHolder(self._runtime)
 
     # The tree ------------------------------------------------------------------------------------
 
@@ -337,20 +352,36 @@ class ServiceClient:
 
     # The end -------------------------------------------------------------------------------------
 
-    def close(self, status: str = "success", detail: str | None = None) -> APIFuture[None]:  # noqa: ARG002 - the SDK's
+    def close(self, status: str = "success", detail: str | None = None) -> APIFuture[None]:
         """Finish what was submitted, save what no checkpoint covers, end the session, stop everything.
 
-        Blocks at most 30 s. A second call does nothing.
+        It takes at most 30 s, on a thread of its own; wait for the result before the run directory is used again.
+        Further calls give the result of the first.
+
+        Args:
+            status: of the session: "success", "errored" or "interrupted".
+            detail: why, for people; kept with the session.
 
         Raises:
-            ValidationError: the status is not one of success, errored and interrupted.
+            ValidationError: an argument is wrong.
         """
         if status not in ("success", "errored", "interrupted"):
             raise ValidationError(f"a session ends with success, errored or interrupted, got {status!r}")
-        self._runtime.close(status, CLOSE_TIMEOUT_S)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return APIFuture(done)
+        close = partial(self._close, status, None if detail is None else text("detail", detail))
+        if self._closing.acquire(blocking=False):
+            try:
+                threading.Thread(target=close, name="service-close").start()
+            except RuntimeError:  # the interpreter is on its way down, and starts no thread any more
+                close()
+        return APIFuture(self._closed)
+
+    def _close(self, status: str, detail: str | None) -> None:
+        try:
+            self._runtime.close(status, CLOSE_TIMEOUT_S, detail)
+        except BaseException as error:  # noqa: BLE001 - it belongs to who waits
+            self._closed.set_exception(error)
+        else:
+            self._closed.set_result(None)
 
     def __enter__(self) -> Self:
         return self
@@ -358,13 +389,36 @@ class ServiceClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close("success")
-        else:
-            self.close("errored" if isinstance(error, Exception) else "interrupted")
+        status = "success"
+        if error is not None:
+            status = "errored" if isinstance(error, Exception) else "interrupted"
+        if self._closing.acquire(blocking=False):
+            self._close(status, None)  # on this thread, so that another Ctrl-C cuts it short
+        if not self._runtime.is_forked:
+            self._closed.result()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a ServiceClient belongs to its process; create one there")
+
+
+class SessionHolder:
+    """The official SDK's way to a session's id."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def get_session_id(self) -> str:
+        """The service's id of the session.
+
+        Raises:
+            ValidationError: no training or sampling client was created yet, and so no session opened.
+        """
+        session_id = self._runtime.published.session_id
+        if session_id is None:
+            raise ValidationError(
+                "the session opens with the first training or sampling client, and there is none yet; create one"
+            )
+        return session_id
 
 
 def _path(run_dir: str | os.PathLike[str]) -> str:

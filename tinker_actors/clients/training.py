@@ -31,6 +31,7 @@ from tinker_actors.types import (
     TensorData,
 )
 from tinker_actors.types.checks import finite, flag, metadata, text, whole
+from tinker_actors.types.console import training_run_page
 
 __all__ = ["TrainingClient"]
 
@@ -291,6 +292,13 @@ class TrainingClient:
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         return get_tokenizer(self._base_model)
+
+    def get_console_url(self) -> str:
+        """The page about the model on the hosted service's console."""
+        return training_run_page(self.model_id)
+
+    def get_telemetry(self) -> None:
+        """None: nothing is reported to the service."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a TrainingClient belongs to its process; create one there with another run_dir")

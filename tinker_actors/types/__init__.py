@@ -3,6 +3,7 @@
 from tinker_actors.types.checkpoints import (
     CheckpointKind,
     CheckpointPath,
+    SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "SampledProvenanceSpan",
     "SampledSequence",
     "SamplingParams",
+    "SaveWeightsExternalResponse",
     "SaveWeightsForSamplerResponse",
     "SaveWeightsResponse",
     "ServerCapabilities",

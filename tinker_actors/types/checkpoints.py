@@ -4,9 +4,16 @@ from typing import Literal, Self
 
 import msgspec
 
-from tinker_actors.errors import TinkerPathError
+from tinker_actors.errors import TinkerPathError, ValidationError
+from tinker_actors.types.console import checkpoint_page, playground_page
 
-__all__ = ["CheckpointKind", "CheckpointPath", "SaveWeightsForSamplerResponse", "SaveWeightsResponse"]
+__all__ = [
+    "CheckpointKind",
+    "CheckpointPath",
+    "SaveWeightsExternalResponse",
+    "SaveWeightsForSamplerResponse",
+    "SaveWeightsResponse",
+]
 
 CheckpointKind = Literal["weights", "sampler_weights"]
 _KINDS: tuple[CheckpointKind, ...] = ("weights", "sampler_weights")
@@ -50,6 +57,10 @@ class SaveWeightsResponse(msgspec.Struct, kw_only=True):
     path: str
     """`tinker://` path of the checkpoint."""
 
+    def get_console_url(self) -> str:
+        """The page about it on the hosted service's console."""
+        return _page(self.path)
+
 
 class SaveWeightsForSamplerResponse(msgspec.Struct, kw_only=True):
     """Where sampler weights were saved."""
@@ -58,3 +69,38 @@ class SaveWeightsForSamplerResponse(msgspec.Struct, kw_only=True):
     """`tinker://` path; None for an ephemeral save."""
     sampling_session_id: str | None = None
     """The sampling session over an ephemeral save."""
+
+    def get_console_url(self) -> str:
+        """The page about it on the hosted service's console.
+
+        Raises:
+            ValidationError: the save is ephemeral.
+        """
+        return _page(self._named())
+
+    def get_playground_url(self) -> str:
+        """Where it can be tried out on the hosted service's console.
+
+        Raises:
+            ValidationError: the save is ephemeral.
+        """
+        return playground_page(self._named())
+
+    def _named(self) -> str:
+        if self.path is None:
+            raise ValidationError("an unnamed save has no page; save the weights under a name")
+        return self.path
+
+
+class SaveWeightsExternalResponse(msgspec.Struct, kw_only=True):
+    """Where weights were exported to."""
+
+    path: str
+    """`tinker://` path of the export; `RestClient.get_external_weights_urls` says where its files are."""
+    size_bytes: int | None = None
+    """Of all files, where the service says so."""
+
+
+def _page(path: str) -> str:
+    run, kind, name = path.removeprefix("tinker://").split("/", 2)
+    return checkpoint_page(run, f"{kind}/{name}")

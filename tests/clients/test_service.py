@@ -1,0 +1,159 @@
+"""A service client from its opening to its end, against a server that records what it is told."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import KEY, WAIT_S
+from recorder import BASE_MODEL, Recorder
+
+import tinker_actors as ta
+
+CONSOLE = "https://tinker.thinkingmachines.ai"
+FINISH = "sessions/session-1/finish"
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    with Recorder() as recorder:
+        yield recorder
+
+
+def opened(recorder: Recorder, **arguments: Any) -> ta.ServiceClient:
+    """A service client that has a session."""
+    service = ta.ServiceClient(base_url=recorder.url, api_key=KEY, **arguments)
+    service.create_sampling_client(base_model=BASE_MODEL).result(WAIT_S)
+    return service
+
+
+def finishes(recorder: Recorder) -> list[Any]:
+    return [request.document for request in recorder.to(FINISH)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "success"),
+        (ValueError("no"), "errored"),
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(1), "interrupted"),
+        (asyncio.CancelledError(), "interrupted"),
+    ],
+    ids=["success", "exception", "ctrl-c", "exit", "cancelled"],
+)
+def test_a_block_ends_its_session_with_how_it_was_left(
+    recorder: Recorder, error: BaseException | None, status: str
+) -> None:
+    def leave() -> None:
+        with opened(recorder):
+            if error is not None:
+                raise error
+
+    if error is None:
+        leave()
+    else:
+        with pytest.raises(type(error)):
+            leave()
+    assert finishes(recorder) == [{"reason": {"type": status}, "detail": None}]
+
+
+def test_closing_gives_a_future_and_is_done_once(recorder: Recorder) -> None:
+    with opened(recorder) as service:
+        service.close("errored", "diverged").result(WAIT_S)
+        service.close("success").result(WAIT_S)
+    assert finishes(recorder) == [{"reason": {"type": "errored"}, "detail": "diverged"}]
+
+
+def test_closing_is_awaited_without_holding_the_loop(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, loop_went_on = opened(recorder), threading.Event()
+    close = service._runtime.close
+
+    def slow_close(*arguments: Any) -> bool:
+        assert loop_went_on.wait(WAIT_S)
+        return close(*arguments)
+
+    monkeypatch.setattr(service._runtime, "close", slow_close)
+
+    async def main() -> None:
+        closing = asyncio.ensure_future(service.close().coroutine())
+        await asyncio.sleep(0)
+        loop_went_on.set()
+        await closing
+
+    asyncio.run(main())
+    assert len(finishes(recorder)) == 1
+
+
+def test_a_program_that_ends_while_its_client_closes_still_ends_the_session(recorder: Recorder) -> None:
+    program = (
+        "import sys, tinker_actors as ta\n"
+        f"service = ta.ServiceClient(base_url={recorder.url!r}, api_key={KEY!r})\n"
+        f"service.create_sampling_client(base_model={BASE_MODEL!r}).result({WAIT_S})\n"
+        "service.close('success', 'left at once')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=WAIT_S)
+    assert [finish["detail"] for finish in finishes(recorder)] == ["left at once"]
+
+
+@pytest.mark.parametrize("arguments", [("done",), (None,), (5,), ("success", 5), ("success", "")], ids=repr)
+def test_a_session_ends_with_one_of_three_words(recorder: Recorder, arguments: tuple[Any, ...]) -> None:
+    with opened(recorder) as service:
+        with pytest.raises(ta.ValidationError):
+            service.close(*arguments)
+        assert finishes(recorder) == []
+
+
+def test_a_forked_child_that_leaves_the_block_waits_for_nothing(recorder: Recorder) -> None:
+    with opened(recorder) as service:
+        service._closing.acquire()  # as while another thread closes it
+        child = os.fork()
+        if child == 0:
+            service.__exit__(None, None, None)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        service._closing.release()
+
+
+def test_other_tools_find_the_session_id_where_the_sdk_has_it(recorder: Recorder) -> None:
+    with ta.ServiceClient(base_url=recorder.url, api_key=KEY) as service:
+        with pytest.raises(ta.ValidationError, match="there is none yet"):
+            service.holder.get_session_id()
+        assert service.get_console_url() == f"{CONSOLE}/sessions"
+        service.create_sampling_client(base_model=BASE_MODEL).result(WAIT_S)
+        assert service.holder.get_session_id() == "session-1"
+        assert service.get_console_url() == f"{CONSOLE}/sessions/session-1"
+
+
+def test_headers_have_the_sdks_name_too(recorder: Recorder) -> None:
+    with opened(recorder, default_headers_overrides={"X-Team": "blue"}):
+        pass
+    assert {request.headers["x-team"] for request in recorder.requests} == {"blue"}
+    with pytest.raises(ta.ConfigError, match="got both"):
+        ta.ServiceClient(base_url=recorder.url, api_key=KEY, default_headers={}, default_headers_overrides={})
+
+
+def test_saves_know_their_pages_on_the_console(recorder: Recorder) -> None:
+    with opened(recorder) as service:
+        training = service.create_lora_training_client(BASE_MODEL).result(WAIT_S)
+        state = training.save_state("state").result(WAIT_S)
+        weights = training.save_weights_for_sampler("named").result(WAIT_S)
+        assert training.get_console_url() == f"{CONSOLE}/training_runs/{training.model_id}"
+    run = training.model_id.replace(":", "%3A")
+    assert state.get_console_url() == f"{CONSOLE}/checkpoints/{run}/weights%2Fstate"
+    assert weights.get_console_url() == f"{CONSOLE}/checkpoints/{run}/sampler_weights%2Fnamed"
+    assert weights.get_playground_url().endswith(f"tinker%3A%2F%2F{run}%2Fsampler_weights%2Fnamed")
+    with pytest.raises(ta.ValidationError, match="no page"):
+        ta.SaveWeightsForSamplerResponse(sampling_session_id="s").get_console_url()
+
+
+def test_nothing_is_reported_unless_it_is_said_so(recorder: Recorder) -> None:
+    with opened(recorder) as service:
+        sampler = service.create_sampling_client(base_model=BASE_MODEL).result(WAIT_S)
+        assert [one.get_telemetry() for one in (service, sampler, service.create_rest_client())] == [None] * 3
