@@ -10,10 +10,19 @@ from recorder import BASE_MODEL, Profile, Recorder
 
 import tinker_actors as ta
 
-JSON_ERA = Profile(flags=None, gives_protobuf=False, has_finish=False, names_sequences=False)
+JSON_ERA = Profile(
+    flags=None, gives_protobuf=False, has_finish=False, names_sequences=False, loads_into_session=False
+)
 """Before SDK 0.18: no flags, results in JSON."""
-SKYRL = Profile(flags=None, has_finish=False, names_sequences=False, derives_ids=False, fails_with_400=True)
-"""SkyRL's server: no flags, bare ids, no metrics, a failed request answers its poll with 400."""
+SKYRL = Profile(
+    flags={"pjwt_auth_enabled": False},
+    has_finish=False,
+    names_sequences=False,
+    derives_ids=False,
+    fails_with_400=True,
+    loads_into_session=False,
+)
+"""SkyRL's server: bare ids, no metrics, a failed request answers its poll with 400."""
 
 PROFILES = pytest.mark.parametrize(
     "profile", [Profile(), JSON_ERA, SKYRL], ids=["hosted", "json-era", "skyrl"]
@@ -63,6 +72,34 @@ def test_a_request_that_fails_on_the_server_tells_why(recorder: Recorder, error:
         training = service.create_lora_training_client(BASE_MODEL, rank=8).result(WAIT_S)
         with pytest.raises(error, match="it failed"):
             training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)
+
+
+@PROFILES
+@pytest.mark.parametrize("optimizer", [True, False])
+def test_a_checkpoint_is_gone_on_from(recorder: Recorder, optimizer: bool, tmp_path: Path) -> None:
+    path = "tinker://model/weights/state"
+    for number in range(2):  # the second time out of the journal
+        with ta.ServiceClient(base_url=recorder.url, api_key=KEY, run_dir=tmp_path) as service:
+            make = (
+                service.create_training_client_from_state_with_optimizer
+                if optimizer
+                else service.create_training_client_from_state
+            )
+            training = make(path, user_metadata={"kept": "yes"}).result(WAIT_S)
+            step(training, number)
+    if recorder.profile.loads_into_session:
+        return
+    created, loaded = recorder.to("create_model")[0], recorder.to("load_weights")[1]
+    assert created.document["lora_config"]["rank"] == 8
+    assert created.document["user_metadata"] == {"kept": "yes"}
+    assert loaded.document == {
+        "path": path,
+        "optimizer": optimizer,
+        "model_id": recorder.to("forward_backward")[0].document["model_id"],
+        "seq_id": 1,
+        "type": "load_weights",
+    }
+    assert recorder.to("forward_backward")[0].document["seq_id"] == 2
 
 
 JSON_ONLY = Profile(flags=None, takes_protobuf=False, gives_protobuf=False)

@@ -47,6 +47,8 @@ class Profile:
     """Whether asample answers with the ids of its sequences."""
     derives_ids: bool = True
     """Whether ids are derived from the session's; else they are bare, and requests are numbered."""
+    loads_into_session: bool = True
+    """Whether load_weights makes a model of its own; else it wants one that was created just now."""
     fails_with_400: bool = False
     """Whether a request that fails while executing answers its poll with 400; else with 200 and `error`."""
     failing: frozenset[str] = frozenset()
@@ -321,6 +323,10 @@ class _Answers:
         return _Result("create_model", {"model_id": self._model_id(document), "type": "create_model"})
 
     def _submit_load_weights(self, document: Any) -> _Result:
+        if "model_id" not in document and not self._profile.loads_into_session:
+            raise _RefusedError(422, "model_id: Field required")
+        if document.get("seq_id", 1) != 1:
+            raise _RefusedError(400, f"LoadWeights is not permitted with seq_id {document['seq_id']}")
         model_id = document.get("model_id") or self._model_id(document)
         return _Result(
             "load_weights", {"path": document["path"], "model_id": model_id, "type": "load_weights"}

@@ -11,9 +11,10 @@ from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Publis
 from tinker_actors.actors.run import Run
 from tinker_actors.actors.session import AwaitSession
 from tinker_actors.actors.transport import Answered, Cancel, Failed, Send
+from tinker_actors.api.checkpoints import get_weights_info
 from tinker_actors.api.futures import Expectation, json_result
 from tinker_actors.api.sessions import get_server_capabilities
-from tinker_actors.api.training import create_model, get_info, load_weights
+from tinker_actors.api.training import create_model, get_info, load_weights, load_weights_into
 from tinker_actors.errors import (
     APIResponseValidationError,
     APIStatusError,
@@ -24,15 +25,17 @@ from tinker_actors.errors import (
     OutcomeUnknownError,
     RequestFailedError,
     TinkerActorsError,
+    UnprocessableEntityError,
     ValidationError,
 )
 from tinker_actors.events import ModelAttached, ModelRestored, RuntimeEvent
 from tinker_actors.events import ModelCreated as ModelMade
-from tinker_actors.journal.records import CheckpointRecord, ModelRecord
+from tinker_actors.journal.records import CheckpointRecord, ModelRecord, SendRecord
 from tinker_actors.journal.replay import RestorePoint, is_tainted, restore_points
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Context
-from tinker_actors.types import GetInfoResponse, ServerCapabilities
+from tinker_actors.types import GetInfoResponse, LoraConfig, ServerCapabilities
+from tinker_actors.types.rest import WeightsInfoResponse
 from tinker_actors.wire.calls import Answer, Call
 from tinker_actors.wire.documents import ModelCreated
 
@@ -40,6 +43,9 @@ __all__ = ["Attached", "Recovery"]
 
 _CREATED: Expectation = json_result("CreateModel", ModelCreated)
 _LOADED: Expectation = json_result("LoadWeights", ModelCreated)
+_CREATING = frozenset({"create", "weights info", "create to load", "load"})
+_LOAD_SEQ_ID = 1
+"""Services load into a model as its first operation alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,15 @@ class Attached:
         if self.is_fresh:
             return ModelMade(run=run, model_id=model_id)
         return ModelAttached(run=run, model_id=model_id, sent_again=count)
+
+
+class _Beginning(msgspec.Struct, frozen=True):
+    """The state of the weights that a model begins in."""
+
+    path: str
+    optimizer: bool
+    """Whether the state of its optimizer is taken, too."""
+    access_token: str | None = None
 
 
 class _Step(msgspec.Struct, frozen=True):
@@ -101,6 +116,7 @@ class Recovery:
         refused: Callable[[TinkerActorsError], None],
     ) -> None:
         self._run = run
+        self._published = published
         self._policy = published.policy
         self._context = context
         self._journal = context.address(JOURNAL)
@@ -204,15 +220,21 @@ class Recovery:
             self._stuck(error)
 
     def _go_on(self, name: str, answer: Answer) -> None:
+        model = self._model
         match name:
             case "capabilities":
                 self._check_model_is_served(self._calls[name].call.read(answer))
-            case "create":
-                self._note_created(answer)
-            case "probe":
+            case "create" if model is not None:
+                self._note_created(model, answer)
+            case "weights info" if model is not None:
+                self._create_for(model, self._calls[name].call.read(answer))
+            case "create to load" if model is not None:
+                self._load(model, _model_id(model, answer))
+            case "load" if model is not None:
+                self._note_loaded(model)
+            case "probe" if model is not None:
                 info: GetInfoResponse = self._calls[name].call.read(answer)
-                assert self._model is not None  # noqa: S101 - probed
-                attached = Attached(self._model, info, self._reason, self._is_fresh)
+                attached = Attached(model, info, self._reason, self._is_fresh)
                 self._reason, self._is_fresh = None, False
                 self._attached(attached)
 
@@ -249,29 +271,77 @@ class Recovery:
         self._model = model
         config = self._run.config
         ids = model.session_id, model.model_seq_id
-        if model.checkpoint is not None:
-            self._ask("create", load_weights(*ids, model.checkpoint, optimizer=True), _LOADED)
-        elif config.from_state is not None:
-            call = load_weights(
-                *ids,
-                config.from_state,
-                optimizer=config.restores_optimizer,
-                base_model=config.base_model or None,
-                user_metadata=config.user_metadata,
-                access_token=self._run.access_token.reveal() if self._run.access_token else None,
-            )
-            self._ask("create", call, _LOADED)
-        else:
+        beginning = self._beginning(model)
+        if beginning is None:
             call = create_model(*ids, config.base_model, config.lora(), config.user_metadata)
             self._ask("create", call, _CREATED)
+        elif model.checkpoint is not None:
+            self._ask("create", load_weights(*ids, beginning.path, optimizer=True), _LOADED)
+        else:
+            call = load_weights(
+                *ids,
+                beginning.path,
+                optimizer=beginning.optimizer,
+                base_model=config.base_model or None,
+                user_metadata=config.user_metadata,
+                access_token=beginning.access_token,
+            )
+            self._ask("create", call, _LOADED)
 
-    def _note_created(self, answer: Answer) -> None:
-        model = self._model
-        assert model is not None  # noqa: S101 - it was asked for
-        created: ModelCreated = _CREATED.read(answer)
-        # The service names models like this; the official SDK relies on it for models from checkpoints.
-        model_id = created.model_id or f"{model.session_id}:train:{model.model_seq_id}"
-        self._model = msgspec.structs.replace(model, model_id=model_id)
+    def _beginning(self, model: ModelRecord) -> _Beginning | None:
+        """The checkpoint that a model begins in, if it does in one."""
+        config, token = self._run.config, self._run.access_token
+        if model.checkpoint is not None:
+            return _Beginning(model.checkpoint, optimizer=True)
+        if config.from_state is None:
+            return None
+        return _Beginning(
+            config.from_state,
+            optimizer=config.restores_optimizer,
+            access_token=None if token is None else token.reveal(),
+        )
+
+    def _create_for(self, model: ModelRecord, info: WeightsInfoResponse) -> None:
+        """A fresh model of the kind that a checkpoint is of, on a service that makes none from checkpoints."""
+        config = self._run.config
+        parts = ("train_unembed", "train_mlp", "train_attn")
+        lora = LoraConfig(
+            rank=config.rank if info.lora_rank is None else info.lora_rank,
+            **{name: getattr(info, name) for name in parts if getattr(info, name) is not None},
+        )
+        family = info.optimizer_config.type
+        call = create_model(
+            model.session_id,
+            model.model_seq_id,
+            config.base_model or info.base_model,
+            lora,
+            config.user_metadata,
+            optimizer=None if family == "adamw" else {"type": family},
+        )
+        self._ask("create to load", call, _CREATED)
+
+    def _load(self, model: ModelRecord, model_id: str) -> None:
+        beginning = self._beginning(model)
+        assert beginning is not None  # noqa: S101 - else nothing would be loaded
+        self._model = msgspec.structs.replace(model, model_id=model_id)  # in the journal once it is loaded
+        call = load_weights_into(
+            model_id,
+            _LOAD_SEQ_ID,
+            beginning.path,
+            optimizer=beginning.optimizer,
+            access_token=beginning.access_token,
+        )
+        self._ask("load", call, _LOADED)
+
+    def _note_loaded(self, model: ModelRecord) -> None:
+        loaded = SendRecord(
+            run=model.run, generation=model.generation, place=0, part=0, seq_id=_LOAD_SEQ_ID, ended=1
+        )
+        self._journal.call(Append((model, loaded)))
+        self._probe()
+
+    def _note_created(self, model: ModelRecord, answer: Answer) -> None:
+        self._model = msgspec.structs.replace(model, model_id=_model_id(model, answer))
         self._journal.call(Append((self._model,)))
         self._probe()
 
@@ -282,19 +352,28 @@ class Recovery:
 
     def _fall_back(self, name: str, error: TinkerActorsError) -> None:
         model = self._model
+        beginning = None if model is None else self._beginning(model)
         if name == "probe" and isinstance(error, NotFoundError):
             self.restore("the service no longer has its model")
-        elif name == "create" and isinstance(error, FutureExpiredError | ConflictError):
+        elif name == "create" and beginning is not None and self._wants_a_model_to_load_into(error):
+            self._ask("weights info", get_weights_info(beginning.path))
+        elif name in _CREATING and isinstance(error, FutureExpiredError | ConflictError):
             self.restore(f"the service does not make it under these ids ({error})")
-        elif name == "create" and model is not None and model.checkpoint is not None:
+        elif name in _CREATING and model is not None and model.checkpoint is not None:
             self._pass_over(model, error)
-        elif name == "create" and isinstance(error, APIStatusError | RequestFailedError):
+        elif name in _CREATING and isinstance(error, APIStatusError | RequestFailedError):
             self._new_model(RestorePoint(0, None))  # under these ids the service would say the same for ever
             self._refused(error)
         elif name == "capabilities" and isinstance(error, APIStatusError):
             self._refused(error)
         else:
             self._stuck(error)
+
+    def _wants_a_model_to_load_into(self, error: TinkerActorsError) -> bool:
+        """Whether a refusal may mean that this service makes no models from checkpoints; those before flags differ."""
+        if isinstance(error, UnprocessableEntityError):
+            return True
+        return isinstance(error, BadRequestError) and not self._published.capabilities.has_flags
 
     def _pass_over(self, model: ModelRecord, error: TinkerActorsError) -> None:
         """A checkpoint cannot be loaded: mark it, so that the next older one is used."""
@@ -306,3 +385,9 @@ class Recovery:
         self._journal.call(Append(tuple(unusable)))
         # The marks make an end of it.
         self.restore(f"checkpoint {model.checkpoint} cannot be loaded ({error})", counts=False)
+
+
+def _model_id(model: ModelRecord, answer: Answer) -> str:
+    """The service names models like this; the official SDK relies on it for models from checkpoints."""
+    created: ModelCreated = _CREATED.read(answer)
+    return created.model_id or f"{model.session_id}:train:{model.model_seq_id}"
