@@ -230,6 +230,19 @@ def start() -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture(scope="module")
+def start_shared() -> Iterator[Callable[..., Process]]:
+    """Starts servers that the tests of a module share: `start_shared(data, *options)`."""
+    with ExitStack() as stack:
+
+        def starting(data: Path, *options: str) -> Process:
+            process = Process(data, *options)
+            stack.callback(process.kill)
+            return process
+
+        yield starting
+
+
+@pytest.fixture(scope="module")
 def open_caller() -> Iterator[Callable[[Process], Caller]]:
     """Clients of servers that are not the shared one."""
     with ExitStack() as stack:

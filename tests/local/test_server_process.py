@@ -74,7 +74,7 @@ def test_a_taken_port_is_refused_and_nothing_is_written(refused: Any, tmp_path: 
 
 
 def test_an_address_of_another_machine_is_refused(refused: Any, tmp_path: Path) -> None:
-    errors = refused(tmp_path / "s", "--host", "192.0.2.1")
+    errors = refused(tmp_path / "s", "--host", "192.0.2.1", "--api-key", "tml-x")
     assert "cannot listen on 192.0.2.1 port" in one_line(errors)
 
 

@@ -3,7 +3,7 @@
 A request on its way:
 
 ```text
-__main__ > server > app > routes/   a POST is read (bodies), checked (validation), accepted durably (ledger)
+start > server > app > routes/   a POST is read (bodies), checked (validation), accepted durably (ledger)
                           service   lines it up and answers; the client polls, and waits in waiters
 executor < queues                   takes tickets in turn, each model's in the order of its seq_ids
 operations                          does what a ticket says, with live_models, samplers and checkpoints

@@ -5,7 +5,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tinker_actors.local.routes import futures, models, sampling, sessions, training
+from tinker_actors.local.routes import access, futures, models, sampling, sessions, training
 from tinker_actors.local.routes.http import problem
 from tinker_actors.local.service import Service
 
@@ -14,7 +14,14 @@ __all__ = ["make_app"]
 
 def make_app(service: Service) -> Starlette:
     """All endpoints over `service`, which its maker starts and stops."""
-    routes = [*futures.ROUTES, *sampling.ROUTES, *training.ROUTES, *models.ROUTES, *sessions.ROUTES]
+    routes = [
+        *futures.ROUTES,
+        *sampling.ROUTES,
+        *training.ROUTES,
+        *models.ROUTES,
+        *sessions.ROUTES,
+        *access.ROUTES,
+    ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
     app.state.service = service
     return app

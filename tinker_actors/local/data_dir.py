@@ -3,10 +3,12 @@
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import time
 from pathlib import Path
 
+from tinker_actors.local.files import put_file
 from tinker_actors.local.refusals import StartError
 
 __all__ = ["DataDirectory"]
@@ -14,6 +16,7 @@ __all__ = ["DataDirectory"]
 LOCK_POLL_S = 0.05
 ROOM_BYTES = 16 * 2**20
 """Free space without which no server starts."""
+SECRET_BYTES = 32
 
 
 class DataDirectory:
@@ -21,6 +24,7 @@ class DataDirectory:
 
     ```text
     server.db                                    the store
+    secret                                       what tokens and URLs are signed with
     checkpoints/<model>/<kind>/<name>/           named checkpoints
     models/<model>/<seq_id>.safetensors          the newest snapshot of each live model
     samplers/<sampling session>.safetensors      weights saved without a name
@@ -73,6 +77,20 @@ class DataDirectory:
                 time.sleep(LOCK_POLL_S)
             else:
                 return
+
+    def secret(self) -> bytes:
+        """What this server signs with, the same after a restart.
+
+        Raises:
+            StartError: it cannot be read or written.
+        """
+        file = self.path / "secret"
+        try:
+            if not file.exists():
+                put_file(file, secrets.token_bytes(SECRET_BYTES), self.path / "tmp")
+            return file.read_bytes()
+        except OSError as error:
+            raise StartError(f"cannot use the data directory {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Give the lock up."""

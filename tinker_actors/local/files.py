@@ -60,7 +60,8 @@ def _make_parents(directory: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
+    path.touch(0o600, exist_ok=False)
+    with path.open("r+b") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

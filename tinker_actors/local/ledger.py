@@ -131,6 +131,7 @@ def accept_operation(db: sqlite3.Connection, request: Request) -> Accepted:
             409,
             f"seq_id must be above {model[1]}, the last executed one of {request.queue}, got {request.seq_id}",
         )
+    db.execute("UPDATE models SET last_request_at = now() WHERE model_id = ?", (request.queue,))
     passed_over = _pass_over(db, request.queue, after=model[1], before=request.seq_id)
     return msgspec.structs.replace(accepted, passed_over=passed_over)
 

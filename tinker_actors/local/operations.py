@@ -120,10 +120,10 @@ class Operations:
         content = self._content(ticket, optimizer=path.kind == "weights")
         self._checkpoints.save(path, content)
         given = {"ttl_seconds": request.ttl_seconds, "user_metadata": request.user_metadata}
-        facts = as_json({name: value for name, value in given.items() if value is not msgspec.UNSET})
+        facts: dict[str, Any] = {name: value for name, value in given.items() if value is not msgspec.UNSET}
 
         def also(db: sqlite3.Connection) -> None:
-            records.add_checkpoint(db, str(path), ticket.request_id, len(content), facts)
+            records.add_checkpoint(db, path, ticket.request_id, len(content), **facts)
 
         return Outcome(_json(path=str(path), type=ticket.kind).result, also)
 

@@ -1,12 +1,17 @@
-"""How the server is started: its command line as a value."""
+"""How the server is started: its options, declared once for every command line that starts it."""
 
-import argparse
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-__all__ = ["Options", "parse_options"]
+import click
+
+__all__ = ["Greeting", "Options", "parse_options", "server_options"]
+
+Greeting = Literal["json", "shell"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,13 +21,25 @@ class Options:
     data: Path
     """The directory that holds all of its state."""
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on; one that other machines reach needs `api_key`."""
     port: int = 0
     """Port to listen on; 0 takes a free one."""
+    api_key: str | None = None
+    """The one key that is accepted; None accepts any that looks like one."""
+    jwt: bool = False
+    """Whether keys must be exchanged for tokens, as organizations can demand of the hosted service."""
+    jwt_life_s: float = 3600.0
+    """How long such a token works."""
+    session_timeout_s: float | None = None
+    """How long a session lives without a heartbeat; None: for ever."""
+    url_life_s: float = 3600.0
+    """How long a signed URL works."""
     threads: int = 1
     """BLAS threads; equal results need equal numbers. One is fastest: the engine has workers of its own."""
     owned: bool = False
     """Whether the end of standard input ends the server."""
+    greeting: Greeting = "json"
+    """What is printed once it listens: a line for a program, or lines for a shell."""
     deterministic: bool = False
     """Whether requests may never share a batch. None do yet, whatever this says."""
     hold_s: float = 30.0
@@ -32,56 +49,115 @@ class Options:
     snapshot_every: int = 16
     """Operations between two snapshots of a model."""
 
-
-def parse_options(arguments: Sequence[str] | None = None) -> Options:
-    """The command line as options; exits with a usage line if it is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tinker_actors.local", description="Serve a small Tinker service on this machine."
-    )
-    parser.add_argument("--data", type=Path, required=True, help="directory of the server's state")
-    parser.add_argument("--host", default=Options.host, help="address to listen on")
-    parser.add_argument("--port", type=_whole(0, 65_535), default=Options.port, help="0 takes a free one")
-    parser.add_argument("--threads", type=_whole(1, 1024), default=Options.threads, help="BLAS threads")
-    parser.add_argument("--owned", action="store_true", help="leave when standard input ends")
-    parser.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="never batch requests together; without effect yet, as this server batches none",
-    )
-    parser.add_argument(
-        "--hold", type=_seconds, default=Options.hold_s, dest="hold_s", help="longest a poll is held, seconds"
-    )
-    parser.add_argument(
-        "--lock-patience",
-        type=_seconds,
-        default=Options.lock_patience_s,
-        dest="lock_patience_s",
-        help="how long another server may still hold the data, seconds",
-    )
-    parser.add_argument(
-        "--snapshot-every", type=_whole(1, 1_000_000), default=Options.snapshot_every, help="operations"
-    )
-    return Options(**vars(parser.parse_args(arguments)))
+    def __repr__(self) -> str:
+        return f"Options(data={str(self.data)!r}, host={self.host!r}, port={self.port})"  # never the key
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    """A time of 0 s or more that a wait can take."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise click.BadParameter(f"must be a number of seconds, got {text!r}") from None
     if not 0.0 <= value <= threading.TIMEOUT_MAX:
-        raise argparse.ArgumentTypeError(f"must be a time of 0 s or more, got {text}")
+        raise click.BadParameter(f"must be a time of 0 s or more, got {text}")
     return value
 
 
-class _whole:  # noqa: N801 - reads as a function, and argparse prints its name
-    """A whole number of a range, for argparse."""
+def _key(text: str) -> str:
+    """A key that clients send."""
+    if not text.startswith("tml-") or not (text.isascii() and text.isprintable()) or " " in text:
+        raise click.BadParameter(
+            "must be one word of ASCII letters, digits and signs that starts with tml-: clients send no other"
+        )
+    return text
 
-    def __init__(self, low: int, high: int) -> None:
-        self.low, self.high = low, high
 
-    def __call__(self, text: str) -> int:
-        value = int(text)
-        if not self.low <= value <= self.high:
-            raise argparse.ArgumentTypeError(f"must lie between {self.low} and {self.high}, got {value}")
-        return value
+def server_options(*, data: Path | None, port: int, greeting: Greeting) -> list[click.Parameter]:
+    """The options of a command that starts the server, by the names of `Options`.
 
-    def __repr__(self) -> str:
-        return "whole number"
+    Args:
+        data: the default directory; None has it named.
+        port: the default port.
+        greeting: what is printed once it listens.
+    """
+    count = click.IntRange
+    default = Options(data=data or Path())
+    options = [
+        _option(
+            "--data", type=click.Path(path_type=Path), help="Directory of the server's state.", default=data
+        ),
+        _option(
+            "--host", default=default.host, help="Address to listen on; beyond this machine with --api-key."
+        ),
+        _option("--port", type=count(0, 65_535), default=port, help="0 takes a free one."),
+        _option("--api-key", type=_key, help="The one key to accept; else any that begins tml- or eyJ."),
+        _option("--jwt", is_flag=True, help="Have keys exchanged for tokens that expire."),
+        _option(
+            "--jwt-life", "jwt_life_s", type=_seconds, default=default.jwt_life_s, help="How long these work."
+        ),
+        _option(
+            "--session-timeout",
+            "session_timeout_s",
+            type=_seconds,
+            help="End sessions that send no heartbeat for so long; else none is ended.",
+        ),
+        _option(
+            "--url-life",
+            "url_life_s",
+            type=_seconds,
+            default=default.url_life_s,
+            help="How long a signed URL works.",
+        ),
+        _option("--threads", type=count(1, 1024), default=default.threads, help="BLAS threads."),
+        _option("--owned", is_flag=True, help="Leave when standard input ends."),
+        _option(
+            "--deterministic",
+            is_flag=True,
+            help="Never batch requests together; without effect yet, as this server batches none.",
+        ),
+        _option("--hold", "hold_s", type=_seconds, default=default.hold_s, help="Longest a poll is held."),
+        _option(
+            "--lock-patience",
+            "lock_patience_s",
+            type=_seconds,
+            default=default.lock_patience_s,
+            help="How long another server may still hold the data.",
+        ),
+        _option(
+            "--snapshot-every",
+            type=count(1, 1_000_000),
+            default=default.snapshot_every,
+            help="Operations between two snapshots of a model.",
+        ),
+        _option("--greeting", type=click.Choice(["json", "shell"]), default=greeting, hidden=True),
+    ]
+    return list(options)
+
+
+def _option(*names: str, **settings: Any) -> click.Option:
+    is_wanted = names == ("--data",) and settings["default"] is None
+    kind = settings.get("type")
+    metavar = kind.__name__[1:].upper() if kind in (_seconds, _key) else None
+    return click.Option(
+        names, required=is_wanted, show_default=not settings.get("is_flag"), metavar=metavar, **settings
+    )
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> Options:
+    """The command line as options; exits with a usage line if it is wrong."""
+    command = click.Command(
+        "python -m tinker_actors.local",
+        params=server_options(data=None, port=Options.port, greeting="json"),
+        callback=Options,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Serve a small Tinker service on this machine.",
+    )
+    try:
+        options = command.main(arguments, prog_name=command.name, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    if not isinstance(options, Options):  # the help was wanted
+        sys.exit(0)
+    return options

@@ -1,8 +1,8 @@
 """Sessions, models, samplers and checkpoints in the store. Each function is a job's body."""
 
 import sqlite3
-import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,27 +10,39 @@ import msgspec
 from tinker_actors.local.ledger import Accepted, Request, accept
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.specs import ModelSpec, Ticket, as_json
+from tinker_actors.types import CheckpointPath
 
 __all__ = [
+    "DEFAULT_PROJECT",
+    "EXPIRED",
     "Model",
     "Sampler",
     "add_checkpoint",
     "add_model",
     "add_sampler",
     "add_session",
+    "beat",
     "bury",
     "check_name",
+    "expire_sessions",
     "finish_session",
     "known_checkpoint",
     "live_models",
     "model",
     "open_session",
     "reserve_sampler",
+    "resume_sessions",
     "sampler",
     "sampler_ready",
     "set_snapshot",
     "unload",
 ]
+
+
+DEFAULT_PROJECT = "default"
+"""Where sessions belong that name no project."""
+EXPIRED = "expired"
+"""Why a session ended that gave no sign of life."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,11 +70,35 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
 # Sessions ---------------------------------------------------------------------------------------
 
 
-def add_session(db: sqlite3.Connection, facts: bytes) -> str:
+def add_session(db: sqlite3.Connection, facts: bytes, project_id: str = DEFAULT_PROJECT) -> str:
     """A new session's id."""
     session_id = str(uuid.uuid4())
-    db.execute("INSERT INTO sessions VALUES (?, ?, ?, NULL)", (session_id, time.time(), facts))
+    db.execute("INSERT INTO sessions VALUES (?, now(), now(), ?, ?, NULL)", (session_id, facts, project_id))
     return session_id
+
+
+def beat(db: sqlite3.Connection, session_id: str) -> None:
+    """A sign of life of an open session.
+
+    Raises:
+        RefusedError: 404, there is no such session; 410, it is finished.
+    """
+    open_session(db, session_id)
+    db.execute("UPDATE sessions SET last_beat = now() WHERE session_id = ?", (session_id,))
+
+
+def resume_sessions(db: sqlite3.Connection) -> None:
+    """Count no session's silence while there was no server to hear it."""
+    db.execute("UPDATE sessions SET last_beat = now() WHERE finished IS NULL")
+
+
+def expire_sessions(db: sqlite3.Connection, timeout_s: float) -> list[Ticket]:
+    """Finish the sessions that gave no sign of life for `timeout_s`; what is to be executed."""
+    silent = db.execute(
+        "SELECT session_id FROM sessions WHERE finished IS NULL AND last_beat < now() - ?", (timeout_s,)
+    ).fetchall()
+    reason = as_json({"reason": {"type": EXPIRED}, "detail": f"no heartbeat for {timeout_s:g} s"})
+    return [ticket for (session_id,) in silent for ticket in finish_session(db, session_id, reason)]
 
 
 def open_session(db: sqlite3.Connection, session_id: str) -> None:
@@ -116,7 +152,7 @@ def add_model(
     if known is None:
         open_session(db, session_id)
         db.execute(
-            "INSERT INTO models VALUES (?, ?, ?, ?, 1, -1, -1, ?)",
+            "INSERT INTO models VALUES (?, ?, now(), now(), NULL, ?, ?, 1, -1, -1, ?)",
             (request.queue, session_id, request.digest, as_json(spec), numerics),
         )
     elif known[0] != request.digest:
@@ -280,13 +316,25 @@ def known_checkpoint(db: sqlite3.Connection, path: str) -> None:
     Raises:
         RefusedError: 404, there is none.
     """
-    if db.execute("SELECT 1 FROM checkpoints WHERE path = ?", (path,)).fetchone() is None:
+    found = db.execute(
+        "SELECT 1 FROM checkpoints WHERE path = ? AND coalesce(expires_at > now(), 1)", (path,)
+    )
+    if found.fetchone() is None:
         raise RefusedError(404, f"there is no checkpoint {path}")
 
 
-def add_checkpoint(db: sqlite3.Connection, path: str, request_id: str, size_bytes: int, facts: bytes) -> None:
+def add_checkpoint(
+    db: sqlite3.Connection,
+    path: CheckpointPath,
+    request_id: str,
+    size_bytes: int,
+    *,
+    ttl_seconds: float | None = None,
+    user_metadata: Mapping[str, Any] | None = None,
+) -> None:
     """The checkpoint `path` is complete."""
+    metadata = None if user_metadata is None else as_json(user_metadata)
     db.execute(
-        "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)",
-        (path, time.time(), request_id, size_bytes, facts),
+        "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, now(), now() + ?, 0, ?, ?, ?)",
+        (str(path), path.training_run_id, path.kind, ttl_seconds, request_id, size_bytes, metadata),
     )

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import ipaddress
 import os
 import signal
 import socket
@@ -15,7 +17,7 @@ from tinker_actors.local.app import make_app
 from tinker_actors.local.data_dir import DataDirectory
 from tinker_actors.local.options import Options
 from tinker_actors.local.refusals import StartError, StorageError
-from tinker_actors.local.reports import announce
+from tinker_actors.local.reports import announce, greet
 from tinker_actors.local.service import Service
 
 __all__ = ["serve"]
@@ -24,6 +26,8 @@ IDLE_S = 120
 """How long a connection may be idle: longer than any client's pool keeps one."""
 LEAVE_S = 1.5
 """Longest an orderly stop may take; what is stored is safe whatever happens after."""
+FORCED = 130
+"""Exit code after a second signal."""
 
 
 def serve(options: Options) -> int:
@@ -31,7 +35,7 @@ def serve(options: Options) -> int:
     data = DataDirectory(options.data)
     try:
         data.open(options.lock_patience_s)
-        listener = _bind(options.host, options.port)
+        listener = _bind(options)
         service = Service(options, data)
         service.start()
     except (StartError, StorageError) as error:
@@ -44,17 +48,24 @@ def serve(options: Options) -> int:
     os._exit(0)  # the executor may be in the middle of a request, which is stored and can wait
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(options: Options) -> socket.socket:
+    host, port = options.host, options.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
+        if (
+            options.api_key is None
+            and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
+        ):
+            raise StartError(f"other machines can reach {host}: name the key they must have with --api-key")
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(1024)
     except OSError as error:
-        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        hint = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
+        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}{hint}") from error
     return listener
 
 
@@ -88,13 +99,19 @@ class _Server(uvicorn.Server):
         """Listen, then say so."""
         await super().startup(sockets=sockets)
         host, port = (sockets or [])[0].getsockname()[:2]
-        announce("listening", host=host, port=port, pid=os.getpid())
-        if self._service.options.owned:
+        options = self._service.options
+        if options.greeting == "json":
+            announce("listening", host=host, port=port, pid=os.getpid())
+        else:
+            greet(options, host, port)
+        if options.owned:
             loop = asyncio.get_running_loop()
             _watch_owner(lambda: loop.call_soon_threadsafe(self.leave))
 
     def leave(self) -> None:
-        """Stop in order; exit anyway if that takes too long."""
+        """Stop in order; exit anyway if that takes too long, or at once when told to leave again."""
+        if self.should_exit:
+            os._exit(FORCED)
         self.should_exit = True
         self._service.waiters.release()
         deadline = threading.Timer(LEAVE_S, os._exit, args=(0,))

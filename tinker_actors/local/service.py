@@ -2,12 +2,14 @@
 
 import asyncio
 import platform
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 
 from tinker_actors.local import ledger, records
+from tinker_actors.local.access import Access
 from tinker_actors.local.checkpoints import Checkpoints
 from tinker_actors.local.data_dir import DataDirectory
 from tinker_actors.local.engine.catalog import ModelConfig
@@ -19,6 +21,7 @@ from tinker_actors.local.options import Options
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.reports import report
 from tinker_actors.local.store import Job, Store
+from tinker_actors.local.tokens import Signer
 from tinker_actors.local.waiters import Waiters
 
 __all__ = ["Service"]
@@ -32,12 +35,16 @@ class Service:
     Args:
         options: how the server was started.
         data: its directory, open.
+        now: tells the seconds since the epoch.
     """
 
-    def __init__(self, options: Options, data: DataDirectory) -> None:
+    def __init__(self, options: Options, data: DataDirectory, now: Callable[[], float] = time.time) -> None:
         self.options = options
+        self.now = now
         self.numerics = f"numpy {np.__version__}, {options.threads} BLAS threads, {platform.machine()}"
-        self.store = Store(data.database)
+        self.store = Store(data.database, now)
+        self.signer = Signer(data.secret(), now)
+        self.access = Access(options, self.signer)
         self.checkpoints = Checkpoints(data.path)
         self.waiters = Waiters()
         models = Models(self.store, self.checkpoints, options.snapshot_every)
@@ -48,6 +55,7 @@ class Service:
 
     def start(self) -> None:
         """Line up what waited when the server last ended, and begin to execute."""
+        self.store.ask(records.resume_sessions)
         models = self.store.ask(records.live_models)
         for model in models:
             self._base_of_model[model.model_id] = model.spec.base_model

@@ -4,6 +4,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,20 +24,25 @@ Job = Callable[[sqlite3.Connection], T]
 MOST_JOBS = 256
 """Jobs that may share a commit."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of the whole data directory; a server of another version refuses it."""
 
 SCHEMA = """
 CREATE TABLE sessions (
     session_id TEXT PRIMARY KEY,
     created_at REAL NOT NULL,
+    last_beat REAL NOT NULL,        -- the last sign of life, or when the server started after it
     facts BLOB NOT NULL,            -- the create_session document
-    finished BLOB                   -- the first finish document
+    project_id TEXT NOT NULL,
+    finished BLOB                   -- the first finish document, or that it expired
 ) WITHOUT ROWID;
 
 CREATE TABLE models (
     model_id TEXT PRIMARY KEY,      -- <session_id>:train:<model_seq_id>
-    session_id TEXT NOT NULL,
+    session_id TEXT NOT NULL,       -- '' for a copy in a project
+    created_at REAL NOT NULL,
+    last_request_at REAL NOT NULL,
+    project_id TEXT,                -- of a copy; NULL: that of its session
     digest BLOB NOT NULL,           -- of the request that made it
     spec BLOB NOT NULL,             -- ModelSpec as JSON
     live INTEGER NOT NULL,          -- 0 once an unload was accepted
@@ -57,11 +63,23 @@ CREATE TABLE samplers (
 ) WITHOUT ROWID;
 
 CREATE TABLE checkpoints (
-    path TEXT PRIMARY KEY,          -- tinker:// path
+    path TEXT PRIMARY KEY,          -- tinker://<model_id>/<kind>/<name>
+    model_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
     created_at REAL NOT NULL,
+    expires_at REAL,                -- NULL: never
+    public INTEGER NOT NULL,
     request_id TEXT NOT NULL,       -- the save that wrote it
     size_bytes INTEGER NOT NULL,
-    facts BLOB NOT NULL             -- ttl_seconds, user_metadata
+    user_metadata BLOB              -- as JSON; NULL: none was given
+) WITHOUT ROWID;
+CREATE INDEX checkpoints_of_model ON checkpoints(model_id);
+CREATE INDEX checkpoints_that_expire ON checkpoints(expires_at) WHERE expires_at IS NOT NULL;
+
+CREATE TABLE copies (
+    idempotency_key TEXT PRIMARY KEY,
+    digest BLOB NOT NULL,           -- of the request
+    path TEXT NOT NULL              -- of the copy
 ) WITHOUT ROWID;
 
 CREATE TABLE requests (
@@ -93,12 +111,17 @@ class _Entry(Generic[T]):
 class Store:
     """One SQLite database in WAL mode, and the thread that alone touches it.
 
+    Args:
+        path: of the file.
+        now: tells the seconds since the epoch; jobs ask it as `now()` in SQL.
+
     Raises:
         StartError: the file is no store of this format, or cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
         self._database = _open(path)
+        self._database.create_function("now", 0, now)
         self._jobs: queue.SimpleQueue[_Entry[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="store", daemon=True)
         self._thread.start()

@@ -1,6 +1,6 @@
 """What all endpoints share: the key, the body, and answers that are JSON also when something is wrong."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,34 +12,69 @@ from tinker_actors.local.reports import report_failure
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import as_json
 
-__all__ = ["Handler", "answer", "endpoint", "problem", "read_body"]
+__all__ = [
+    "Guard",
+    "Handler",
+    "answer",
+    "endpoint",
+    "key_needed",
+    "key_of",
+    "problem",
+    "read_body",
+    "token_needed",
+]
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
+Guard = Callable[[Service, Request], None]
+"""Raises `RefusedError` if a request may not be answered."""
 
 PREFIX = "/api/v1"
 MOST_BODY_BYTES = 64 * 2**20
-KEY_PREFIXES = ("tml-", "eyJ")
 
 
-def answer(document: Any, status: int = 200) -> Response:
+def answer(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
-    return Response(as_json(document), status, media_type="application/json")
+    return Response(as_json(document), status, headers, media_type="application/json")
 
 
-def problem(status: int, detail: str) -> Response:
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     """The answer to a request that is not accepted."""
-    return answer({"detail": detail}, status)
+    return answer({"detail": detail}, status, headers)
 
 
-def endpoint(method: str, path: str, handler: Handler) -> Route:
+def key_of(request: Request) -> str:
+    """The key that a request carries, or nothing."""
+    return request.headers.get("x-api-key", "")
+
+
+def token_needed(service: Service, request: Request) -> None:
+    """The guard of most endpoints: a key, or the token that it was exchanged for.
+
+    Raises:
+        RefusedError: 401, there is none that is accepted.
+    """
+    service.access.check(key_of(request))
+
+
+def key_needed(service: Service, request: Request) -> None:
+    """The guard of endpoints that take the key itself.
+
+    Raises:
+        RefusedError: 401, there is none that is accepted.
+    """
+    service.access.check_key(key_of(request))
+
+
+def endpoint(method: str, path: str, handler: Handler, guard: Guard = token_needed) -> Route:
     """A route to `handler`; whatever goes wrong becomes an answer."""
 
     async def respond(request: Request) -> Response:
+        service = request.app.state.service
         try:
-            _check_key(request)
-            return await handler(request.app.state.service, request)
+            guard(service, request)
+            return await handler(service, request)
         except RefusedError as refusal:
-            return problem(refusal.status, refusal.detail)
+            return problem(refusal.status, refusal.detail, refusal.headers)
         except StorageError as error:
             return problem(507, str(error))
         except ClientDisconnect:
@@ -49,11 +84,6 @@ def endpoint(method: str, path: str, handler: Handler) -> Route:
             return problem(500, f"the server failed: {type(error).__name__}")
 
     return Route(PREFIX + path, respond, methods=[method])
-
-
-def _check_key(request: Request) -> None:
-    if not request.headers.get("x-api-key", "").startswith(KEY_PREFIXES):
-        raise RefusedError(401, "X-API-Key must be a key that starts with tml- or eyJ")
 
 
 async def read_body(request: Request) -> bytes:

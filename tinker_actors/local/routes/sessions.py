@@ -10,7 +10,7 @@ from tinker_actors.local.bodies import decode, parse
 from tinker_actors.local.engine.catalog import model_names
 from tinker_actors.local.live_models import base_model
 from tinker_actors.local.refusals import RefusedError
-from tinker_actors.local.routes.http import answer, endpoint, read_body
+from tinker_actors.local.routes.http import answer, endpoint, key_needed, read_body
 from tinker_actors.local.service import Service
 from tinker_actors.local.store import Connection
 from tinker_actors.wire.documents import CreateSessionRequest, SessionRequest
@@ -39,8 +39,13 @@ async def get_server_capabilities(_service: Service, _request: Request) -> Respo
     return answer({"supported_models": models})
 
 
-async def client_config(_service: Service, _request: Request) -> Response:
-    """Flags for clients: all at their defaults."""
+async def client_config(service: Service, _request: Request) -> Response:
+    """Flags for clients: those that are not at their defaults."""
+    return answer({"pjwt_auth_enabled": True} if service.options.jwt else {})
+
+
+async def dynamic_config(_service: Service, _request: Request) -> Response:
+    """Flags that may change while clients run: all at their defaults."""
     return answer({})
 
 
@@ -53,8 +58,9 @@ async def telemetry(_service: Service, request: Request) -> Response:
 async def create_session(service: Service, request: Request) -> Response:
     """A new session."""
     body = await read_body(request)
-    decode(body, CreateSessionRequest)
-    session_id = await service.run(lambda db: records.add_session(db, body))
+    document, _, _ = decode(body, CreateSessionRequest)
+    project_id = document.project_id if isinstance(document.project_id, str) else records.DEFAULT_PROJECT
+    session_id = await service.run(lambda db: records.add_session(db, body, project_id))
     return answer({"session_id": session_id, "type": "create_session"})
 
 
@@ -63,7 +69,7 @@ async def session_heartbeat(service: Service, request: Request) -> Response:
     document, _, _ = decode(await read_body(request), SessionRequest)
 
     def beat(db: Connection) -> None:
-        records.open_session(db, document.session_id)
+        records.beat(db, document.session_id)
         step_log.beat(db, document.session_id)
 
     await service.run(beat, durable=False)
@@ -84,8 +90,8 @@ async def finish_session(service: Service, request: Request) -> Response:
 ROUTES = [
     endpoint("GET", "/healthz", healthz),
     endpoint("GET", "/get_server_capabilities", get_server_capabilities),
-    endpoint("POST", "/client/config", client_config),
-    endpoint("POST", "/client/dynamic_config", client_config),
+    endpoint("POST", "/client/config", client_config, key_needed),
+    endpoint("POST", "/client/dynamic_config", dynamic_config),
     endpoint("POST", "/telemetry", telemetry),
     endpoint("POST", "/create_session", create_session),
     endpoint("POST", "/session_heartbeat", session_heartbeat),
