@@ -3,6 +3,8 @@
 from tinker_actors.supervision.actor import SupervisedActor
 from tinker_actors.supervision.address import Address
 from tinker_actors.supervision.backoff import Backoff
+from tinker_actors.supervision.breaker import BreakerSettings, Outcome, Permit, Refusal
+from tinker_actors.supervision.circuit import Circuit
 from tinker_actors.supervision.clock import Clock, MonotonicClock, Timer
 from tinker_actors.supervision.commands import (
     ChildCounts,
@@ -67,6 +69,7 @@ __all__ = [
     "Address",
     "AutoShutdown",
     "Backoff",
+    "BreakerSettings",
     "ChildAbandoned",
     "ChildCounts",
     "ChildDeleted",
@@ -76,6 +79,7 @@ __all__ = [
     "ChildSpec",
     "ChildStartFailed",
     "ChildStarted",
+    "Circuit",
     "Clock",
     "Context",
     "CountChildren",
@@ -99,8 +103,11 @@ __all__ = [
     "MonotonicClock",
     "Normal",
     "OnPending",
+    "Outcome",
+    "Permit",
     "Poisoned",
     "Proxy",
+    "Refusal",
     "Reply",
     "Restart",
     "RestartChild",
