@@ -49,7 +49,7 @@ ALLOWED = {
     "*: * header user-agent: *": "names the client",
     "*: * header x-stainless-*: only official *": "names the client, and tells what its HTTP layer does",
     "*: * header x-sdk-*: only official *": "names the client's method",
-    "*: * header connection: only ours *": "HTTP/1.1 keeps connections anyway",
+    "*: client/* header connection: only official *": "HTTP/1.1 keeps connections anyway",
     "*: * header content-length: *": "follows from the body",
     "*: * header host: *": "each flow has a server of its own",
     "*: * header x-idempotency-key: only official *": "random for each attempt; what repeats a request is its seq_id",

@@ -52,7 +52,7 @@ from tinker_actors.supervision import Address, ExitReason, Reply, SupervisedActo
 from tinker_actors.wire.calls import JSON, Answer, Call
 from tinker_actors.wire.compression import compressed
 from tinker_actors.wire.documents import FutureHandle
-from tinker_actors.wire.http import HttpxTransport, Transport
+from tinker_actors.wire.http import HttpOptions, Transport, make_transport
 
 __all__ = ["Accepted", "Answered", "Cancel", "EndpointChanged", "Failed", "Fetch", "Send", "TransportActor"]
 
@@ -186,7 +186,7 @@ class TransportActor(SupervisedActor):
     def __init__(self, published: Published, make_transport: Callable[[], Transport] | None = None) -> None:
         super().__init__()
         self._published = published
-        self._make_transport = make_transport or partial(_httpx_transport, published)
+        self._make_transport = make_transport or partial(_http_transport, published)
         self._under_way: dict[int, Send] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._numbers = itertools.count()
@@ -424,11 +424,17 @@ def _tell(address: Address, message: Any) -> None:
         return  # its incarnation is gone; the next one sends what it needs anew
 
 
-def _httpx_transport(published: Published) -> Transport:
+def _http_transport(published: Published) -> Transport:
     settings = published.settings
-    return HttpxTransport(
-        {"user-agent": "tinker-actors", **{name: value.reveal() for name, value in settings.headers}},
-        query=settings.query,
-        proxy=None if settings.proxy is None else settings.proxy.reveal(),
-        direct=settings.is_local,
+    return make_transport(
+        HttpOptions(
+            headers={
+                "user-agent": "tinker-actors",
+                **{name: value.reveal() for name, value in settings.headers},
+            },
+            query=settings.query,
+            proxy=None if settings.proxy is None else settings.proxy.reveal(),
+            direct=settings.is_local,
+        ),
+        settings.transport,
     )

@@ -53,6 +53,8 @@ class ServiceClient:
         default_headers_overrides: the official SDK's name of `default_headers`.
         default_query: added to the URL of every request.
         proxy: URL of an HTTP proxy; by default what the environment says.
+        transport: "fast" (extra `fast`) or "httpx"; by default `TINKER_ACTORS_TRANSPORT`, else the fast one where
+            it is installed.
 
     Raises:
         ConfigError: an argument or a variable of the environment is wrong.
@@ -74,6 +76,7 @@ class ServiceClient:
         default_headers_overrides: Mapping[str, Any] | None = None,
         default_query: Mapping[str, Any] | None = None,
         proxy: str | None = None,
+        transport: str | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -87,6 +90,7 @@ class ServiceClient:
             default_headers=default_headers_overrides if default_headers is None else default_headers,
             default_query=default_query,
             proxy=proxy,
+            transport=transport,
         )
         self._runtime = Runtime(
             settings,

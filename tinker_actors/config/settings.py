@@ -3,8 +3,9 @@
 import os
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,6 +23,8 @@ _CLOUDFLARE = {
     "CLOUDFLARE_ACCESS_CLIENT_ID": "cf-access-client-id",
     "CLOUDFLARE_ACCESS_CLIENT_SECRET": "cf-access-client-secret",
 }
+_Choice = TypeVar("_Choice", bound=str)
+
 _OURS = frozenset({"x-api-key", "content-type", "accept", "content-length", "host", "content-encoding"})
 
 
@@ -44,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """URL of the proxy; None leaves it to the environment."""
     codec: Literal["protobuf", "json"] | None = None
     """What training requests travel in; None finds out what the server reads."""
+    transport: Literal["fast", "httpx"] | None = None
+    """What sends requests; None takes the fast one where it is installed."""
 
     @property
     def is_local(self) -> bool:
@@ -61,14 +66,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         default_query: Mapping[str, Any] | None = None,
         proxy: str | None = None,
         codec: str | None = None,
+        transport: str | None = None,
         environment: Mapping[str, str] | None = None,
         home: Path | None = None,
     ) -> Self:
         """Arguments, completed from the environment.
 
         Read there: `TINKER_BASE_URL`, `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_PROJECT_ID`, `TINKER_TAGS`,
-        `TINKER_ACTORS_CODEC`, `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; in the home directory, the credentials
-        that the official login stored. What is empty counts as not given.
+        `TINKER_ACTORS_CODEC`, `TINKER_ACTORS_TRANSPORT`, `CLOUDFLARE_ACCESS_CLIENT_ID` and
+        `CLOUDFLARE_ACCESS_CLIENT_SECRET`; in the home directory, the credentials that the official login stored.
+        What is empty counts as not given.
 
         Raises:
             ConfigError: no key, a key of the wrong form, or another argument that cannot be used.
@@ -88,7 +95,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             headers=_headers({**access, **_texts("default_headers", default_headers)}),
             query=tuple(_texts("default_query", default_query).items()),
             proxy=None if proxy is None else Secret(proxy),
-            codec=_codec(codec or known.get("TINKER_ACTORS_CODEC") or None),
+            codec=_choice("codec", codec or known.get("TINKER_ACTORS_CODEC"), "protobuf", "json"),
+            transport=_transport(transport or known.get("TINKER_ACTORS_TRANSPORT")),
         )
 
 
@@ -99,11 +107,23 @@ def _credential(url: str, api_key: str | None, known: Mapping[str, str], home: P
     return find_credential(api_key, known, lambda: stored_key(home), time.time())
 
 
-def _codec(name: str | None) -> Literal["protobuf", "json"] | None:
-    match name:
-        case None | "protobuf" | "json":
-            return name
-    raise ConfigError(f'codec must be "protobuf" or "json", or None to find out, got {name!r}')
+def _choice(name: str, given: str | None, *offered: _Choice) -> _Choice | None:
+    for one in offered:
+        if one == given:
+            return one
+    if given:
+        raise ConfigError(f"{name} must be one of {', '.join(offered)}, or None to find out, got {given!r}")
+    return None
+
+
+def _transport(given: str | None) -> Literal["fast", "httpx"] | None:
+    choice: Literal["fast", "httpx"] | None = _choice("transport", given, "fast", "httpx")
+    if choice == "fast" and find_spec("pyqwest") is None:
+        raise ConfigError(
+            'transport "fast" needs pyqwest, which is not installed; pip install "tinker-actors[fast]", or'
+            ' choose "httpx"'
+        )
+    return choice
 
 
 def _texts(name: str, given: Mapping[str, Any] | None) -> dict[str, str]:

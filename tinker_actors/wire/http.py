@@ -1,19 +1,33 @@
-"""The one seam to the network: send a `Call`, get an `Answer`. Errors of the library are mapped here."""
+"""The one seam to the network: send a `Call`, get an `Answer`.
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
-from urllib.parse import urlencode
+What all transports have in common is here: how a call becomes a request, which redirects are followed, what counts as
+no answer at all. A transport exchanges one request for one answer, and maps the errors of its library.
+"""
 
-import httpx
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Literal, Protocol
+from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
 
-from tinker_actors.errors import APIConnectionError, APIResponseValidationError, APITimeoutError
+import msgspec
+
+from tinker_actors.errors import APIConnectionError, APIResponseValidationError
 from tinker_actors.wire.calls import Answer, Call, Pool
+from tinker_actors.wire.compression import accepted_encodings, unpacked
 
-__all__ = ["HttpxTransport", "Transport"]
+__all__ = ["HttpOptions", "HttpTransport", "Request", "Transport", "TransportChoice", "make_transport"]
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 2**30
 """More than the largest result of one chunk has; SkyRL takes as much in a request."""
+MAX_REDIRECTS = 5
+MAX_EDGE_REFUSALS = 16
+"""In a row and in one pool; the official SDK believes as many."""
+_KEEPS_METHOD = frozenset({307, 308})
+_REDIRECTS = frozenset({301, 302, 303}) | _KEEPS_METHOD
+
+TransportChoice = Literal["fast", "httpx"]
 
 
 class Transport(Protocol):
@@ -21,6 +35,10 @@ class Transport(Protocol):
 
     async def send(self, call: Call[object], base_url: str) -> Answer:
         """One try of `call` at the server under `base_url`.
+
+        Redirects within the server are followed where that changes neither method nor body. Others are answers:
+        our key goes to nobody else. An empty 400 comes from something before the service; it counts as no answer,
+        and the next try gets another connection.
 
         Raises:
             APIConnectionError: no answer came.
@@ -32,80 +50,162 @@ class Transport(Protocol):
         """Close all connections."""
 
 
-class HttpxTransport:
-    """The reference transport, on httpx: a client per kind of traffic.
+class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a transport is made with."""
 
-    Args:
-        headers: sent with every request, unless the call has its own of that name.
-        query: added to every URL.
-        proxy: URL of a proxy; None leaves that to the environment.
-        direct: go round proxies that the environment names (for servers on loopback).
-        handler: an httpx transport to use in place of sockets.
-        max_answer_bytes: of one decompressed body.
-    """
+    headers: Mapping[str, str] = {}
+    """Sent with every request, unless the call has its own of that name."""
+    query: tuple[tuple[str, str], ...] = ()
+    """Added to every URL."""
+    proxy: str | None = None
+    """URL of a proxy; None leaves that to the environment."""
+    direct: bool = False
+    """Go round proxies that the environment names (for servers on loopback)."""
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    """Longest wait for a connection."""
+    max_answer_bytes: int = MAX_ANSWER_BYTES
+    """Of one decompressed body."""
 
-    def __init__(
-        self,
-        headers: Mapping[str, str],
-        *,
-        query: Sequence[tuple[str, str]] = (),
-        proxy: str | None = None,
-        direct: bool = False,
-        handler: httpx.AsyncBaseTransport | None = None,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
-    ) -> None:
-        self._max_answer_bytes = max_answer_bytes
-        self._query = urlencode(list(query))
-        limits = httpx.Limits(max_connections=1000, max_keepalive_connections=20)
-        self._clients = {
-            pool: httpx.AsyncClient(
-                headers=dict(headers),
-                limits=limits,
-                proxy=proxy,
-                trust_env=not direct,
-                transport=handler,
-            )
-            for pool in Pool
-        }
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A call as it goes to one URL."""
+
+    operation: str
+    """What it is for, in messages."""
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    """All but those that follow from the others."""
+    body: bytes | None
+    """None for a method that has none."""
+    timeout_s: float
+    """Longest wait for the next byte."""
+    pool: Pool
+
+    @property
+    def public_url(self) -> str:
+        """Without its query, which may hold secrets."""
+        return self.url.partition("?")[0]
+
+
+class HttpTransport(ABC):
+    """What transports over HTTP share; see `Transport`."""
+
+    def __init__(self, options: HttpOptions) -> None:
+        self._options = options
+        self._query = urlencode(list(options.query))
+        self._headers = {"accept-encoding": accepted_encodings(), **options.headers}
+        self._refusals = dict.fromkeys(Pool, 0)
 
     async def send(self, call: Call[object], base_url: str) -> Answer:
         """One try of `call`; see `Transport`."""
-        kind = {} if call.method == "GET" else {"content-type": call.content_type}
-        try:
-            async with self._clients[call.pool].stream(
-                call.method,
-                f"{base_url}/api/v1/{self._with_query(call.path)}",
-                content=call.body if call.method != "GET" else None,
-                headers={**kind, "accept": call.accept, **call.headers},
-                timeout=httpx.Timeout(call.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
-            ) as response:
-                body = await self._read(response, call.operation)
-        except httpx.TimeoutException as error:
-            raise APITimeoutError(f"no answer to {call.operation} within {call.timeout_s} s") from error
-        except httpx.HTTPError as error:
-            raise APIConnectionError(
-                f"no answer to {call.operation}: {type(error).__name__}: {error}"
-            ) from error
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(status=response.status_code, headers=headers, body=body)
+        request = self._request(call, base_url)
+        for _ in range(1 + MAX_REDIRECTS):
+            answer = await self._exchange(request)
+            url = None if answer.status in call.answers else _target(request, answer)
+            if url is None:
+                await self._check_edge(request, answer)
+                return self._unpacked(request, answer)
+            request = msgspec.structs.replace(request, url=url)
+        raise APIConnectionError(f"no answer to {call.operation}: more than {MAX_REDIRECTS} redirects")
 
-    def _with_query(self, path: str) -> str:
-        if not self._query:
-            return path
-        return f"{path}{'&' if '?' in path else '?'}{self._query}"
+    @abstractmethod
+    async def _exchange(self, request: Request) -> Answer:
+        """The answer to one request, its body still packed.
 
-    async def _read(self, response: httpx.Response, operation: str) -> bytes:
-        """The decompressed body; a small one that unpacks into a flood ends here."""
-        body = bytearray()
-        async for part in response.aiter_bytes():
-            body += part
-            if len(body) > self._max_answer_bytes:
-                raise APIResponseValidationError(
-                    f"an answer to {operation} may have {self._max_answer_bytes} bytes, got more"
-                )
-        return bytes(body)
+        Raises:
+            APIConnectionError: no answer came.
+            APITimeoutError: it did not come in time.
+            APIResponseValidationError: it is too large.
+        """
 
+    @abstractmethod
+    async def _renew(self, pool: Pool) -> None:
+        """Let further requests of `pool` have new connections; those under way keep theirs."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Close all connections."""
-        for client in self._clients.values():
-            await client.aclose()
+
+    def _request(self, call: Call[object], base_url: str) -> Request:
+        url = f"{base_url}/api/v1/{call.path}"
+        if self._query:
+            url = f"{url}{'&' if '?' in call.path else '?'}{self._query}"
+        has_body = call.method != "GET"
+        headers = {**self._headers, "accept": call.accept, **call.headers}
+        if has_body:
+            headers["content-type"] = call.content_type
+        return Request(
+            operation=call.operation,
+            method=call.method,
+            url=url,
+            headers=headers,
+            body=call.body if has_body else None,
+            timeout_s=call.timeout_s,
+            pool=call.pool,
+        )
+
+    async def _check_edge(self, request: Request, answer: Answer) -> None:
+        """Take an empty 400 for no answer, as often as that can help."""
+        if answer.status != 400 or answer.body:  # noqa: PLR2004
+            if answer.status < 300:  # noqa: PLR2004
+                self._refusals[request.pool] = 0
+            return
+        self._refusals[request.pool] += 1
+        if self._refusals[request.pool] <= MAX_EDGE_REFUSALS:
+            await self._renew(request.pool)
+            raise APIConnectionError(
+                f"no answer to {request.operation}: refused before it reached the service"
+            )
+
+    def _unpacked(self, request: Request, answer: Answer) -> Answer:
+        encoding = answer.headers.get("content-encoding", "")
+        if not encoding:
+            return answer
+        try:
+            body = unpacked(answer.body, encoding, self._options.max_answer_bytes)
+        except ValueError as error:
+            raise APIConnectionError(
+                f"no answer to {request.operation} that can be unpacked: {error}"
+            ) from error
+        if body is None:
+            raise self._too_large(request)
+        return msgspec.structs.replace(answer, body=body)
+
+    def _too_large(self, request: Request) -> APIResponseValidationError:
+        most = self._options.max_answer_bytes
+        return APIResponseValidationError(f"an answer to {request.operation} may have {most} bytes, got more")
+
+
+def make_transport(options: HttpOptions, choice: TransportChoice | None = None) -> Transport:
+    """The transport that was chosen; by default the fast one, where it is installed."""
+    if choice == "fast" or (choice is None and find_spec("pyqwest") is not None):
+        from tinker_actors.wire.pyqwest_transport import PyqwestTransport
+
+        return PyqwestTransport(options)
+    from tinker_actors.wire.httpx_transport import HttpxTransport
+
+    return HttpxTransport(options)
+
+
+def _target(request: Request, answer: Answer) -> str | None:
+    """Where a redirect leads, if it is one to follow."""
+    location = answer.headers.get("location")
+    follows = answer.status in (_REDIRECTS if request.method == "GET" else _KEEPS_METHOD)
+    if not follows or not location:
+        return None
+    try:
+        url = urljoin(request.url, location)
+        return url if _is_same_server(urlsplit(request.url), urlsplit(url)) else None
+    except ValueError:  # no URL
+        return None
+
+
+def _is_same_server(here: SplitResult, there: SplitResult) -> bool:
+    """Whether both are one origin, or the second is the first over TLS."""
+    if here.hostname != there.hostname:
+        return False
+    schemes = (here.scheme, there.scheme)
+    if schemes == ("http", "https"):
+        return (here.port or 80, there.port or 443) == (80, 443)
+    return here.scheme == there.scheme and here.port == there.port

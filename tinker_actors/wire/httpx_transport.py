@@ -1,0 +1,85 @@
+"""The reference transport, on httpx."""
+
+import httpx
+
+from tinker_actors.errors import APIConnectionError, APITimeoutError
+from tinker_actors.wire.calls import Answer, Pool
+from tinker_actors.wire.http import HttpOptions, HttpTransport, Request
+from tinker_actors.wire.lanes import Lanes
+
+__all__ = ["HttpxTransport"]
+
+WIDTH = 16
+"""Connections of one client. Its pool looks at all of them whenever a request begins or ends."""
+LIMIT = 1000
+"""Requests in flight of one kind."""
+
+
+class HttpxTransport(HttpTransport):
+    """Clients of httpx, apart for each kind of traffic.
+
+    Args:
+        options: of the transport.
+        handler: an httpx transport to use in place of sockets.
+    """
+
+    def __init__(self, options: HttpOptions, handler: httpx.AsyncBaseTransport | None = None) -> None:
+        super().__init__(options)
+        self._handler = handler
+        self._tls = httpx.create_ssl_context(trust_env=not options.direct) if handler is None else True
+        self._lanes = {
+            pool: Lanes(self._client, httpx.AsyncClient.aclose, width=WIDTH, limit=LIMIT) for pool in Pool
+        }
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            limits=httpx.Limits(max_connections=WIDTH, max_keepalive_connections=WIDTH),
+            verify=self._tls,
+            proxy=self._options.proxy,
+            trust_env=not self._options.direct,
+            transport=self._handler,
+        )
+
+    async def _exchange(self, request: Request) -> Answer:
+        timeout = httpx.Timeout(request.timeout_s, connect=self._options.connect_timeout_s, pool=None)
+        lanes = self._lanes[request.pool]
+        lane = await lanes.enter()
+        try:
+            asked = httpx.Request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                content=request.body,
+                extensions={"timeout": timeout.as_dict()},
+            )
+            response = await lane.client.send(asked, stream=True)
+            try:
+                body = await self._read(response, request)
+            finally:
+                await response.aclose()
+        except httpx.TimeoutException as error:
+            raise APITimeoutError(f"no answer to {request.operation} within {request.timeout_s} s") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise APIConnectionError(
+                f"no answer to {request.operation}: {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            await lanes.leave(lane)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(status=response.status_code, headers=headers, body=body)
+
+    async def _read(self, response: httpx.Response, request: Request) -> bytes:
+        body = bytearray()
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > self._options.max_answer_bytes:
+                raise self._too_large(request)
+        return bytes(body)
+
+    async def _renew(self, pool: Pool) -> None:
+        await self._lanes[pool].renew()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for lanes in self._lanes.values():
+            await lanes.close()

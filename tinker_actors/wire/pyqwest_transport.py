@@ -1,0 +1,112 @@
+"""The fast transport, on pyqwest: HTTP in compiled code, with threads of its own."""
+
+import pyqwest
+
+from tinker_actors.errors import APIConnectionError, APITimeoutError
+from tinker_actors.wire.calls import Answer, Pool
+from tinker_actors.wire.http import HttpOptions, HttpTransport, Request
+from tinker_actors.wire.lanes import Lanes
+
+__all__ = ["PyqwestTransport"]
+
+LIMIT = 1000
+"""Requests in flight of one kind, each on a connection of its own where there is no TLS."""
+WIDTH_OVER_TLS = 50
+"""Streams of one HTTP/2 connection, which servers bound; the official SDK opens as many."""
+SMALL_BODY_BYTES = 2**16
+"""A body that takes no time worth counting to send."""
+_NOWHERE = pyqwest.Proxy("http://127.0.0.1:9", no_proxy="*,0.0.0.0/0,::/0")
+"""A proxy that no request goes through: with one, those of the environment are not looked at."""
+
+
+class _Client:
+    """A client, and what it must close."""
+
+    __slots__ = ("execute", "transport")
+
+    def __init__(self, transport: pyqwest.HTTPTransport) -> None:
+        self.transport = transport
+        self.execute = pyqwest.Client(transport).execute
+
+
+class PyqwestTransport(HttpTransport):
+    """Clients of pyqwest, apart for each kind of traffic.
+
+    The library reads a body as a whole, which halves the cost of a small answer. So a body that is too large as it
+    travels is refused once it is there; what a small one unpacks into is bounded before.
+
+    Args:
+        options: of the transport.
+    """
+
+    def __init__(self, options: HttpOptions) -> None:
+        super().__init__(options)
+        self._lanes: dict[tuple[Pool, float, bool], Lanes[_Client]] = {}
+
+    def _lanes_for(self, request: Request) -> Lanes[_Client]:
+        # The library has one time limit per client, and counts the sending of a body into the wait for the answer.
+        read_s = request.timeout_s * (1 if len(request.body or b"") <= SMALL_BODY_BYTES else 2)
+        over_tls = request.url.startswith("https:")
+        key = request.pool, read_s, over_tls
+        lanes = self._lanes.get(key)
+        if lanes is None:
+            width = WIDTH_OVER_TLS if over_tls else LIMIT
+            lanes = Lanes(lambda: self._client(read_s), _end, width=width, limit=LIMIT)
+            self._lanes[key] = lanes
+        return lanes
+
+    def _client(self, read_s: float) -> _Client:
+        return _Client(
+            pyqwest.HTTPTransport(
+                tls_include_system_certs=True,
+                proxy=self._options.proxy or (_NOWHERE if self._options.direct else None),
+                connect_timeout=self._options.connect_timeout_s,
+                read_timeout=read_s,
+                pool_max_idle_per_host=LIMIT,
+                enable_gzip=False,
+                enable_brotli=False,
+                enable_zstd=False,
+                follow_redirects=False,
+                enable_otel=False,
+            )
+        )
+
+    async def _exchange(self, request: Request) -> Answer:
+        lanes = self._lanes_for(request)
+        lane = await lanes.enter()
+        headers = request.headers
+        if request.body == b"":
+            headers = {**headers, "content-length": "0"}  # the library leaves it out
+        try:
+            response = await lane.client.execute(request.method, request.url, headers, request.body)
+        except TimeoutError as error:
+            raise APITimeoutError(f"no answer to {request.operation} within {request.timeout_s} s") from error
+        except (
+            ConnectionError,
+            ValueError,
+            pyqwest.ReadError,
+            pyqwest.RemoteProtocolError,
+            pyqwest.WriteError,
+        ) as error:
+            what = str(error).replace(request.url, request.public_url)
+            raise APIConnectionError(f"no answer to {request.operation}: {what}") from None
+        finally:
+            await lanes.leave(lane)
+        body = response.content
+        if len(body) > self._options.max_answer_bytes:
+            raise self._too_large(request)
+        return Answer(status=response.status, headers=dict(response.headers.items()), body=body)
+
+    async def _renew(self, pool: Pool) -> None:
+        for (of_pool, _, _), lanes in self._lanes.items():
+            if of_pool is pool:
+                await lanes.renew()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for lanes in self._lanes.values():
+            await lanes.close()
+
+
+async def _end(client: _Client) -> None:
+    await client.transport.aclose()
