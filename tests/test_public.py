@@ -1,5 +1,6 @@
 """What a user sees of the package before it does anything."""
 
+import pickle
 import subprocess
 import sys
 import warnings
@@ -8,7 +9,7 @@ import pytest
 
 import tinker_actors as ta
 from tinker_actors import errors, types
-from tinker_actors.errors import APIStatusError, RequestFailedError, RunHaltedError, TinkerActorsError
+from tinker_actors.errors import APIStatusError, TinkerActorsError
 
 
 def test_every_public_name_is_there() -> None:
@@ -54,19 +55,74 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]"
 
 
+def example_of(kind: type[TinkerActorsError]) -> TinkerActorsError:
+    """An error with a fact for each argument that its class takes."""
+    facts = {
+        "status": 429,
+        "body": {"detail": "slow down"},
+        "retry_after_s": 2.0,
+        "should_retry": False,
+        "category": "user",
+        "request_id": "7",
+        "run": "1",
+        "resume": "again",
+        "attempts": 3,
+        "answer": "not_found",
+        "first_cause": ValueError("it began here"),
+    }
+    code = getattr(kind.__init__, "__code__", None)
+    names = () if code is None else code.co_varnames
+    return kind("no", **{name: value for name, value in facts.items() if name in names})
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_errors_survive_pickle_with_all_their_facts(name: str) -> None:
+    error = example_of(getattr(errors, name))
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert (type(copy), copy.args, str(copy)) == (type(error), error.args, str(error))
+    assert {key: repr(fact) for key, fact in vars(copy).items()} == {
+        key: repr(fact) for key, fact in vars(error).items()
+    }
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("status", "name"),
     [
-        APIStatusError.of(429, {"detail": "slow down"}, retry_after_s=2.0),
-        RequestFailedError("no", category="user", request_id="7"),
-        RunHaltedError("stuck", run="1", resume="again"),
+        (400, "BadRequestError"),
+        (401, "AuthenticationError"),
+        (402, "BillingError"),
+        (403, "PermissionDeniedError"),
+        (404, "NotFoundError"),
+        (409, "ConflictError"),
+        (410, "FutureExpiredError"),
+        (422, "UnprocessableEntityError"),
+        (429, "RateLimitError"),
+        (500, "InternalServerError"),
+        (599, "InternalServerError"),
+        (418, "APIStatusError"),
     ],
 )
-def test_errors_survive_pickle(error: TinkerActorsError) -> None:
-    import pickle
+def test_each_status_has_the_class_of_the_official_sdk(status: int, name: str) -> None:
+    assert type(APIStatusError.of(status, None)).__name__ == name
 
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
-    assert (type(copy), copy.args, vars(copy)) == (type(error), error.args, vars(error))
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"detail": "gone"}, "gone"),
+        ({"message": "gone"}, "gone"),
+        ({"error": "gone"}, "gone"),
+        ("gone", "gone"),
+        (
+            {"detail": [{"loc": ["body", "seq_id"], "msg": "no integer", "input": {"tokens": [4711]}}]},
+            "body.seq_id: no integer",
+        ),
+        ("<!DOCTYPE html><html>", "a page for browsers"),
+        ("x" * 501, "x" * 500 + "..."),
+    ],
+)
+def test_a_refusal_has_the_services_words_and_nothing_that_was_sent(body: object, words: str) -> None:
+    assert str(APIStatusError.of(422, body)) == f"the service answered 422: {words}"
 
 
 def test_unknown_arguments_are_warned_of_not_refused() -> None:

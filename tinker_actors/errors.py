@@ -80,6 +80,10 @@ __all__ = [
 ]
 
 
+_MOST_WORDS = 500
+"""Characters of an answer that an error's text repeats; the rest is in its `body`."""
+
+
 def _rebuild(
     cls: type["TinkerActorsError"], args: tuple[Any, ...], facts: dict[str, Any]
 ) -> "TinkerActorsError":
@@ -138,32 +142,75 @@ class APIStatusError(TinkerActorsError):
     """The decoded body of the answer, or its text."""
     retry_after_s: float | None
     """Seconds the service asks to wait, when it says so."""
+    should_retry: bool | None
+    """Whether the service says that another try may do; None when it does not say."""
 
     _by_status: ClassVar[dict[int, type["APIStatusError"]]] = {}
 
     def __init__(
-        self, message: str, *, status: int, body: Any = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        status: int,
+        body: Any = None,
+        retry_after_s: float | None = None,
+        should_retry: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.body = body
         self.retry_after_s = retry_after_s
+        self.should_retry = should_retry
 
     def __init_subclass__(cls, status: int | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if status is not None:
             APIStatusError._by_status[status] = cls
 
+    @property
+    def is_of_an_edge(self) -> bool:
+        """Whether it looks like a proxy's, before the service saw the request: a 400 without a word."""
+        return self.status == 400 and self.body == ""  # noqa: PLR2004
+
     @classmethod
-    def of(cls, status: int, body: Any, retry_after_s: float | None = None) -> "APIStatusError":
-        """The error of the most specific class for `status`."""
-        detail = body.get("detail", body.get("error", body)) if isinstance(body, dict) else body
+    def of(
+        cls,
+        status: int,
+        body: Any,
+        retry_after_s: float | None = None,
+        *,
+        should_retry: bool | None = None,
+        hint: str = "",
+    ) -> "APIStatusError":
+        """The error of the most specific class for `status`; `hint` says what to do about it."""
         kind = cls._by_status.get(status)
         if kind is None:
             kind = InternalServerError if status >= 500 else APIStatusError  # noqa: PLR2004
+        message = f"the service answered {status}: {_words(body)}"
         return kind(
-            f"the service answered {status}: {detail}", status=status, body=body, retry_after_s=retry_after_s
+            f"{message}; {hint}" if hint else message,
+            status=status,
+            body=body,
+            retry_after_s=retry_after_s,
+            should_retry=should_retry,
         )
+
+
+def _words(body: Any) -> str:
+    """What an answer says, in a line. Services repeat what they were sent in it, which belongs into no log."""
+    detail = (
+        body.get("detail", body.get("message", body.get("error", body))) if isinstance(body, dict) else body
+    )
+    if isinstance(detail, list) and all(isinstance(one, dict) and "msg" in one for one in detail):
+        places = [".".join(str(step) for step in one.get("loc", ())) for one in detail]
+        detail = "; ".join(
+            f"{place}: {one['msg']}" if place else str(one["msg"])
+            for place, one in zip(places, detail, strict=True)
+        )
+    text = str(detail)
+    if text.lstrip()[:1] == "<":
+        return "a page for browsers"
+    return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]}..."
 
 
 class BadRequestError(APIStatusError, status=400):

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -24,12 +25,17 @@ from tinker_actors.errors import (
     APIConnectionError,
     APIResponseValidationError,
     APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
     BadRequestError,
     BillingError,
     ConflictError,
     FutureExpiredError,
+    InternalServerError,
     NotFoundError,
+    PermissionDeniedError,
     RequestFailedError,
+    UnprocessableEntityError,
 )
 from tinker_actors.types import ForwardBackwardOutput, SaveWeightsResponse
 from tinker_actors.wire.calls import PROTOBUF, Answer, Call
@@ -42,7 +48,7 @@ LATER = Answer(408, JSON, b'{"type": "try_again", "request_id": "7", "queue_stat
 EXPECTED = json_result("SaveWeights", SaveWeightsResponse)
 
 
-def drive(steps: RoundTrips[Answer], outcomes: list[Outcome]) -> tuple[Answer, list[Any]]:
+def drive(steps: RoundTrips[Answer], outcomes: Iterable[Outcome]) -> tuple[Answer, list[Any]]:
     """Answer each call with the next outcome; the result and everything that was yielded."""
     seen: list[Any] = []
     waiting = iter(outcomes)
@@ -147,7 +153,94 @@ def test_the_last_failure_is_told_when_time_is_up() -> None:
         drive(steps, [APIConnectionError("first"), APIConnectionError("second")])
 
 
-# Each row of the table of outcomes that a poll can have.
+# Each row of the table of outcomes that a poll can have: what is done about it, and what comes of it when it lasts.
+
+
+def try_again(**fields: Any) -> Answer:
+    return Answer(200, JSON, json.dumps({"type": "try_again", "request_id": "7", **fields}).encode())
+
+
+def status(code: int, body: bytes = b'{"detail": "no"}', **headers: str) -> Answer:
+    return Answer(code, {**JSON, **{name.replace("_", "-"): value for name, value in headers.items()}}, body)
+
+
+ANNOUNCED = Answer(200, JSON, b'{"status": "complete_metadata", "response_payload_size": 99}')
+FAILED_BY_USER = Answer(200, JSON, b'{"error": "too long", "category": "user"}')
+FAILED_BY_SERVER = Answer(200, JSON, b'{"error": "a crash", "category": "server"}')
+FAILED = Answer(200, JSON, b'{"error": "who knows"}')
+BACKOFF = [0.1, 0.2, 0.4]
+"""Seconds of a backoff, each times a draw from [0.75, 1)."""
+
+
+@pytest.mark.parametrize(
+    ("outcome", "times", "pauses"),
+    [
+        pytest.param(Answer(200, JSON, b'{"status": "pending"}'), 3, [0.05, 0.1, 0.2], id="pending"),
+        pytest.param(try_again(), 3, [0.05, 0.1, 0.2], id="try_again"),
+        pytest.param(try_again(retry_after_ms=2500), 2, [2.5, 2.5], id="try_again that names a pause"),
+        pytest.param(try_again(retry_after_ms=1e9), 1, [30.0], id="try_again that names an hour"),
+        pytest.param(
+            try_again(queue_state="paused_capacity"), 2, [0.05, 0.1], id="try_again while it is paused"
+        ),
+        pytest.param(status(408), 3, [0.05, 0.1, 0.2], id="408"),
+        pytest.param(status(408, b"", retry_after="3"), 1, [3.0], id="408 that names a pause"),
+        pytest.param(status(500), 3, BACKOFF, id="500"),
+        pytest.param(status(503, b"<html>"), 3, BACKOFF, id="503"),
+        pytest.param(status(503, retry_after_ms="7500"), 1, [7.5], id="503 that names a pause"),
+        pytest.param(status(429), 3, BACKOFF, id="429"),
+        pytest.param(status(429, retry_after="4"), 1, [4.0], id="429 that names a pause"),
+        pytest.param(status(400), 3, [0.05, 0.05, 0.05], id="400"),
+        pytest.param(status(400, b""), 3, BACKOFF, id="400 of an edge"),
+        pytest.param(status(402), 2, [5.0, 5.0], id="402"),
+        pytest.param(APIConnectionError("gone"), 3, BACKOFF, id="no connection"),
+        pytest.param(APITimeoutError("late"), 3, BACKOFF, id="no answer in time"),
+        pytest.param(status(422, x_should_retry="true"), 3, BACKOFF, id="422 that wants another try"),
+    ],
+)
+def test_what_may_pass_is_polled_again_after_a_pause(
+    outcome: Outcome, times: int, pauses: list[float]
+) -> None:
+    steps = follow("7", EXPECTED, lambda: 0.0, random.Random(1), max_billing_pause_s=3600.0)
+    answer, seen = drive(steps, [*[outcome] * times, DONE])
+    assert answer == DONE
+    waited = [step.delay_s for step in seen if isinstance(step, Pause)]
+    is_jittered = pauses == BACKOFF
+    for delay_s, wanted_s in zip(waited, pauses, strict=True):
+        assert (0.75 if is_jittered else 1.0) * wanted_s <= delay_s <= wanted_s
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "error"),
+    [
+        pytest.param([ANNOUNCED, ANNOUNCED], APIResponseValidationError, id="complete_metadata twice"),
+        pytest.param([FAILED_BY_USER], RequestFailedError, id="failed, category user"),
+        pytest.param([FAILED_BY_SERVER], RequestFailedError, id="failed, category server"),
+        pytest.param([FAILED], RequestFailedError, id="failed, category unknown"),
+        pytest.param([status(410)], FutureExpiredError, id="410"),
+        pytest.param([status(400)] * 4, BadRequestError, id="400 for the fourth time"),
+        pytest.param([status(400, b"")] * 17, BadRequestError, id="400 of an edge for the 17th time"),
+        pytest.param([status(402)], BillingError, id="402 where nobody waits for bills"),
+        pytest.param([status(401)], AuthenticationError, id="401"),
+        pytest.param([status(403)], PermissionDeniedError, id="403"),
+        pytest.param([status(404)], NotFoundError, id="404"),
+        pytest.param([status(409)], ConflictError, id="409"),
+        pytest.param([status(409, x_should_retry="true")], ConflictError, id="409 that wants another try"),
+        pytest.param([status(422)], UnprocessableEntityError, id="422"),
+        pytest.param([status(503, x_should_retry="false")], InternalServerError, id="503 for good"),
+    ],
+)
+def test_what_will_not_pass_is_a_typed_error(outcomes: list[Outcome], error: type[Exception]) -> None:
+    polls = iter(outcomes)
+    with pytest.raises(error):
+        drive(follow("7", EXPECTED, lambda: 0.0, random.Random(1)), polls)
+    assert list(polls) == []  # not sooner, either
+
+
+@pytest.mark.parametrize("passing", [status(500), status(429), APIConnectionError("gone")], ids=str)
+def test_an_outage_that_outlasts_the_rule_ends_with_its_last_failure(passing: Outcome) -> None:
+    clock = itertools.count(0, 600)
+    with pytest.raises((APIStatusError, APIConnectionError)):
+        drive(follow("7", EXPECTED, lambda: float(next(clock)), random.Random(1)), [passing] * 20)
 
 
 @pytest.mark.parametrize(

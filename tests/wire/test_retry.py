@@ -1,10 +1,12 @@
 """When a failed request is sent again."""
 
 import random
+import ssl
 
 import pytest
 
 from tinker_actors.errors import APIConnectionError, APIStatusError, APITimeoutError
+from tinker_actors.wire.calls import Answer
 from tinker_actors.wire.retry import NEVER, PATIENT, RetryRule, delay_after, is_repeatable, retry_after_s
 
 
@@ -23,7 +25,52 @@ from tinker_actors.wire.retry import NEVER, PATIENT, RetryRule, delay_after, is_
     ],
 )
 def test_patient_calls_repeat_what_passes_by_itself(status: int, repeatable: bool) -> None:
-    assert is_repeatable(PATIENT, APIStatusError.of(status, "")) is repeatable
+    assert is_repeatable(PATIENT, APIStatusError.of(status, "no")) is repeatable
+
+
+@pytest.mark.parametrize(
+    ("status", "should_retry", "repeatable"),
+    [
+        (400, True, True),
+        (422, None, False),
+        (503, False, False),
+        (503, True, True),
+        (429, False, False),
+        (409, True, False),
+    ],
+)
+def test_the_service_knows_best_but_for_conflicts(
+    status: int, should_retry: bool | None, repeatable: bool
+) -> None:
+    error = APIStatusError.of(status, "no", should_retry=should_retry)
+    assert is_repeatable(PATIENT, error) is repeatable
+    assert not is_repeatable(NEVER, error)
+
+
+@pytest.mark.parametrize(
+    ("header", "should_retry"),
+    [({}, None), ({"x-should-retry": "True"}, True), ({"x-should-retry": "false"}, False)],
+)
+def test_its_word_is_in_a_header(header: dict[str, str], should_retry: bool | None) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        Answer(503, header, b"").success()
+    assert caught.value.should_retry is should_retry
+
+
+def test_a_400_without_a_word_is_a_proxys_and_repeated_sixteen_times() -> None:
+    error = APIStatusError.of(400, "")
+    delays = [delay_after(PATIENT, error, attempt, 0.0, random.Random(1)) for attempt in range(18)]
+    assert [delay is None for delay in delays] == [False] * 16 + [True] * 2
+    assert not is_repeatable(NEVER, error)
+    assert not is_repeatable(PATIENT, APIStatusError.of(400, {"detail": "no"}))
+
+
+def test_two_that_speak_no_tls_with_one_another_never_will() -> None:
+    error = APIConnectionError("no answer")
+    error.__cause__ = OSError()
+    error.__cause__.__context__ = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]")
+    error.__cause__.__context__.reason = "WRONG_VERSION_NUMBER"
+    assert not is_repeatable(PATIENT, error)
 
 
 def test_a_lost_connection_is_repeated_only_where_the_rule_says_so() -> None:

@@ -10,6 +10,7 @@ from tinker_actors.actors.published import JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.transport import Answered, Failed, Send
 from tinker_actors.api.sessions import create_session, finish_session, session_heartbeat
 from tinker_actors.errors import (
+    APIResponseValidationError,
     FutureExpiredError,
     NotDeliveredError,
     NotFoundError,
@@ -106,7 +107,10 @@ class SessionActor(SupervisedActor):
             case FinishSession(status, detail):
                 return self._finish(status, detail)
             case Answered(tag, answer):
-                self._note_answer(tag, answer)
+                try:
+                    self._note_answer(tag, answer)
+                except APIResponseValidationError as error:
+                    self._note_failure(tag, error)
             case Failed(tag, error):
                 self._note_failure(tag, error)
         return None

@@ -29,7 +29,7 @@ from tinker_actors.types.rest import (
     WeightsInfoResponse,
 )
 from tinker_actors.wire.calls import Answer, Call
-from tinker_actors.wire.retry import BRIEF
+from tinker_actors.wire.retry import BRIEF, retry_after_s
 
 __all__ = [
     "checkpoint_path",
@@ -230,12 +230,22 @@ def _until_built(call: Call[Answer], now: Callable[[], datetime]) -> RoundTrips[
         outcome = yield call
         if not _is_being_built(outcome):
             return _place(outcome, now())
-        yield Pause(ARCHIVE_PAUSE_S, "the archive is being built")
+        yield Pause(_wish_of(outcome) or ARCHIVE_PAUSE_S, "the archive is being built")
     return _place((yield call), now())
 
 
 def _is_being_built(outcome: Outcome) -> bool:
     return isinstance(outcome, Answer | APIStatusError) and outcome.status == 503  # noqa: PLR2004
+
+
+def _wish_of(outcome: Outcome) -> float | None:
+    return (
+        retry_after_s(outcome.headers)
+        if isinstance(outcome, Answer)
+        else outcome.retry_after_s
+        if isinstance(outcome, APIStatusError)
+        else None
+    )
 
 
 def _place(outcome: Outcome, now: datetime) -> CheckpointArchiveUrlResponse:

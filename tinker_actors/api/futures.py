@@ -26,7 +26,7 @@ from tinker_actors.wire.calls import JSON, PROTOBUF, Answer, Call, Pool, json_bo
 from tinker_actors.wire.documents import RetrieveFutureRequest
 from tinker_actors.wire.json import read_output_document, read_sample_document
 from tinker_actors.wire.protobuf import decode_output, decode_sample
-from tinker_actors.wire.retry import PATIENT, RetryRule, delay_after
+from tinker_actors.wire.retry import PATIENT, RetryRule, delay_after, retry_after_s, speaks_no_tls
 
 __all__ = [
     "PENDING",
@@ -166,11 +166,15 @@ def with_retries(
         outcome = yield call
         try:
             answer = _answer(outcome)
-            return answer if answer.status in call.answers else answer.success()
+            return answer if answer.status in call.answers else answer.success(call.hint)
         except TinkerActorsError as error:
             pause = billing.pause(error)
             if pause is None:
                 delay_s = delay_after(rule, error, attempt, clock() - began, generator)
+                if delay_s is None and speaks_no_tls(error):
+                    raise APIConnectionError(
+                        f"{error}; check base_url: its scheme, its port and the certificate there"
+                    ) from error
                 if delay_s is None:
                     raise
                 attempt += 1
@@ -242,7 +246,7 @@ class _Poll:
                     if answer.status == 408 and document:  # noqa: PLR2004
                         self._bad_polls = 0
                     yield from self._note_queue(document)
-                    yield from self._wait_after(document, self._clock() - began)
+                    yield from self._wait_after(answer, document, self._clock() - began)
                     continue
                 answer.success()
                 if document.get("status") == "complete_metadata":
@@ -283,11 +287,12 @@ class _Poll:
             self._queue = news
             yield QueueChanged(self._request_id, *news)
 
-    def _wait_after(self, document: dict[str, Any], took_s: float) -> Iterator[Pause]:
+    def _wait_after(self, answer: Answer, document: dict[str, Any], took_s: float) -> Iterator[Pause]:
         """A pause after an answer that came at once; one that the service held has waited already."""
         wish_ms = document.get("retry_after_ms")
-        if isinstance(wish_ms, int | float) and wish_ms > 0:
-            yield Pause(min(wish_ms / 1000, MAX_POLL_PAUSE_S), PENDING)
+        wish_s = wish_ms / 1000 if isinstance(wish_ms, int | float) else retry_after_s(answer.headers)
+        if wish_s is not None and wish_s > 0:
+            yield Pause(min(wish_s, MAX_POLL_PAUSE_S), PENDING)
         elif took_s < QUICK_POLL_S:
             delay_s = min(MIN_POLL_S * 2.0 ** min(self._quick, 10), MAX_POLL_S)
             self._quick += 1
@@ -311,7 +316,7 @@ class _Poll:
         pause = self._billing.pause(error)
         if pause is not None:
             return pause
-        if isinstance(error, BadRequestError) and self._bad_polls < MAX_BAD_POLLS:
+        if isinstance(error, BadRequestError) and not error.is_of_an_edge and self._bad_polls < MAX_BAD_POLLS:
             self._bad_polls += 1
             return Pause(MIN_POLL_S, str(error))
         quiet_s = self._clock() - self._quiet_since

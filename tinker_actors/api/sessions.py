@@ -12,6 +12,7 @@ from tinker_actors.wire.documents import CreateSessionRequest, SessionCreated, S
 from tinker_actors.wire.retry import BRIEF, PATIENT
 
 __all__ = [
+    "CHECK_URL",
     "SDK_VERSION",
     "create_session",
     "finish_session",
@@ -22,6 +23,8 @@ __all__ = [
 
 SDK_VERSION = "0.38.0"
 """The version of the official SDK whose protocol we speak; the service chooses features by it."""
+CHECK_URL = "this may be no Tinker server: check base_url and its path"
+"""What to do about a server that lacks what every one has."""
 HEARTBEAT_TIMEOUT_S = 10.0
 
 
@@ -50,7 +53,8 @@ def get_server_capabilities() -> Call[ServerCapabilities]:
         path="get_server_capabilities",
         pool=Pool.SESSION,
         retry=PATIENT,
-        read=read_json(ServerCapabilities),
+        read=read_json(ServerCapabilities, CHECK_URL),
+        hint=CHECK_URL,
     )
 
 
@@ -75,7 +79,8 @@ def create_session(
         body=json_body(request),
         pool=Pool.SESSION,
         retry=PATIENT,
-        read=read_json(SessionCreated),
+        read=read_json(SessionCreated, CHECK_URL),
+        hint=CHECK_URL,
     )
 
 

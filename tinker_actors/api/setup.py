@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from tinker_actors.api.sessions import SDK_VERSION
+from tinker_actors.api.sessions import CHECK_URL, SDK_VERSION
 from tinker_actors.errors import APIStatusError
-from tinker_actors.wire.calls import Call, Pool, json_body, read_json
+from tinker_actors.wire.calls import NO_ENDPOINT, Call, Pool, json_body, read_json
 from tinker_actors.wire.retry import BRIEF
 
 __all__ = [
@@ -97,7 +97,7 @@ def client_config() -> Call[ClientConfig]:
         path="client/config",
         body=json_body(_Request()),
         pool=Pool.SESSION,
-        read=read_json(ClientConfig),
+        read=read_json(ClientConfig, CHECK_URL),
     )
 
 
@@ -150,4 +150,4 @@ def revoke_own_key() -> Call[None]:
 
 def has_no_flags(error: Exception) -> bool:
     """Whether this refusal means that the server has no such endpoint, so that the defaults hold."""
-    return isinstance(error, APIStatusError) and error.status in (404, 405, 501)
+    return isinstance(error, APIStatusError) and error.status in NO_ENDPOINT

@@ -3,18 +3,24 @@
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
 from tinker_actors.errors import APIResponseValidationError, APIStatusError
 from tinker_actors.wire.retry import NEVER, RetryRule, retry_after_s
 
-__all__ = ["Answer", "Call", "Pool", "json_body", "read_json"]
+__all__ = ["NO_ENDPOINT", "Answer", "Call", "Pool", "json_body", "read_json"]
 
 T = TypeVar("T")
 
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
+
+
+NO_ENDPOINT = frozenset({404, 405, 501})
+"""Statuses that say so."""
+_TRUTH = {"true": True, "false": False}
 
 
 class Pool(StrEnum):
@@ -48,15 +54,33 @@ class Answer(msgspec.Struct, frozen=True):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self.body.decode("utf-8", "replace")
 
-    def success(self) -> "Answer":
+    def success(self, hint: str = "") -> "Answer":
         """This answer, if its status says success.
+
+        Args:
+            hint: what to do when the service knows no such endpoint.
 
         Raises:
             APIStatusError: of the class for the status.
         """
         if self.status >= 300:  # noqa: PLR2004
-            raise APIStatusError.of(self.status, self.document(), retry_after_s(self.headers))
+            raise APIStatusError.of(
+                self.status,
+                self.document(),
+                retry_after_s(self.headers),
+                should_retry=_TRUTH.get(self.headers.get("x-should-retry", "").lower()),
+                hint=hint if self.status in NO_ENDPOINT else self._elsewhere(),
+            )
         return self
+
+    def _elsewhere(self) -> str:
+        place = urlsplit(self.headers.get("location", "")) if self.status < 400 else None  # noqa: PLR2004
+        if place is None or not place.hostname:
+            return ""
+        return f"it points to {place.scheme}://{place.netloc}; set base_url to where the service is"
+
+    def __repr__(self) -> str:
+        return f"Answer({self.status}, {self.content_type}, {len(self.body)} bytes)"  # a body may hold tokens
 
 
 class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -84,6 +108,12 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """Makes the same request for a server that reads no protobuf."""
     answers: frozenset[int] = frozenset()
     """Statuses that are answers here, besides those that say success."""
+    hint: str = ""
+    """What to do when the service knows no such endpoint."""
+
+    def __repr__(self) -> str:
+        # Neither a body nor a header is for logs.
+        return f"Call({self.operation}: {self.method} {self.path}, {len(self.body)} bytes)"
 
 
 def json_body(document: Any) -> bytes:
@@ -91,10 +121,10 @@ def json_body(document: Any) -> bytes:
     return msgspec.json.encode(document)
 
 
-def read_json(kind: type[T]) -> Callable[[Answer], T]:
+def read_json(kind: type[T], hint: str = "") -> Callable[[Answer], T]:
     """A reader of answers of type `kind`; unknown fields are ignored.
 
-    The reader raises `APIResponseValidationError` where the answer does not fit.
+    The reader raises `APIResponseValidationError` where the answer does not fit; `hint` says what to do then.
     """
 
     def read(answer: Answer) -> T:
@@ -102,6 +132,8 @@ def read_json(kind: type[T]) -> Callable[[Answer], T]:
             return msgspec.json.decode(answer.body or b"{}", type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             name = getattr(kind, "__name__", str(kind))
-            raise APIResponseValidationError(f"an answer of type {name} was wanted: {error}") from error
+            raise APIResponseValidationError(
+                f"an answer of type {name} was wanted: {error}{'; ' if hint else ''}{hint}"
+            ) from error
 
     return read

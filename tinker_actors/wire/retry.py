@@ -1,6 +1,7 @@
 """When a failed request is sent again: rules as data, the decision as a pure function."""
 
 import random
+import ssl
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -9,10 +10,24 @@ import msgspec
 
 from tinker_actors.errors import APIConnectionError, APIStatusError
 
-__all__ = ["BRIEF", "NEVER", "PATIENT", "RetryRule", "delay_after", "retry_after_s"]
+__all__ = [
+    "BRIEF",
+    "NEVER",
+    "PATIENT",
+    "RetryRule",
+    "delay_after",
+    "is_repeatable",
+    "retry_after_s",
+    "speaks_no_tls",
+]
 
 MAX_RETRY_AFTER_S = 60.0
 """Longer wishes of the service are cut to this."""
+
+
+MOST_EDGE_REFUSALS = 16
+"""Repetitions of what a proxy in front of the service refuses without a word; the official SDK's number."""
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED", "RECORD_LAYER_FAILURE"})
 
 
 class RetryRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +69,8 @@ def delay_after(
     """
     if not is_repeatable(rule, error):
         return None
+    if isinstance(error, APIStatusError) and error.is_of_an_edge and attempt >= MOST_EDGE_REFUSALS:
+        return None
     delay_s = min(rule.max_s, rule.base_s * 2.0 ** min(attempt, 30)) * (0.75 + 0.25 * generator.random())
     wish_s = error.retry_after_s if isinstance(error, APIStatusError) else None
     delay_s = max(delay_s, wish_s or 0.0)
@@ -61,10 +78,25 @@ def delay_after(
 
 
 def is_repeatable(rule: RetryRule, error: Exception) -> bool:
-    """Whether `rule` names this failure."""
+    """Whether `rule` names this failure, or the service asks for another try.
+
+    A 409 is repeated by nobody's wish: it says that another request has the ids of this one.
+    """
     if isinstance(error, APIStatusError):
+        if error.is_of_an_edge:
+            return rule.connection
+        if rule.statuses and error.should_retry is not None and error.status != 409:  # noqa: PLR2004
+            return error.should_retry
         return error.status in rule.statuses or (error.status >= 500 and 500 in rule.statuses)  # noqa: PLR2004
-    return rule.connection and isinstance(error, APIConnectionError)
+    return rule.connection and isinstance(error, APIConnectionError) and not speaks_no_tls(error)
+
+
+def speaks_no_tls(error: BaseException) -> bool:
+    """Whether the two sides cannot agree on TLS, which no repetition changes."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS
 
 
 def retry_after_s(headers: Mapping[str, str], now: Any = None) -> float | None:
