@@ -11,7 +11,10 @@ import pytest
 from harness import WAIT_S
 
 import tinker_actors as ta
+from tinker_actors.actors import liveness
+from tinker_actors.actors.session import AGAIN_S
 from tinker_actors.actors.tree import service_spec
+from tinker_actors.api.sessions import HEARTBEAT_TIMEOUT_S
 from tinker_actors.supervision import (
     ChildInfo,
     ChildSpec,
@@ -95,6 +98,27 @@ def test_the_drawing_says_how_supervisors_restart(service: ta.ServiceClient) -> 
         flags = actor.flags
         kind = "dynamic" if flags.is_dynamic else flags.strategy
         assert notes[name] == f"{kind}, {flags.max_restarts} restarts in {flags.within_s:g} s"
+
+
+def defaults(section: str) -> list[str]:
+    """The second column of the table of defaults in a section."""
+    text = PAGE.read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    rows = text.split("| setting | default |\n|---|---|\n")[1].split("\n\n")[0].splitlines()
+    return [row.strip("|").split("|")[1].strip() for row in rows]
+
+
+def test_the_page_has_the_defaults_of_the_session() -> None:
+    limits = [
+        liveness.BEAT_S,
+        HEARTBEAT_TIMEOUT_S,
+        AGAIN_S,
+        liveness.LATE_S,
+        liveness.AT_RISK_S,
+        liveness.LOST_S,
+    ]
+    assert [row.split(",")[0] for row in defaults("The session and its beats")] == [
+        f"{limit:g} s" for limit in limits
+    ]
 
 
 def test_the_example_prints_what_the_page_says() -> None:

@@ -19,8 +19,10 @@ __all__ = [
     "RequestRetried",
     "RunHalted",
     "RuntimeEvent",
+    "SessionHealthChanged",
     "SessionOpened",
     "SessionReattached",
+    "SessionUnauthorized",
     "StepDone",
     "StepVoided",
 ]
@@ -65,6 +67,26 @@ class HeartbeatMissed(RuntimeEvent, frozen=True, kw_only=True):
     reason: str
     since_s: float
     """Age of the last good beat."""
+
+
+class SessionHealthChanged(RuntimeEvent, frozen=True, kw_only=True):
+    """The session is more or less surely alive than before."""
+
+    session_id: str
+    health: str
+    """ok, late, at_risk or lost."""
+    was: str
+    since_s: float
+    """Age of the last good beat."""
+    reason: str
+    """Why beats were not good; empty when they are again."""
+
+
+class SessionUnauthorized(RuntimeEvent, frozen=True, kw_only=True):
+    """The service refuses the key for beats; told once, until it accepts one again."""
+
+    session_id: str
+    reason: str
 
 
 class RequestRetried(RuntimeEvent, frozen=True, kw_only=True):

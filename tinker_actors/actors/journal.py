@@ -22,6 +22,7 @@ __all__ = [
     "LatestSession",
     "LoadHistory",
     "LoadRun",
+    "ModelsOf",
     "NoteSession",
 ]
 
@@ -72,9 +73,17 @@ class NoteSession:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelsOf:
+    """Answered with the service's ids of the models that runs have in a session, latest last."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class AllocateModel:
     """Answered with a number for a model that was never used in the session."""
 
+    counter: ClassVar[str] = "next_model_seq"
     session_id: str
 
 
@@ -82,6 +91,7 @@ class AllocateModel:
 class AllocateSampler:
     """Answered with a number for a sampling session that was never used in the session."""
 
+    counter: ClassVar[str] = "next_sampling_seq"
     session_id: str
 
 
@@ -121,10 +131,10 @@ class JournalActor(SupervisedActor):
                 return sessions[-1] if sessions else None
             case NoteSession(session_id, state):
                 return self._note(session_id, state)
-            case AllocateModel(session_id):
-                return self._allocate(session_id, "next_model_seq")
-            case AllocateSampler(session_id):
-                return self._allocate(session_id, "next_sampling_seq")
+            case ModelsOf(session_id):
+                return [one.model_id for one in self._store.current_models(session_id) if one.model_id]
+            case AllocateModel(session_id) | AllocateSampler(session_id):
+                return self._allocate(session_id, message.counter)
             case _:
                 raise TypeError(f"the journal does not understand {type(message).__name__}")
 

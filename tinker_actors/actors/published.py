@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from tinker_actors.actors.futures import Settler
+from tinker_actors.actors.liveness import Pulse
 from tinker_actors.api.codecs import Capabilities, Codec
 from tinker_actors.api.setup import ClientConfig, DynamicConfig
 from tinker_actors.config import RecoveryPolicy, Settings
@@ -76,12 +77,18 @@ class Published:
         """Those that may change; likewise."""
         self.capabilities = Capabilities(codec=None if settings.codec is None else Codec(settings.codec))
         """What else is known of the server; likewise."""
-        self.session_id: str | None = None
-        """Written by the heartbeat actor."""
+        self.pulse: Pulse | None = None
+        """The session, and how alive it is; written by the heartbeat actor, None before there is one."""
         self._lock = threading.Lock()
         self._children: dict[str, dict[str, ChildSpec]] = {TRAINING: {}, SAMPLING: {}}
         self._closers: dict[object, Callable[[BaseException], None]] = {}
         self._stopped: BaseException | None = None
+
+    @property
+    def session_id(self) -> str | None:
+        """Of the session, or None while there is none."""
+        pulse = self.pulse
+        return None if pulse is None else pulse.session_id
 
     def add_child(self, supervisor: str, spec: ChildSpec) -> None:
         """Note that `supervisor` must bring `spec` back whenever it starts itself."""

@@ -169,6 +169,11 @@ class Store:
         (count,) = self._database.execute("SELECT count(*) FROM sessions").fetchone()
         return int(count)
 
+    def current_models(self, session_id: str) -> list[ModelRecord]:
+        """The newest model of each run, of those that live in a session; oldest first."""
+        newest = "generation = (SELECT max(generation) FROM models AS other WHERE other.run = models.run)"
+        return self._select(ModelRecord, f"session_id = ? AND {newest} ORDER BY model_seq_id", session_id)
+
     def history(self, run: str) -> list[OperationRecord]:
         """All operations of a run, in order."""
         return self._select(OperationRecord, "run = ? ORDER BY place", run)

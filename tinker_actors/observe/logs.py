@@ -24,6 +24,7 @@ _WARNINGS = (
     "supervision.stall_warning",
     "runtime.gradient_dropped",
     "runtime.heartbeat_missed",
+    "runtime.session_unauthorized",
     "runtime.journal_parked",
     "runtime.local_server_ended",
     "runtime.model_restored",
