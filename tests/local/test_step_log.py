@@ -104,6 +104,7 @@ def test_samples_and_beats_do_not_push_training_out(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(step_log, "KEPT", {"executed": 3, "beat": 5})
     monkeypatch.setattr(step_log, "BETWEEN_PRUNING", 1)
     db = sqlite3.connect(":memory:")
+    db.create_function("now", 0, lambda: 0.0)
     db.executescript(step_log.SCHEMA)
     for number in range(20):
         if number < 4:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from control import Control
 
 import tinker_actors as ta
 from tinker_actors.tokenization import get_tokenizer
@@ -50,9 +51,14 @@ def step(training: ta.TrainingClient, number: int) -> dict[str, float]:
 
 
 class Server:
-    """An embedded server over `data` that tests talk to as if it were a remote service."""
+    """An embedded server over `data` that tests talk to as if it were a remote service.
 
-    def __init__(self, data: Path) -> None:
+    Args:
+        data: its directory.
+        options: more of its command line.
+    """
+
+    def __init__(self, data: Path, *options: str) -> None:
         self.data = data
         self._process = subprocess.Popen(
             [
@@ -64,6 +70,8 @@ class Server:
                 "--owned",
                 "--threads=1",
                 "--deterministic",
+                "--control",
+                *options,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -72,6 +80,7 @@ class Server:
         assert self._process.stdout is not None
         self.port: int = json.loads(self._process.stdout.readline())["port"]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.control = Control(self.url)
 
     def post(self, path: str, **document: Any) -> httpx.Response:
         """A request from outside of the program under test."""

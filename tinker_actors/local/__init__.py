@@ -9,6 +9,7 @@ executor < queues                   takes tickets in turn, each model's in the o
 operations                          does what a ticket says, with live_models, samplers and checkpoints
 engine/                             the numbers: model, gradients, optimizer, sampling
 store                               keeps requests, results and records in SQLite; data_dir and files keep the rest
+faults/                     what goes wrong on order, for tests of recovery
 step_log                    what was executed, in order, and every heartbeat: by it tests judge
 ```
 

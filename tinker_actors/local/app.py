@@ -5,15 +5,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tinker_actors.local.routes import access, futures, models, sampling, sessions, training
+from tinker_actors.local.faults.injection import App, Connections, FaultInjector
+from tinker_actors.local.routes import access, control, futures, models, sampling, sessions, training
 from tinker_actors.local.routes.http import problem
 from tinker_actors.local.service import Service
 
 __all__ = ["make_app"]
 
 
-def make_app(service: Service) -> Starlette:
-    """All endpoints over `service`, which its maker starts and stops."""
+def make_app(service: Service, connections: Connections | None = None) -> App:
+    """All endpoints over `service`, which its maker starts and stops.
+
+    Args:
+        service: what the endpoints work with.
+        connections: those that faults may end; None: there are none.
+    """
     routes = [
         *futures.ROUTES,
         *sampling.ROUTES,
@@ -21,10 +27,11 @@ def make_app(service: Service) -> Starlette:
         *models.ROUTES,
         *sessions.ROUTES,
         *access.ROUTES,
+        *(control.ROUTES if service.options.control else ()),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
     app.state.service = service
-    return app
+    return FaultInjector(app, service, service.switches, connections or Connections())
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save
 
 from tinker_actors.errors import ValidationError
 from tinker_actors.local.engine.training import Trainer
-from tinker_actors.local.files import put_directory_file, put_file
+from tinker_actors.local.files import put_directory_file, put_file, remove
 from tinker_actors.local.specs import AdapterSpec, ModelSpec, as_json
 from tinker_actors.types import CheckpointPath
 
@@ -74,6 +74,20 @@ class Checkpoints:
     def save(self, path: CheckpointPath, content: bytes) -> None:
         """Write a named checkpoint, completely or not at all."""
         put_directory_file(self._named(path), self.FILE, content, self._scratch)
+
+    def remove(self, path: CheckpointPath) -> None:
+        """Remove a named checkpoint, if there."""
+        remove(self._named(path))
+
+    def spoil(self, path: CheckpointPath) -> None:
+        """Cut a named checkpoint in half, as a broken disk might.
+
+        Raises:
+            ValidationError: there is no such checkpoint.
+        """
+        file = self._file(path)
+        content = file.read_bytes()
+        put_file(file, content[: len(content) // 2], self._scratch)
 
     def facts(self, path: CheckpointPath) -> Facts:
         """What a named checkpoint says of itself.

@@ -16,7 +16,9 @@ __all__ = [
     "accept",
     "accept_operation",
     "body_of",
+    "expire",
     "finish",
+    "kind_of",
     "look_up",
     "note_refusal",
     "pending",
@@ -167,6 +169,12 @@ def body_of(db: sqlite3.Connection, request_id: str) -> tuple[str, bytes, int | 
     return cast("tuple[str, bytes, int | None]", row)
 
 
+def kind_of(db: sqlite3.Connection, request_id: str) -> str | None:
+    """What a request is for; None if it is not known."""
+    row = db.execute("SELECT kind FROM requests WHERE request_id = ?", (request_id,)).fetchone()
+    return None if row is None else str(row[0])
+
+
 def finish(db: sqlite3.Connection, ticket: Ticket, result: Result) -> None:
     """Keep what a request came to; a model's operation counts as executed from here.
 
@@ -206,6 +214,15 @@ def look_up(db: sqlite3.Connection, request_id: str) -> Found:
     if row[0] == "expired":
         raise RefusedError(410, f"{request_id} was executed, and its result is no longer kept")
     return Found(result=None if row[0] is None else Result(form=row[0], body=row[1]))
+
+
+def expire(db: sqlite3.Connection, request_id: str) -> bool:
+    """Forget the result of a request that succeeded, as pruning does; whether there was one."""
+    changed = db.execute(
+        "UPDATE requests SET form = 'expired', result = NULL WHERE request_id = ? AND form IN ('output', 'sample', 'json')",
+        (request_id,),
+    )
+    return changed.rowcount > 0
 
 
 def pending(db: sqlite3.Connection) -> list[Ticket]:

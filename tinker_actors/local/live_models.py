@@ -15,7 +15,7 @@ from tinker_actors.local.store import Connection, Store
 from tinker_actors.types import CheckpointPath
 from tinker_actors.wire.documents import LoadWeightsRequest, OptimStepRequest
 
-__all__ = ["Models", "base_model", "train"]
+__all__ = ["Models", "base_model", "train", "untrained"]
 
 
 @cache
@@ -54,7 +54,7 @@ class Models:
             ValidationError: its checkpoint cannot be read.
         """
         spec = self.spec(model_id)
-        trainer = _untrained(spec)
+        trainer = untrained(spec)
         if spec.source is not None:
             arrays = self._checkpoints.arrays(CheckpointPath.parse(spec.source, kind="weights"))
             trainer.load_state(arrays, optimizer=spec.optimizer)
@@ -77,7 +77,7 @@ class Models:
         row = self._store.ask(lambda db: records.model(db, model_id))
         if row.executed != executed:
             raise StorageError(f"model {model_id} is stored up to seq_id {row.executed}, not {executed}")
-        trainer = _untrained(row.spec)
+        trainer = untrained(row.spec)
         if row.snapshot >= 0:
             trainer.load_state(self._checkpoints.load_snapshot(model_id, row.snapshot))
         tickets = self._store.ask(lambda db: ledger.replay_after(db, model_id, row.snapshot, executed))
@@ -153,7 +153,8 @@ def train(trainer: Trainer, media: str, body: bytes) -> object:
     )
 
 
-def _untrained(spec: ModelSpec) -> Trainer:
+def untrained(spec: ModelSpec) -> Trainer:
+    """A model as its seed makes it."""
     base = base_model(spec.base_model)
     return Trainer(base, spec.make(base.config))
 

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 import click
 
+from tinker_actors.errors import ValidationError
+from tinker_actors.local.faults.plan import FaultPlan, read_plan
+
 __all__ = ["Greeting", "Options", "parse_options", "server_options"]
 
 Greeting = Literal["json", "shell"]
@@ -48,9 +51,21 @@ class Options:
     """How long a dying predecessor may hold the directory."""
     snapshot_every: int = 16
     """Operations between two snapshots of a model."""
+    faults: FaultPlan | None = None
+    """What goes wrong on order."""
+    control: bool = False
+    """Whether this machine may set faults and read the step log over /control."""
 
     def __repr__(self) -> str:
         return f"Options(data={str(self.data)!r}, host={self.host!r}, port={self.port})"  # never the key
+
+
+def _file(text: str) -> FaultPlan:
+    """A fault plan in a file."""
+    try:
+        return read_plan(Path(text))
+    except ValidationError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _seconds(text: str) -> float:
@@ -130,6 +145,8 @@ def server_options(*, data: Path | None, port: int, greeting: Greeting) -> list[
             default=default.snapshot_every,
             help="Operations between two snapshots of a model.",
         ),
+        _option("--faults", type=_file, help="What goes wrong on order: a fault plan in TOML or JSON."),
+        _option("--control", is_flag=True, help="Let this machine set faults and read the step log."),
         _option("--greeting", type=click.Choice(["json", "shell"]), default=greeting, hidden=True),
     ]
     return list(options)
@@ -138,7 +155,7 @@ def server_options(*, data: Path | None, port: int, greeting: Greeting) -> list[
 def _option(*names: str, **settings: Any) -> click.Option:
     is_wanted = names == ("--data",) and settings["default"] is None
     kind = settings.get("type")
-    metavar = kind.__name__[1:].upper() if kind in (_seconds, _key) else None
+    metavar = kind.__name__[1:].upper() if kind in (_seconds, _key, _file) else None
     return click.Option(
         names, required=is_wanted, show_default=not settings.get("is_flag"), metavar=metavar, **settings
     )

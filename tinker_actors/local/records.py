@@ -24,8 +24,11 @@ __all__ = [
     "beat",
     "bury",
     "check_name",
+    "corrupt_run",
     "expire_sessions",
     "finish_session",
+    "forget_checkpoint",
+    "is_corrupted",
     "known_checkpoint",
     "live_models",
     "model",
@@ -338,3 +341,27 @@ def add_checkpoint(
         "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, now(), now() + ?, 0, ?, ?, ?)",
         (str(path), path.training_run_id, path.kind, ttl_seconds, request_id, size_bytes, metadata),
     )
+
+
+def forget_checkpoint(db: sqlite3.Connection, path: str) -> bool:
+    """The checkpoint `path` is gone; whether it was there."""
+    return db.execute("DELETE FROM checkpoints WHERE path = ?", (path,)).rowcount > 0
+
+
+# Corrupted runs ---------------------------------------------------------------------------------
+
+
+def corrupt_run(db: sqlite3.Connection, model_id: str) -> None:
+    """From now on a run is shown as corrupted.
+
+    Raises:
+        RefusedError: 404, there is no such model.
+    """
+    if db.execute("SELECT 1 FROM models WHERE model_id = ?", (model_id,)).fetchone() is None:
+        raise RefusedError(404, f"there is no model {model_id}")
+    db.execute("INSERT OR IGNORE INTO corrupted_runs VALUES (?)", (model_id,))
+
+
+def is_corrupted(db: sqlite3.Connection, model_id: str) -> bool:
+    """Whether a run is shown as corrupted; this server never finds one so by itself."""
+    return db.execute("SELECT 1 FROM corrupted_runs WHERE model_id = ?", (model_id,)).fetchone() is not None

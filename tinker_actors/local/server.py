@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from tinker_actors.local.app import make_app
 from tinker_actors.local.data_dir import DataDirectory
+from tinker_actors.local.faults.injection import Connections
 from tinker_actors.local.options import Options
 from tinker_actors.local.refusals import StartError, StorageError
 from tinker_actors.local.reports import announce, greet
@@ -73,9 +75,11 @@ class _Server(uvicorn.Server):
     """Says when it listens, and ends with exit code 0."""
 
     def __init__(self, service: Service) -> None:
+        connections = Connections()
         super().__init__(
             uvicorn.Config(
-                make_app(service),
+                make_app(service, connections),
+                http=_protocol(connections),
                 log_level="error",
                 access_log=False,
                 lifespan="off",
@@ -114,9 +118,25 @@ class _Server(uvicorn.Server):
             os._exit(FORCED)
         self.should_exit = True
         self._service.waiters.release()
+        self._service.switches.clear()
         deadline = threading.Timer(LEAVE_S, os._exit, args=(0,))
         deadline.daemon = True
         deadline.start()
+
+
+def _protocol(connections: Connections) -> type[asyncio.Protocol]:
+    """The protocol of uvicorn that tells of its connections."""
+
+    class Protocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]  # chosen when it is imported
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            connections.add(transport)
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            connections.discard(self.transport)
+            super().connection_lost(exc)
+
+    return Protocol
 
 
 def _watch_owner(gone: Callable[[], object]) -> None:

@@ -14,6 +14,7 @@ from tinker_actors.local.checkpoints import Checkpoints
 from tinker_actors.local.data_dir import DataDirectory
 from tinker_actors.local.engine.catalog import ModelConfig
 from tinker_actors.local.executor import Executor
+from tinker_actors.local.faults.switches import Switches
 from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.live_models import Models, base_model
 from tinker_actors.local.operations import Operations
@@ -47,6 +48,9 @@ class Service:
         self.access = Access(options, self.signer)
         self.checkpoints = Checkpoints(data.path)
         self.waiters = Waiters()
+        self.switches = Switches(time.monotonic)
+        if options.faults is not None:
+            self.switches.arm(options.faults)
         models = Models(self.store, self.checkpoints, options.snapshot_every)
         operations = Operations(self.store, self.checkpoints, models)
         self.executor = Executor(self.store, operations, models, self.waiters.publish)

@@ -6,7 +6,6 @@ entry has a bound of its own; the oldest go first.
 
 import hashlib
 import sqlite3
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -94,9 +93,9 @@ class FaultFired(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
     seq_id: int | None
     """The place that the request named."""
     number: int
-    """How often this fault had fired, with this time."""
-    executed: bool | None
-    """Whether the operation was executed when its reply was kept back; None: nobody waited for that."""
+    """How often the fault had fired, with this time."""
+    target: str
+    """What was executed before the answer suffered, or what was damaged; empty: nothing."""
     at: float
     """Seconds since the epoch."""
     id: int = 0
@@ -134,14 +133,14 @@ def note(db: sqlite3.Connection, ticket: Ticket, result: Result) -> None:
         form=result.form,
         content=_digest(_content(media, body)) if body else digest.hex(),
         result=_digest(result.body),
-        at=time.time(),
+        at=_now(db),
     )
     add(db, entry, "sample" if ticket.kind == "sample" else None)
 
 
 def beat(db: sqlite3.Connection, session_id: str) -> None:
     """A session gave a sign of life."""
-    add(db, Beat(owner=session_id, at=time.time()))
+    add(db, Beat(owner=session_id, at=_now(db)))
 
 
 def entries(
@@ -169,6 +168,11 @@ def read(data: Path, *, owner: str | None = None) -> Sequence[Entry]:
 
 
 _decoder = msgspec.json.Decoder(Entry)
+
+
+def _now(db: sqlite3.Connection) -> float:
+    (now,) = db.execute("SELECT now()").fetchone()
+    return float(now)
 
 
 def _content(media: str, body: bytes) -> bytes:

@@ -100,6 +100,13 @@ CREATE UNIQUE INDEX requests_in_order ON requests(queue, seq_id);
 CREATE INDEX requests_pending ON requests(id) WHERE form IS NULL;
 """
 
+LATER = """
+CREATE TABLE IF NOT EXISTS corrupted_runs (
+    model_id TEXT PRIMARY KEY       -- shown as corrupted, because a fault said so
+) WITHOUT ROWID;
+"""
+"""Tables that stores of the same format may lack."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry(Generic[T]):
@@ -230,4 +237,4 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
     database.execute("PRAGMA synchronous=FULL")
     if found != FORMAT_VERSION:
         database.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={FORMAT_VERSION};COMMIT;")
-    database.executescript(f"BEGIN;{step_log.SCHEMA}COMMIT;")
+    database.executescript(f"BEGIN;{LATER}{step_log.SCHEMA}COMMIT;")

@@ -53,6 +53,7 @@ __all__ = [
     "encode_output",
     "encode_sample",
     "encode_training_content",
+    "training_ids",
     "with_ids",
     "without_ids",
 ]
@@ -137,6 +138,16 @@ def without_ids(body: bytes) -> bytes:
     request.ClearField("seq_id")
     content: bytes = request.SerializeToString(deterministic=True)
     return content
+
+
+def training_ids(body: bytes) -> tuple[str, int]:
+    """The model of a forward_backward request and its place in the model's order.
+
+    Raises:
+        ValidationError: the bytes are no such request.
+    """
+    request = _parse("ForwardBackwardRequest", body, ValidationError)
+    return request.model_id, request.seq_id
 
 
 def decode_training_request(body: bytes) -> TrainingRequest:

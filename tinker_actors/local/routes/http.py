@@ -65,7 +65,9 @@ def key_needed(service: Service, request: Request) -> None:
     service.access.check_key(key_of(request))
 
 
-def endpoint(method: str, path: str, handler: Handler, guard: Guard = token_needed) -> Route:
+def endpoint(
+    method: str, path: str, handler: Handler, guard: Guard = token_needed, prefix: str = PREFIX
+) -> Route:
     """A route to `handler`; whatever goes wrong becomes an answer."""
 
     async def respond(request: Request) -> Response:
@@ -83,7 +85,7 @@ def endpoint(method: str, path: str, handler: Handler, guard: Guard = token_need
             report_failure("answer_failed", error, path=request.url.path)
             return problem(500, f"the server failed: {type(error).__name__}")
 
-    return Route(PREFIX + path, respond, methods=[method])
+    return Route(prefix + path, respond, methods=[method])
 
 
 async def read_body(request: Request) -> bytes:

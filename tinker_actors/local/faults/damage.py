@@ -1,0 +1,98 @@
+"""What faults do to what the service keeps: the losses that clients must recover from."""
+
+import asyncio
+
+from tinker_actors.errors import TinkerPathError, ValidationError
+from tinker_actors.local import ledger, records
+from tinker_actors.local.checkpoints import encode
+from tinker_actors.local.faults.plan import Effect
+from tinker_actors.local.faults.switches import Seen
+from tinker_actors.local.live_models import untrained
+from tinker_actors.local.refusals import RefusedError
+from tinker_actors.local.service import Service
+from tinker_actors.local.specs import Result, as_json
+from tinker_actors.types import CheckpointKind, CheckpointPath
+
+__all__ = ["damage", "executed"]
+
+EXPIRED = as_json({"reason": {"type": records.EXPIRED}, "detail": "a fault said so"})
+
+
+async def executed(service: Service, request_id: str, patience_s: float) -> Result | None:
+    """The result of a request, or None if it is not executed in time, or unknown."""
+    waiter = service.waiters.join(request_id)  # first: a result published meanwhile must not be missed
+    try:
+        found = await service.ask(lambda db: ledger.look_up(db, request_id))
+        if found.result is not None:
+            return found.result
+        return await asyncio.wait_for(asyncio.wrap_future(waiter), patience_s)
+    except (TimeoutError, RefusedError):
+        return None
+    finally:
+        service.waiters.leave(request_id, waiter)
+
+
+async def damage(
+    service: Service, effect: Effect, seen: Seen, *, request_id: str | None, path: str | None
+) -> str:
+    """Do it; what was damaged, or an empty text if there was nothing to damage.
+
+    Args:
+        service: whose records and files suffer.
+        effect: one of `DAMAGING`.
+        seen: the request at which it happens.
+        request_id: of the request whose result expires.
+        path: of the checkpoint.
+    """
+    try:
+        match effect:
+            case "expire_session" if seen.session_id is not None:
+                await service.finish_session(seen.session_id, EXPIRED)
+                return seen.session_id
+            case "lose_model" if seen.model_id is not None:
+                model_id = seen.model_id
+                await service.accept(lambda db: records.unload(db, model_id, b"{}"))
+                return model_id
+            case "corrupt_run" if seen.model_id is not None:
+                model_id = seen.model_id
+                await service.run(lambda db: records.corrupt_run(db, model_id))
+                return model_id
+            case "expire_result" if request_id is not None:
+                asked = request_id
+                return asked if await service.run(lambda db: ledger.expire(db, asked)) else ""
+            case "lose_checkpoint" | "spoil_checkpoint" | "cool_optimizer" if path is not None:
+                await _damage_checkpoint(service, effect, path)
+                return path
+            case _:
+                return ""
+    except (RefusedError, ValidationError):  # it is not there, or gone already
+        return ""
+
+
+async def _damage_checkpoint(service: Service, effect: Effect, path: str) -> None:
+    parsed = _parsed(path, kind="weights" if effect == "cool_optimizer" else None)
+    await service.ask(lambda db: records.known_checkpoint(db, path))
+    match effect:
+        case "lose_checkpoint":
+            await service.run(lambda db: records.forget_checkpoint(db, path))
+            await service.in_thread(service.checkpoints.remove, parsed)
+        case "spoil_checkpoint":
+            await service.in_thread(service.checkpoints.spoil, parsed)
+        case _:
+            await service.in_thread(_cool, service, parsed)
+
+
+def _parsed(path: str, kind: CheckpointKind | None) -> CheckpointPath:
+    try:
+        return CheckpointPath.parse(path, kind=kind)
+    except TinkerPathError as error:
+        raise RefusedError(400, str(error)) from error
+
+
+def _cool(service: Service, path: CheckpointPath) -> None:
+    """Save the checkpoint as a model that has its weights and has taken no step."""
+    facts = service.checkpoints.facts(path)
+    spec = facts.spec(str(path), {}, optimizer=False)
+    trainer = untrained(spec)
+    trainer.load_state(service.checkpoints.arrays(path), optimizer=False)
+    service.checkpoints.save(path, encode(spec, trainer))
