@@ -283,7 +283,7 @@ def test_a_full_disk_uses_up_no_restart_of_the_session_and_of_samplers(
 # Checkpoints ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [{"overwrite": True}, {"ttl_seconds": 60}], ids=["overwrite", "ttl"])
+@pytest.mark.parametrize("arguments", [{"overwrite": True}, {"ttl_seconds": 3600}], ids=["overwrite", "ttl"])
 def test_recovery_does_not_begin_in_a_checkpoint_that_may_change(
     server: Server, run_dir: Path, undisturbed: str, arguments: dict[str, Any]
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local.checkpoints import Checkpoints, Facts, adapter_arrays, encode
+from tinker_actors.local.checkpoints import STATE, Checkpoints, Facts, adapter_arrays, encode, encode_named
 from tinker_actors.local.engine.catalog import load_base_model
 from tinker_actors.local.engine.lora import new_adapter
 from tinker_actors.local.engine.training import Example, Trainer
@@ -55,15 +55,16 @@ def test_a_snapshot_goes_on_bit_for_bit_with_the_gradient_that_waits(checkpoints
 
 
 def test_a_checkpoint_says_what_it_is_of(checkpoints: Checkpoints) -> None:
-    checkpoints.save(PATH, encode(SPEC, trained()))
+    checkpoints.save(PATH, encode_named("weights", SPEC, trained()))
     assert checkpoints.facts(PATH) == Facts.of(SPEC, 2)
     assert not any(name.startswith("gradient.") for name in checkpoints.arrays(PATH))
 
 
 def test_sampler_weights_hold_the_adapter_alone(checkpoints: Checkpoints) -> None:
     trainer = trained()
-    checkpoints.save(PATH, encode(SPEC, trainer, optimizer=False))
-    arrays = checkpoints.arrays(PATH)
+    path = CheckpointPath("m", "sampler_weights", "a")
+    checkpoints.save(path, encode_named("sampler_weights", SPEC, trainer))
+    arrays = checkpoints.arrays(path)
     assert set(adapter_arrays(arrays)) == set(trainer.adapter.parameters)
     assert len(arrays) == len(trainer.adapter.parameters)
 
@@ -71,7 +72,7 @@ def test_sampler_weights_hold_the_adapter_alone(checkpoints: Checkpoints) -> Non
 @pytest.mark.parametrize("broken", [None, b"", b"x" * 100])
 def test_a_checkpoint_that_cannot_be_read_is_named(checkpoints: Checkpoints, broken: bytes | None) -> None:
     if broken is not None:
-        checkpoints.save(PATH, broken)
+        checkpoints.save(PATH, {STATE: broken})
     with pytest.raises(ValidationError, match="tinker://m/weights/a"):
         checkpoints.facts(PATH)
     with pytest.raises(ValidationError, match="tinker://m/weights/a"):
@@ -92,14 +93,14 @@ def test_a_full_disk_leaves_what_was_there_and_no_part(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    checkpoints.save(PATH, b"before")
+    checkpoints.save(PATH, {STATE: b"before"})
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoints.save(CheckpointPath("m", "weights", name), b"after")
+        checkpoints.save(CheckpointPath("m", "weights", name), {STATE: b"after"})
     assert list((tmp_path / "tmp").iterdir()) == []
     names = [path.name for path in (tmp_path / "checkpoints" / "m" / "weights").iterdir()]
     assert names == ["a"]

@@ -1,8 +1,12 @@
-"""Named checkpoints and snapshots: safetensors files whose bytes depend on nothing but the model's state."""
+"""Named checkpoints and snapshots: safetensors files whose bytes depend on nothing but the model's state.
 
-from collections.abc import Mapping
+Training state is one file, so that it can be replaced in one step. Weights for sampling and exports are
+directories that PEFT reads, see `adapters`.
+"""
+
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, get_args
 
 import msgspec
 import numpy.typing as npt
@@ -11,16 +15,19 @@ from safetensors import safe_open as open_safetensors
 from safetensors.numpy import load_file, save
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.local.adapters import FACTS, FILES, PARAMETERS, adapter_files
+from tinker_actors.local.engine.peft import from_peft
 from tinker_actors.local.engine.training import Trainer
-from tinker_actors.local.files import put_directory_file, put_file, remove
+from tinker_actors.local.files import put_directory, put_directory_file, put_file, take_away
 from tinker_actors.local.specs import AdapterSpec, ModelSpec, as_json
-from tinker_actors.types import CheckpointPath
+from tinker_actors.types import CheckpointKind, CheckpointPath
 
-__all__ = ["Checkpoints", "Facts", "adapter_arrays", "encode"]
+__all__ = ["STATE", "Checkpoints", "Facts", "adapter_arrays", "encode", "encode_named"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-_KEY = "tinker_actors"
 ADAPTER = "adapter."
+STATE = "checkpoint.safetensors"
+"""The one file of training state."""
 
 
 class Facts(AdapterSpec, frozen=True, kw_only=True):
@@ -40,16 +47,20 @@ class Facts(AdapterSpec, frozen=True, kw_only=True):
 
 
 def encode(spec: ModelSpec, trainer: Trainer, *, optimizer: bool = True, gradient: bool = False) -> bytes:
-    """A model's state as a file: equal states give equal bytes.
-
-    The facts are one entry, because safetensors writes several in no fixed order.
-    """
+    """A model's state as a file: equal states give equal bytes."""
     arrays = trainer.state(include_gradient=gradient)
     if not optimizer:
         arrays = {name: array for name, array in arrays.items() if name.startswith(ADAPTER)}
     facts = as_json(Facts.of(spec, trainer.steps)).decode()
-    content: bytes = save({name: arrays[name] for name in sorted(arrays)}, metadata={_KEY: facts})
+    content: bytes = save({name: arrays[name] for name in sorted(arrays)}, metadata={FACTS: facts})
     return content
+
+
+def encode_named(kind: CheckpointKind, spec: ModelSpec, trainer: Trainer) -> dict[str, bytes]:
+    """A model's state as the files of a checkpoint; equal states give equal bytes."""
+    if kind == "weights":
+        return {STATE: encode(spec, trainer)}
+    return adapter_files(Facts.of(spec, trainer.steps), trainer.adapter.parameters)
 
 
 def adapter_arrays(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -62,22 +73,52 @@ def _load(file: Path) -> Arrays:
     return arrays
 
 
+def _read_facts(file: Path) -> Facts:
+    with open_safetensors(file, framework="numpy") as opened:
+        return msgspec.json.decode(opened.metadata()[FACTS], type=Facts)
+
+
+def _main_file(kind: CheckpointKind) -> str:
+    """The file that holds the facts."""
+    return STATE if kind == "weights" else PARAMETERS
+
+
 class Checkpoints:
     """The files under a server's directory."""
-
-    FILE: ClassVar[str] = "checkpoint.safetensors"
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._scratch = root / "tmp"
 
-    def save(self, path: CheckpointPath, content: bytes) -> None:
+    def save(self, path: CheckpointPath, files: Mapping[str, bytes]) -> None:
         """Write a named checkpoint, completely or not at all."""
-        put_directory_file(self._named(path), self.FILE, content, self._scratch)
+        if files.keys() == {STATE}:
+            put_directory_file(self._named(path), STATE, files[STATE], self._scratch)
+        else:
+            put_directory(self._named(path), files, self._scratch)
+
+    def copy(self, source: CheckpointPath, target: CheckpointPath) -> None:
+        """Keep a named checkpoint under another name as well; both share what is on the disk.
+
+        Raises:
+            ValidationError: there is no such checkpoint.
+        """
+        files = {file.name: file for file in self._file(source).parent.iterdir()}
+        put_directory(self._named(target), files, self._scratch)
 
     def remove(self, path: CheckpointPath) -> None:
-        """Remove a named checkpoint, if there."""
-        remove(self._named(path))
+        """Remove a named checkpoint, if it is there."""
+        take_away(self._named(path), self._scratch)
+
+    def found(self) -> Iterator[CheckpointPath]:
+        """The named checkpoints that lie on the disk."""
+        for kind in get_args(CheckpointKind):
+            for directory in (self._root / "checkpoints").glob(f"*/{kind}/*"):
+                yield CheckpointPath(directory.parent.parent.name, kind, directory.name)
+
+    def is_there(self, path: CheckpointPath) -> bool:
+        """Whether a named checkpoint lies on the disk."""
+        return (self._named(path) / _main_file(path.kind)).is_file()
 
     def spoil(self, path: CheckpointPath) -> None:
         """Cut a named checkpoint in half, as a broken disk might.
@@ -97,25 +138,39 @@ class Checkpoints:
         """
         file = self._file(path)
         try:
-            with open_safetensors(file, framework="numpy") as opened:
-                return msgspec.json.decode(opened.metadata()[_KEY], type=Facts)
+            return _read_facts(file)
         except (SafetensorError, OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
             raise ValidationError(f"checkpoint {path} cannot be read: {error}") from error
 
     def arrays(self, path: CheckpointPath) -> Arrays:
-        """The arrays of a named checkpoint.
+        """The arrays of a named checkpoint, by the names of `Trainer.state`.
 
         Raises:
             ValidationError: there is no such checkpoint, or it cannot be read.
         """
         file = self._file(path)
         try:
-            return _load(file)
+            if path.kind == "weights":
+                return _load(file)
+            return {ADAPTER + name: array for name, array in from_peft(_load(file)).items()}
         except (SafetensorError, OSError) as error:
             raise ValidationError(f"checkpoint {path} cannot be read: {error}") from error
 
+    def exported(self, path: CheckpointPath) -> Mapping[str, bytes | Path]:
+        """A named checkpoint as the files that PEFT reads.
+
+        Raises:
+            ValidationError: there is no such checkpoint, or it cannot be read.
+        """
+        if path.kind != "weights":
+            return {name: self._file(path).with_name(name) for name in FILES}
+        files: dict[str, bytes | Path] = {
+            **adapter_files(self.facts(path), adapter_arrays(self.arrays(path)))
+        }
+        return files
+
     def _file(self, path: CheckpointPath) -> Path:
-        file = self._named(path) / self.FILE
+        file = self._named(path) / _main_file(path.kind)
         if not file.is_file():
             raise ValidationError(f"there is no checkpoint {path}")
         return file
@@ -135,8 +190,7 @@ class Checkpoints:
 
     def sampler_facts(self, sampling_session_id: str) -> Facts:
         """What the weights of an ephemeral save say of themselves."""
-        with open_safetensors(self._sampler(sampling_session_id), framework="numpy") as opened:
-            return msgspec.json.decode(opened.metadata()[_KEY], type=Facts)
+        return _read_facts(self._sampler(sampling_session_id))
 
     def _sampler(self, sampling_session_id: str) -> Path:
         return self._root / "samplers" / f"{sampling_session_id}.safetensors"

@@ -3,9 +3,11 @@
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["put_directory_file", "put_file", "remove"]
+__all__ = ["put_directory", "put_directory_file", "put_file", "remove", "take_away"]
 
 
 def put_file(target: Path, content: bytes, scratch: Path) -> None:
@@ -30,18 +32,43 @@ def put_directory_file(directory: Path, name: str, content: bytes, scratch: Path
     """Make `directory` with one file in it, or replace that file if the directory is there."""
     if directory.is_dir():
         put_file(directory / name, content, scratch)
-        return
-    _make_parents(directory.parent)
+    else:
+        put_directory(directory, {name: content}, scratch)
+
+
+def put_directory(directory: Path, files: Mapping[str, bytes | Path], scratch: Path) -> None:
+    """Make `directory` with `files` in it, in place of what is there.
+
+    Args:
+        directory: its parents are made if need be.
+        files: contents by name; of a path, another name of the same file.
+        scratch: a directory of the same file system.
+    """
+    _make_directories(directory.parent)
     part = scratch / uuid.uuid4().hex
     try:
         part.mkdir(mode=0o700)
-        _write(part / name, content)
+        for name, content in files.items():
+            if isinstance(content, bytes):
+                _write(part / name, content)
+            else:
+                (part / name).hardlink_to(content)
         _sync_directory(part)
+        take_away(directory, scratch)
         part.rename(directory)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
         raise
     _sync_directory(directory.parent)
+
+
+def take_away(path: Path, scratch: Path) -> None:
+    """Remove a file or a directory, if there, in one step for all who look."""
+    aside = scratch / uuid.uuid4().hex
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        _sync_directory(path.parent)
+        remove(aside)
 
 
 def remove(path: Path) -> None:
@@ -52,9 +79,10 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _make_parents(directory: Path) -> None:
+def _make_directories(directory: Path) -> None:
+    """Make a private directory and its parents, if need be."""
     if not directory.is_dir():
-        _make_parents(directory.parent)
+        _make_directories(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
         _sync_directory(directory.parent)
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,20 +10,21 @@ import numpy.typing as npt
 
 from tinker_actors.local import ledger, records
 from tinker_actors.local.bodies import decode, read_sample
-from tinker_actors.local.checkpoints import Checkpoints, encode
+from tinker_actors.local.checkpoints import Checkpoints, encode, encode_named
 from tinker_actors.local.live_models import Models, train
 from tinker_actors.local.samplers import Samplers
 from tinker_actors.local.specs import Result, Ticket, as_json, failure
 from tinker_actors.local.store import Store
-from tinker_actors.types import CheckpointPath, ForwardBackwardOutput, TensorData
+from tinker_actors.types import CheckpointKind, CheckpointPath, ForwardBackwardOutput, TensorData
 from tinker_actors.wire.documents import (
     LoadWeightsRequest,
+    SaveWeightsExternalRequest,
     SaveWeightsForSamplerRequest,
     SaveWeightsRequest,
 )
 from tinker_actors.wire.protobuf import encode_output, encode_sample
 
-__all__ = ["Operations", "Outcome", "checkpoint_of"]
+__all__ = ["NamedSave", "Operations", "Outcome", "checkpoint_of"]
 
 Write = Callable[[sqlite3.Connection], None]
 
@@ -35,11 +36,18 @@ class Outcome(msgspec.Struct, frozen=True):
     also: Write | None = None
 
 
-def checkpoint_of(request: SaveWeightsRequest | SaveWeightsForSamplerRequest) -> CheckpointPath:
+NamedSave = SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest
+_KINDS: dict[type[NamedSave], CheckpointKind] = {
+    SaveWeightsRequest: "weights",
+    SaveWeightsForSamplerRequest: "sampler_weights",
+    SaveWeightsExternalRequest: "external_weights",
+}
+
+
+def checkpoint_of(request: NamedSave) -> CheckpointPath:
     """The checkpoint a save writes; a training checkpoint without a name is called by its place."""
-    kind = "weights" if isinstance(request, SaveWeightsRequest) else "sampler_weights"
     name = request.path if isinstance(request.path, str) else f"{request.seq_id:08d}"
-    return CheckpointPath(request.model_id, cast("Any", kind), name)
+    return CheckpointPath(request.model_id, _KINDS[type(request)], name)
 
 
 class Operations:
@@ -106,30 +114,30 @@ class Operations:
             return self._save_named(ticket, request, overwrite=False)
         session_id = ticket.queue.rpartition(":train:")[0]
         sampling_session_id = f"{session_id}:sample:{request.sampling_session_seq_id}"
-        content = self._content(ticket, optimizer=False)
+        content = encode(self._models.spec(ticket.queue), self._models.trainer(ticket), optimizer=False)
         self._checkpoints.save_sampler(sampling_session_id, content)
         outcome = _json(sampling_session_id=sampling_session_id, type="save_weights_for_sampler")
         return Outcome(outcome.result, lambda db: records.sampler_ready(db, sampling_session_id))
 
-    def _save_named(
-        self, ticket: Ticket, request: SaveWeightsRequest | SaveWeightsForSamplerRequest, *, overwrite: bool
-    ) -> Outcome:
+    def _save_weights_external(self, ticket: Ticket) -> Outcome:
+        request = self._read(ticket, SaveWeightsExternalRequest)
+        return self._save_named(ticket, request, overwrite=False)
+
+    def _save_named(self, ticket: Ticket, request: NamedSave, *, overwrite: bool) -> Outcome:
         path = checkpoint_of(request)
         if not overwrite:
             self._store.ask(lambda db: records.check_name(db, str(path), ticket.request_id))
-        content = self._content(ticket, optimizer=path.kind == "weights")
-        self._checkpoints.save(path, content)
-        given = {"ttl_seconds": request.ttl_seconds, "user_metadata": request.user_metadata}
+        files = encode_named(path.kind, self._models.spec(ticket.queue), self._models.trainer(ticket))
+        self._checkpoints.save(path, files)
+        size_bytes = sum(map(len, files.values()))
+        given = {name: getattr(request, name, msgspec.UNSET) for name in ("ttl_seconds", "user_metadata")}
         facts: dict[str, Any] = {name: value for name, value in given.items() if value is not msgspec.UNSET}
 
         def also(db: sqlite3.Connection) -> None:
-            records.add_checkpoint(db, path, ticket.request_id, len(content), **facts)
+            records.add_checkpoint(db, path, ticket.request_id, size_bytes, **facts)
 
-        return Outcome(_json(path=str(path), type=ticket.kind).result, also)
-
-    def _content(self, ticket: Ticket, *, optimizer: bool) -> bytes:
-        model_id = ticket.queue
-        return encode(self._models.spec(model_id), self._models.trainer(ticket), optimizer=optimizer)
+        size = {"size_bytes": size_bytes} if path.kind == "external_weights" else {}
+        return Outcome(_json(path=str(path), type=ticket.kind, **size).result, also)
 
     # Sampling
 

@@ -21,6 +21,7 @@ Kind = Literal[
     "refused",
     "sample",
     "save_weights",
+    "save_weights_external",
     "save_weights_for_sampler",
     "unload_model",
 ]

@@ -17,10 +17,13 @@ from tinker_actors.types import LoraConfig
 from tinker_actors.wire.documents import SampleRequest
 from tinker_actors.wire.protobuf import TrainingRequest
 
-__all__ = ["check_examples", "check_lora", "check_name", "check_sample"]
+__all__ = ["check_examples", "check_lifetime", "check_lora", "check_name", "check_sample"]
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 MOST_RANK = 512
+LEAST_TTL_S = 3600
+MOST_TTL_S = 10 * 366 * 86_400
+"""Ten years, however many leap days are in them."""
 MOST_SEED = 2**63 - 1
 CACHE_BYTES = 128 * 2**20
 """Most memory the keys and values of one sample request may take."""
@@ -46,6 +49,20 @@ def check_name(name: str) -> str:
             400, f"checkpoint names are 1 to 255 of A-Z a-z 0-9 _ . - and neither . nor .., got {name!r}"
         )
     return name
+
+
+def check_lifetime(ttl_seconds: int) -> int:
+    """`ttl_seconds`, if a checkpoint may live so long.
+
+    Raises:
+        RefusedError: 422, it may not.
+    """
+    if not LEAST_TTL_S <= ttl_seconds <= MOST_TTL_S:
+        raise RefusedError(
+            422,
+            f"ttl_seconds must lie in [{LEAST_TTL_S}, {MOST_TTL_S}], an hour to ten years, got {ttl_seconds}",
+        )
+    return ttl_seconds
 
 
 def check_lora(lora: LoraConfig) -> None:

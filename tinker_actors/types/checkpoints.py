@@ -15,8 +15,8 @@ __all__ = [
     "SaveWeightsResponse",
 ]
 
-CheckpointKind = Literal["weights", "sampler_weights"]
-_KINDS: tuple[CheckpointKind, ...] = ("weights", "sampler_weights")
+CheckpointKind = Literal["weights", "sampler_weights", "external_weights"]
+_KINDS: tuple[CheckpointKind, ...] = ("weights", "sampler_weights", "external_weights")
 
 
 class CheckpointPath(msgspec.Struct, frozen=True):
@@ -25,7 +25,7 @@ class CheckpointPath(msgspec.Struct, frozen=True):
     training_run_id: str
     """The service's id of the model that was saved."""
     kind: CheckpointKind
-    """`weights` holds training state, `sampler_weights` only what sampling needs."""
+    """`weights` holds training state, `sampler_weights` only what sampling needs, `external_weights` an export."""
     name: str
     """The checkpoint's name."""
 

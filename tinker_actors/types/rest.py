@@ -107,23 +107,12 @@ class ParsedCheckpointTinkerPath(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             TinkerPathError: it is malformed.
         """
-        # External weights follow the rule for training state with another word in the middle.
-        is_external = isinstance(tinker_path, str) and tinker_path.count("/external_weights/") == 1
-        try:
-            path = CheckpointPath.parse(
-                tinker_path.replace("/external_weights/", "/weights/") if is_external else tinker_path
-            )
-        except TinkerPathError as error:
-            raise TinkerPathError(
-                f"checkpoint paths read tinker://<training run>/<{'|'.join(_TYPES)}>/<name>,"
-                f" got {tinker_path!r}"
-            ) from error
-        kind = "external_weights" if is_external else path.kind
+        path = CheckpointPath.parse(tinker_path)
         return cls(
             tinker_path=tinker_path,
             training_run_id=path.training_run_id,
-            checkpoint_type=_TYPES[kind],
-            checkpoint_id=f"{kind}/{path.name}",
+            checkpoint_type=_TYPES[path.kind],
+            checkpoint_id=f"{path.kind}/{path.name}",
         )
 
 

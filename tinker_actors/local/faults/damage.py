@@ -4,7 +4,7 @@ import asyncio
 
 from tinker_actors.errors import TinkerPathError, ValidationError
 from tinker_actors.local import ledger, records
-from tinker_actors.local.checkpoints import encode
+from tinker_actors.local.checkpoints import encode_named
 from tinker_actors.local.faults.plan import Effect
 from tinker_actors.local.faults.switches import Seen
 from tinker_actors.local.live_models import untrained
@@ -95,4 +95,4 @@ def _cool(service: Service, path: CheckpointPath) -> None:
     spec = facts.spec(str(path), {}, optimizer=False)
     trainer = untrained(spec)
     trainer.load_state(service.checkpoints.arrays(path), optimizer=False)
-    service.checkpoints.save(path, encode(spec, trainer))
+    service.checkpoints.save(path, encode_named(path.kind, spec, trainer))

@@ -21,14 +21,19 @@ from tinker_actors.local.bodies import (
     read_training,
 )
 from tinker_actors.local.ledger import Accepted
-from tinker_actors.local.operations import checkpoint_of
+from tinker_actors.local.operations import NamedSave, checkpoint_of
 from tinker_actors.local.refusals import RefusedError, StorageError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import Kind
 from tinker_actors.local.store import Connection, Job
-from tinker_actors.local.validation import check_examples, check_name
-from tinker_actors.wire.documents import OptimStepRequest, SaveWeightsForSamplerRequest, SaveWeightsRequest
+from tinker_actors.local.validation import check_examples, check_lifetime, check_name
+from tinker_actors.wire.documents import (
+    OptimStepRequest,
+    SaveWeightsExternalRequest,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
+)
 
 __all__ = ["ROUTES", "operation"]
 
@@ -131,11 +136,21 @@ async def save_weights_for_sampler(service: Service, _media: str, body: bytes) -
     return await _accept(service, save, accept)
 
 
-async def _save_named(
-    service: Service, document: SaveWeightsRequest | SaveWeightsForSamplerRequest, save: ledger.Request
-) -> Response:
+async def save_weights_external(service: Service, _media: str, body: bytes) -> Response:
+    """Weights as files for other programs."""
+    document, _, digest = decode(body, SaveWeightsExternalRequest)
+    if not isinstance(document.age_encryption_recipients, UnsetType) and document.age_encryption_recipients:
+        raise RefusedError(
+            400, "this server exports weights unencrypted only; leave age_encryption_recipients out"
+        )
+    return await _save_named(service, document, _request("save_weights_external", document, digest, body))
+
+
+async def _save_named(service: Service, document: NamedSave, save: ledger.Request) -> Response:
     if isinstance(document.path, str):
         check_name(document.path)
+    if isinstance(document.ttl_seconds, int):
+        check_lifetime(document.ttl_seconds)
     path = str(checkpoint_of(document))
     may_replace = isinstance(document, SaveWeightsRequest) and document.overwrite
 
@@ -150,7 +165,7 @@ async def _save_named(
 
 def _request(
     kind: Kind,
-    document: OptimStepRequest | SaveWeightsRequest | SaveWeightsForSamplerRequest,
+    document: OptimStepRequest | NamedSave,
     digest: bytes,
     body: bytes,
 ) -> ledger.Request:
@@ -176,5 +191,6 @@ ROUTES = [
     operation("/forward", forward),
     operation("/optim_step", optim_step),
     operation("/save_weights", save_weights),
+    operation("/save_weights_external", save_weights_external),
     operation("/save_weights_for_sampler", save_weights_for_sampler),
 ]
