@@ -84,6 +84,43 @@ def train_with_a_configured_loss(flow: Flow) -> None:
     flow.training.forward_backward(data, "ppo", config).result(WAIT_S)
 
 
+def train_on_an_image(flow: Flow) -> None:
+    ta = flow.library
+    image = ta.types.ImageChunk(data=b"\x89PNG\r\n\x1a\n", format="png", expected_tokens=3)
+    text = ta.types.EncodedTextChunk(tokens=[65, 66])
+    values = {"target_tokens": ([0, 0, 0, 66, 67], "int64"), "weights": ([0.0] * 3 + [1.0] * 2, "float32")}
+    tensors = {name: ta.TensorData(data=data, dtype=dtype) for name, (data, dtype) in values.items()}
+    datum = ta.Datum(model_input=ta.ModelInput(chunks=[image, text]), loss_fn_inputs=tensors)
+    flow.training.forward_backward([datum], "cross_entropy").result(WAIT_S)
+
+
+def train_on_sparse_targets(flow: Flow) -> None:
+    ta = flow.library
+    place = {"shape": [2, 3], "sparse_crow_indices": [0, 1, 2], "sparse_col_indices": [0, 2]}
+    tensors = {
+        "target_tokens": ta.TensorData(data=[66, 67], dtype="int64", **place),
+        "weights": ta.TensorData(data=[1.0, 0.5], dtype="float32", **place),
+    }
+    datum = ta.Datum(model_input=ta.ModelInput.from_ints([65, 66]), loss_fn_inputs=tensors)
+    flow.training.forward_backward([datum], "cross_entropy").result(WAIT_S)
+
+
+def train_with_provenance(flow: Flow) -> None:
+    ta = flow.library
+    plain = flow.datum([65, 66, 67], weights=[0.0, 1.0, 1.0])
+    spans = [
+        ta.PromptProvenanceSpan(sequence_id="sequence-1", offset=0, length=1),
+        ta.SampledProvenanceSpan(sequence_id="sequence-1", offset=0, length=2),
+    ]
+    datum = ta.Datum(
+        model_input=plain.model_input,
+        loss_fn_inputs=plain.loss_fn_inputs,
+        model_input_spans=spans,
+        loss_fn_input_spans=spans,
+    )
+    flow.training.forward_backward([datum], "cross_entropy").result(WAIT_S)
+
+
 def forward_only(flow: Flow) -> None:
     flow.training.forward(flow.batch(1), "cross_entropy").result(WAIT_S)
 
@@ -138,6 +175,17 @@ def sample_with_every_option(flow: Flow) -> None:
         prompt_alt_tokens_k=2,
         prompt_logprobs_last_n=1,
     ).result(WAIT_S)
+
+
+def sample_after_images(flow: Flow) -> None:
+    ta = flow.library
+    chunks = [
+        ta.types.ImageChunk(data=b"\x89PNG\r\n\x1a\n", format="png", expected_tokens=3),
+        ta.types.EncodedTextChunk(tokens=[72]),
+        ta.types.ImageAssetPointerChunk(location="asset://1", format="jpeg", expected_tokens=2),
+        ta.types.EncodedTextChunk(tokens=[105, 33]),
+    ]
+    flow.sampler.sample(ta.ModelInput(chunks=chunks), 1, ta.SamplingParams(max_tokens=4)).result(WAIT_S)
 
 
 def compute_logprobs(flow: Flow) -> None:
@@ -199,6 +247,40 @@ def ask_for_sessions(flow: Flow) -> None:
     flow.rest.get_sampler(sampler_id).result(WAIT_S)
 
 
+def list_pages_of_others(flow: Flow) -> None:
+    flow.rest.list_training_runs(5, 10, access_scope="accessible", project_id="project-1").result(WAIT_S)
+    flow.rest.list_user_checkpoints(7, 14).result(WAIT_S)
+    flow.rest.list_sessions(3, 6, access_scope="accessible").result(WAIT_S)
+    flow.rest.get_training_run_by_tinker_path(flow.state_path, access_scope="accessible").result(WAIT_S)
+
+
+def search_for_sessions(flow: Flow) -> None:
+    request = flow.library.types.SessionSearchRequest(
+        display_name="nightly", user_metadata={"a": "b"}, limit=9
+    )
+    flow.rest.search_sessions(request).result(WAIT_S)
+    flow.rest.search_sessions(flow.library.types.SessionSearchRequest()).result(WAIT_S)
+
+
+def change_sessions(flow: Flow) -> None:
+    flow.rest.assign_session_project("session-1", "project-2").result(WAIT_S)
+    flow.rest.export_session_trace("session-1").result(WAIT_S)
+
+
+def copy_weights(flow: Flow) -> None:
+    flow.rest.copy_weights(flow.state_path, "project-2", ttl_seconds=3600).result(WAIT_S)
+    flow.rest.copy_weights(flow.state_path, "project-2", weights_access_token="word").result(WAIT_S)  # noqa: S106
+
+
+def ask_for_exported_files(flow: Flow) -> None:
+    path = flow.state_path.replace("/weights/", "/external_weights/")
+    flow.rest.get_external_weights_urls(path).result(WAIT_S)
+
+
+def ask_for_capabilities(flow: Flow) -> None:
+    flow.rest.get_server_capabilities().result(WAIT_S)
+
+
 def ask_for_weights_info(flow: Flow) -> None:
     flow.rest.get_weights_info_by_tinker_path(flow.state_path).result(WAIT_S)
 
@@ -207,7 +289,9 @@ def change_checkpoints(flow: Flow) -> None:
     flow.rest.publish_checkpoint_from_tinker_path(flow.state_path).result(WAIT_S)
     flow.rest.unpublish_checkpoint_from_tinker_path(flow.state_path).result(WAIT_S)
     flow.rest.set_checkpoint_ttl_from_tinker_path(flow.state_path, None).result(WAIT_S)
+    flow.rest.set_checkpoint_ttl_from_tinker_path(flow.state_path, 3600).result(WAIT_S)
     flow.rest.delete_checkpoint_from_tinker_path(flow.state_path).result(WAIT_S)
+    flow.rest.delete_checkpoint(flow.state_path.split("/")[2], "sampler_weights/named").result(WAIT_S)
 
 
 def close(flow: Flow) -> None:
@@ -226,6 +310,9 @@ WHOLE: list[Step] = [
     train,
     train_in_chunks,
     train_with_a_configured_loss,
+    train_on_an_image,
+    train_on_sparse_targets,
+    train_with_provenance,
     forward_only,
     optim_step_with_every_parameter,
     sample_ephemeral,
@@ -234,6 +321,7 @@ WHOLE: list[Step] = [
     sample_with_stop_tokens,
     sample_without_any_stop,
     compute_logprobs,
+    sample_after_images,
     sample_with_every_option,
     save_state,
     save_state_with_options,
@@ -245,8 +333,14 @@ WHOLE: list[Step] = [
     resume_without_optimizer,
     open_rest_client,
     list_what_is_kept,
+    list_pages_of_others,
     ask_for_sessions,
+    search_for_sessions,
+    change_sessions,
+    ask_for_capabilities,
     ask_for_weights_info,
+    copy_weights,
+    ask_for_exported_files,
     change_checkpoints,
     close,
 ]

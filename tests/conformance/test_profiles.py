@@ -25,7 +25,9 @@ SKYRL = Profile(
 """SkyRL's server: bare ids, no metrics, a failed request answers its poll with 400."""
 
 PROFILES = pytest.mark.parametrize(
-    "profile", [Profile(), JSON_ERA, SKYRL], ids=["hosted", "json-era", "skyrl"]
+    "profile",
+    [Profile(), Profile(announces_sizes=True), JSON_ERA, SKYRL],
+    ids=["hosted", "hosted, large", "json-era", "skyrl"],
 )
 
 

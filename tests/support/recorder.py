@@ -49,6 +49,8 @@ class Profile:
     """Whether ids are derived from the session's; else they are bare, and requests are numbered."""
     loads_into_session: bool = True
     """Whether load_weights makes a model of its own; else it wants one that was created just now."""
+    announces_sizes: bool = False
+    """Whether results come only to who knows how large they are."""
     fails_with_400: bool = False
     """Whether a request that fails while executing answers its poll with 400; else with 200 and `error`."""
     failing: frozenset[str] = frozenset()
@@ -261,6 +263,10 @@ class _Answers:
             if self._profile.fails_with_400:
                 return 400, b'{"detail": "it failed"}', JSON
             return 200, b'{"error": "it failed", "category": "user"}', JSON
+        if self._profile.announces_sizes and document.get("allow_metadata_only"):
+            size = len(result.message or json.dumps(result.document))
+            announced = {"status": "complete_metadata", "response_payload_size": size}
+            return 200, json.dumps(announced).encode(), JSON
         if result.message is not None and self._profile.gives_protobuf and PROTOBUF in accept:
             return 200, result.message, PROTOBUF
         return 200, json.dumps(result.document).encode(), JSON
@@ -310,7 +316,10 @@ class _Answers:
     def _post_sessions(self, rest: str, _document: Any) -> Any:
         if rest.endswith("/finish") and not self._profile.has_finish:
             raise _RefusedError(404, "Not Found")
-        return {}
+        return {"sessions": []} if rest == "search" else {}
+
+    def _put_sessions(self, _rest: str, _document: Any) -> Any:
+        return None
 
     # Training
 
@@ -394,7 +403,10 @@ class _Answers:
 
     def _submit_asample(self, document: Any) -> _Result:
         count = document.get("num_samples", 1)
-        length = sum(len(chunk["tokens"]) for chunk in document["prompt"]["chunks"])
+        length = sum(
+            len(chunk["tokens"]) if "tokens" in chunk else chunk["expected_tokens"]
+            for chunk in document["prompt"]["chunks"]
+        )
         tokens, logprobs = [104, 105], [-1.0, -2.0]
         message = message_class("SampleResponse")(prompt_cache_hit_tokens=1)
         for _ in range(count):
@@ -434,6 +446,8 @@ class _Answers:
         }
         if not rest:
             return {"training_runs": [run], "cursor": {"offset": 0, "limit": 20, "total_count": 1}}
+        if more.endswith("/external_weights_urls"):
+            return {"urls": {"adapter_config.json": "https://files.example/1"}, "expires": TIME}
         return run if not more else {"checkpoints": [self._checkpoint(run_id)]}
 
     def _get_checkpoints(self, _rest: str, _document: Any) -> Any:
@@ -455,12 +469,17 @@ class _Answers:
 
     _put_training_runs = _delete_training_runs = _post_training_runs
 
+    def _post_copy_weights(self, _rest: str, document: Any) -> Any:
+        return {"tinker_path": document["source_path"].replace("train:0", "train:9")}
+
     def _post_weights_info(self, _rest: str, _document: Any) -> Any:
         return {"base_model": BASE_MODEL, "is_lora": True, "lora_rank": 8}
 
     def _get_sessions(self, rest: str, _document: Any) -> Any:
         if not rest:
             return {"sessions": [self._session]}
+        if rest.endswith("/trace_export"):
+            return {"status": "ready", "url": "https://files.example/trace"}
         return {"training_run_ids": [f"{self._session}:train:0"], "sampler_ids": [self._sampling_session(0)]}
 
 
