@@ -1,6 +1,6 @@
 """Whose turn it is, as a pure rule."""
 
-from tinker_actors.local.queues import FairQueue
+from tinker_actors.local.queues import FairQueue, Shares
 from tinker_actors.local.specs import Kind, Ticket
 
 
@@ -30,14 +30,81 @@ def test_a_model_waits_for_the_operation_that_follows_the_executed_one() -> None
     assert drained(queue) == ["m:4", "m:5", "m:6"]
 
 
-def test_lines_take_turns() -> None:
+def test_sessions_take_turns_and_so_do_the_models_of_each() -> None:
     queue = FairQueue()
-    queue.open_model("m", 0)
-    for seq_id in (1, 2, 3):
-        queue.put(operation("m", seq_id))
-    for seq_id in (7, 5, 9):
-        queue.put(sample("s", seq_id))
-    assert drained(queue) == ["m:1", "s:7", "m:2", "s:5", "m:3", "s:9"]
+    for model in ("a:train:0", "a:train:1", "b:train:0"):
+        queue.open_model(model, 0)
+        for seq_id in (1, 2):
+            queue.put(operation(model, seq_id))
+    assert drained(queue) == [
+        "a:train:0:1",
+        "b:train:0:1",
+        "a:train:1:1",
+        "b:train:0:2",
+        "a:train:0:2",
+        "a:train:1:2",
+    ]
+
+
+def test_a_thousand_samples_of_one_session_hold_up_no_other_one() -> None:
+    queue = FairQueue()
+    for number in range(1000):
+        queue.put(sample(f"a:sample:{number % 3}", number))
+    queue.put(sample("b:sample:0", 7))
+    taken = [queue.take_sample(lambda _: True) for _ in range(3)]
+    assert [ticket and ticket.request_id for ticket in taken] == [
+        "a:sample:0:0",
+        "b:sample:0:7",
+        "a:sample:1:1",
+    ]
+    assert (queue.samples_waiting, queue.samples_of("a"), queue.samples_of("b")) == (998, 998, 0)
+
+
+def test_a_session_that_may_not_is_passed_over() -> None:
+    queue = FairQueue()
+    for session in "ab":
+        queue.put(sample(f"{session}:sample:0", 1))
+    first = queue.take_sample(lambda session: session != "a")
+    assert first is not None
+    assert first.request_id == "b:sample:0:1"
+    assert queue.take_sample(lambda session: session != "a") is None
+
+
+def test_a_sample_is_taken_out_before_its_turn_once() -> None:
+    queue = FairQueue()
+    for seq_id in (1, 2):
+        queue.put(sample("a:sample:0", seq_id))
+    assert queue.waits("a:sample:0", "a:sample:0:1")
+    assert queue.remove_sample("a:sample:0", "a:sample:0:1") == sample("a:sample:0", 1)
+    assert queue.remove_sample("a:sample:0", "a:sample:0:1") is None
+    assert not queue.waits("a:sample:0", "a:sample:0:1")
+    assert queue.samples_waiting == 1
+
+
+def test_kinds_of_work_that_are_ready_get_equal_time() -> None:
+    shares = Shares("long", "short")
+    chosen = []
+    for _ in range(12):
+        kind = shares.next(["long", "short"])
+        assert kind is not None
+        chosen.append(kind)
+        shares.charge(kind, 5.0 if kind == "long" else 1.0)
+    assert chosen == ["long", *["short"] * 5] * 2
+
+
+def test_who_has_no_work_saves_nothing_up() -> None:
+    shares = Shares("long", "short")
+    for _ in range(10):
+        assert shares.next(["long"]) == "long"
+        shares.charge("long", 5.0)
+    assert shares.next([]) is None
+    chosen = []
+    for _ in range(4):
+        kind = shares.next(["long", "short"])
+        assert kind is not None
+        chosen.append(kind)
+        shares.charge(kind, 5.0)
+    assert chosen.count("long") == 2
 
 
 def test_unloading_goes_ahead_and_hands_over_what_still_waits() -> None:

@@ -101,9 +101,11 @@ def test_a_sampling_session_is_made_once(caller: Any) -> None:
         {"prompt": {"chunks": [{"type": "encoded_text", "tokens": [1] * 1024}]}},
         {"sampling_params": {"max_tokens": 0}},
         {"sampling_params": {"temperature": -1}},
-        {"sampling_params": {"seed": -1}},
+        {"sampling_params": {"seed": 2**63}},
         {"sampling_params": {"stop": [""]}},
-        {"topk_prompt_logprobs": 5},
+        {"topk_prompt_logprobs": -1},
+        {"prompt_logprobs_last_n": 2},
+        {"record_stability_info": True},
         {"seq_id": -1},
     ],
 )

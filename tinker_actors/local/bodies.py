@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from tinker_actors.errors import ValidationError
+from tinker_actors.errors import ShapeError, ValidationError
+from tinker_actors.local.engine.prompts import PromptQuestions, Targets
+from tinker_actors.local.engine.sampling import SampleSpec
 from tinker_actors.local.engine.training import Example
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.types import AdamParams, Datum, TensorData
@@ -29,6 +31,8 @@ __all__ = [
     "place_of",
     "read_sample",
     "read_training",
+    "sample_spec",
+    "targets_tensor",
 ]
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -91,6 +95,71 @@ def read_sample(body: bytes) -> tuple[SampleRequest, dict[str, Any], bytes]:
         RefusedError: 400 or 422, it cannot be read.
     """
     return decode(body, SampleRequest)
+
+
+def sample_spec(request: SampleRequest, seed: int | None) -> SampleSpec:
+    """What the engine is to draw and to score.
+
+    Args:
+        request: the document.
+        seed: for a request that names none.
+
+    Raises:
+        ValidationError: the prompt is no text, or the targets are no matrix of token ids.
+    """
+    params = request.sampling_params
+    prompt = request.prompt.to_numpy().tolist()
+    last_n = request.prompt_logprobs_last_n
+    return SampleSpec(
+        prompt=prompt,
+        num_samples=request.num_samples,
+        max_tokens=params.max_tokens,
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        seed=seed if params.seed is None else params.seed,
+        stop=params.stop,
+        topk=request.topk_sample_logprobs,
+        questions=PromptQuestions(
+            logprobs=bool(request.prompt_logprobs),
+            topk=request.topk_prompt_logprobs,
+            last_n=last_n if isinstance(last_n, int) else None,
+            targets=_targets(request.target_prompt_logprobs, len(prompt)),
+            alternatives=request.prompt_alt_tokens_k,
+        ),
+    )
+
+
+def _targets(document: TensorDocument | msgspec.UnsetType | None, prompt_length: int) -> Targets | None:
+    if not isinstance(document, TensorDocument):
+        return None
+    name = "target_prompt_logprobs"
+    tensor = targets_tensor(document)
+    if tensor.dtype != "int64" or len(tensor.shape) != 2 or tensor.shape[0] != prompt_length - 1:  # noqa: PLR2004
+        raise ShapeError(
+            f"{name} must be int64 of shape ({prompt_length - 1}, ids), got {tensor.dtype} of {tensor.shape}"
+        )
+    indices = tensor.indices()
+    if indices is None:
+        rows = np.repeat(np.arange(tensor.shape[0]), tensor.shape[1])
+    else:
+        rows = np.repeat(np.arange(tensor.shape[0]), np.diff(indices[0]))
+    return Targets(rows, tensor.values.reshape(-1))
+
+
+def targets_tensor(document: TensorDocument) -> TensorData:
+    """A tensor of a JSON document, sparse if that is.
+
+    Raises:
+        ValidationError: it is no tensor.
+    """
+    return TensorData(
+        document.data,
+        dtype=document.dtype,
+        shape=document.shape,
+        sparse_crow_indices=document.sparse_crow_indices,
+        sparse_col_indices=document.sparse_col_indices,
+    )
 
 
 def digest_of(content: Mapping[str, Any] | bytes) -> bytes:

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinker_actors.local import ledger, records
-from tinker_actors.local.bodies import decode, read_sample
+from tinker_actors.local.bodies import decode
 from tinker_actors.local.checkpoints import Checkpoints, encode, encode_named
 from tinker_actors.local.live_models import Models, train
-from tinker_actors.local.samplers import Samplers
 from tinker_actors.local.specs import Result, Ticket, as_json, failure
 from tinker_actors.local.store import Store
 from tinker_actors.types import CheckpointKind, CheckpointPath, ForwardBackwardOutput, TensorData
@@ -22,7 +21,7 @@ from tinker_actors.wire.documents import (
     SaveWeightsForSamplerRequest,
     SaveWeightsRequest,
 )
-from tinker_actors.wire.protobuf import encode_output, encode_sample
+from tinker_actors.wire.protobuf import encode_output
 
 __all__ = ["NamedSave", "Operations", "Outcome", "checkpoint_of"]
 
@@ -60,7 +59,6 @@ class Operations:
     def __init__(self, store: Store, checkpoints: Checkpoints, models: Models) -> None:
         self._store = store
         self._checkpoints = checkpoints
-        self._samplers = Samplers(store, checkpoints)
         self._models = models
 
     def execute(self, ticket: Ticket) -> Outcome:
@@ -138,13 +136,6 @@ class Operations:
 
         size = {"size_bytes": size_bytes} if path.kind == "external_weights" else {}
         return Outcome(_json(path=str(path), type=ticket.kind, **size).result, also)
-
-    # Sampling
-
-    def _sample(self, ticket: Ticket) -> Outcome:
-        _, body, seed = self._store.ask(lambda db: ledger.body_of(db, ticket.request_id))
-        response = self._samplers.sample(read_sample(body)[0], seed)
-        return Outcome(Result(form="sample", body=encode_sample(response)))
 
     def _read(self, ticket: Ticket, kind: type[Any]) -> Any:
         _, body, _ = self._store.ask(lambda db: ledger.body_of(db, ticket.request_id))

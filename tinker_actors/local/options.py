@@ -44,13 +44,21 @@ class Options:
     greeting: Greeting = "json"
     """What is printed once it listens: a line for a program, or lines for a shell."""
     deterministic: bool = False
-    """Whether requests may never share a batch. None do yet, whatever this says."""
+    """Whether equal requests must give equal bits: no two requests share a batch."""
     hold_s: float = 30.0
     """Longest a poll for a result is held."""
     lock_patience_s: float = 5.0
     """How long a dying predecessor may hold the directory."""
     snapshot_every: int = 16
     """Operations between two snapshots of a model."""
+    most_rows: int = 64
+    """Samples that grow at once; a quarter is left to sessions that have none."""
+    cache_mib: int = 512
+    """Memory for keys and values of samples that grow, MiB."""
+    most_waiting: int = 20_000
+    """Samples that may wait; more are answered with 429."""
+    most_waiting_of_session: int = 16_000
+    """As `most_waiting`, of one session."""
     faults: FaultPlan | None = None
     """What goes wrong on order."""
     control: bool = False
@@ -86,6 +94,14 @@ def _key(text: str) -> str:
             "must be one word of ASCII letters, digits and signs that starts with tml-: clients send no other"
         )
     return text
+
+
+_LIMITS = (
+    ("most_rows", "Samples that grow at once."),
+    ("cache_mib", "Memory for their keys and values, MiB."),
+    ("most_waiting", "Samples that may wait before 429."),
+    ("most_waiting_of_session", "Samples of one session that may wait before 429."),
+)
 
 
 def server_options(*, data: Path | None, port: int, greeting: Greeting) -> list[click.Parameter]:
@@ -129,7 +145,7 @@ def server_options(*, data: Path | None, port: int, greeting: Greeting) -> list[
         _option(
             "--deterministic",
             is_flag=True,
-            help="Never batch requests together; without effect yet, as this server batches none.",
+            help="Equal requests give equal bits: no two share a batch.",
         ),
         _option("--hold", "hold_s", type=_seconds, default=default.hold_s, help="Longest a poll is held."),
         _option(
@@ -144,6 +160,10 @@ def server_options(*, data: Path | None, port: int, greeting: Greeting) -> list[
             type=count(1, 1_000_000),
             default=default.snapshot_every,
             help="Operations between two snapshots of a model.",
+        ),
+        *(
+            _option(f"--{name.replace('_', '-')}", type=count(1), default=getattr(default, name), help=text)
+            for name, text in _LIMITS
         ),
         _option("--faults", type=_file, help="What goes wrong on order: a fault plan in TOML or JSON."),
         _option("--control", is_flag=True, help="Let this machine set faults and read the step log."),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-__all__ = ["RefusedError", "StartError", "StorageError"]
+__all__ = ["BusyError", "RefusedError", "StartError", "StorageError"]
 
 
 class RefusedError(Exception):
@@ -16,6 +16,17 @@ class RefusedError(Exception):
         """What was wrong, for the caller."""
         self.headers = headers
         """What the answer carries besides."""
+
+
+class BusyError(RefusedError):
+    """Too much waits already: 429, to be sent again a little later."""
+
+    def __init__(self, detail: str, queue_state: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(429, detail, {"Retry-After": f"{retry_after_s:g}"})
+        self.queue_state = queue_state
+        """`paused_rate_limit`: the caller's own requests are too many. `paused_capacity`: everybody's are."""
+        self.retry_after_s = retry_after_s
+        """When it is worth while to ask again."""
 
 
 class StorageError(Exception):

@@ -13,7 +13,7 @@ from tinker_actors.local.access import Access
 from tinker_actors.local.checkpoints import Checkpoints
 from tinker_actors.local.data_dir import DataDirectory
 from tinker_actors.local.engine.catalog import ModelConfig
-from tinker_actors.local.executor import Executor
+from tinker_actors.local.executor import Executor, Limits
 from tinker_actors.local.faults.switches import Switches
 from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.live_models import Models, base_model
@@ -21,6 +21,8 @@ from tinker_actors.local.operations import Operations
 from tinker_actors.local.options import Options
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.reports import report
+from tinker_actors.local.samplers import Samplers
+from tinker_actors.local.specs import Result, Ticket
 from tinker_actors.local.store import Job, Store
 from tinker_actors.local.tokens import Signer
 from tinker_actors.local.waiters import Waiters
@@ -52,10 +54,25 @@ class Service:
         if options.faults is not None:
             self.switches.arm(options.faults)
         models = Models(self.store, self.checkpoints, options.snapshot_every)
-        operations = Operations(self.store, self.checkpoints, models)
-        self.executor = Executor(self.store, operations, models, self.waiters.publish)
+        self.executor = Executor(
+            self.store,
+            Operations(self.store, self.checkpoints, models),
+            Samplers(
+                self.store,
+                self.checkpoints,
+                together=not options.deterministic,
+                most_rows=options.most_rows,
+                most_bytes=options.cache_mib * 2**20,
+            ),
+            models,
+            self._publish,
+            Limits(most=options.most_waiting, most_of_session=options.most_waiting_of_session),
+        )
         self._base_of_model: dict[str, str] = {}
         self._base_of_sampler: dict[str, str] = {}
+
+    def _publish(self, ticket: Ticket, result: Result) -> None:
+        self.waiters.publish(ticket.request_id, result)
 
     def start(self) -> None:
         """Line up what waited when the server last ended, and begin to execute."""

@@ -1,16 +1,17 @@
 """What is refused before it is accepted, so that it uses up no place in a model's order."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from msgspec import UnsetType
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.local.bodies import sample_spec
 from tinker_actors.local.engine import lora as adapters
-from tinker_actors.local.engine import sampling, training
+from tinker_actors.local.engine import training
 from tinker_actors.local.engine.catalog import ModelConfig
+from tinker_actors.local.engine.sampling import SampleSpec
 from tinker_actors.local.engine.training import Example
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.types import LoraConfig
@@ -27,15 +28,6 @@ MOST_TTL_S = 10 * 366 * 86_400
 MOST_SEED = 2**63 - 1
 CACHE_BYTES = 128 * 2**20
 """Most memory the keys and values of one sample request may take."""
-UNSUPPORTED = (
-    "topk_prompt_logprobs",
-    "topk_sample_logprobs",
-    "target_prompt_logprobs",
-    "prompt_alt_tokens_k",
-    "prompt_logprobs_last_n",
-    "record_stability_info",
-)
-"""Fields of asample that must be absent or say "off"."""
 
 
 def check_name(name: str) -> str:
@@ -96,46 +88,24 @@ def check_examples(request: TrainingRequest, examples: Sequence[Example], config
         training.check(examples, request.loss_fn, request.loss_fn_config, config)
 
 
-def check_sample(request: SampleRequest, values: Mapping[str, Any], config: ModelConfig) -> None:
-    """Nothing if a model of this shape can answer `request`.
-
-    Args:
-        request: the document.
-        values: all fields of the body, also those the document does not have.
-        config: shape of the base model.
+def check_sample(request: SampleRequest, config: ModelConfig) -> SampleSpec:
+    """What the engine is to draw, if a model of this shape can.
 
     Raises:
         RefusedError: 400, it cannot.
     """
-    for name in UNSUPPORTED:
-        if values.get(name):
-            raise RefusedError(400, f"{name} is not offered by this server; leave it out")
-    params = request.sampling_params
+    if request.record_stability_info:
+        raise RefusedError(400, "record_stability_info is not offered by this server; leave it out")
     with _refusing():
-        prompt = request.prompt.to_numpy().tolist()
-        room = sampling.check(
-            config,
-            prompt,
-            num_samples=request.num_samples,
-            max_tokens=params.max_tokens,
-            temperature=params.temperature,
-            top_p=params.top_p,
-            seed=params.seed,
-            stop=params.stop,
-        )
-    if params.seed is not None and params.seed > MOST_SEED:
-        raise RefusedError(400, f"seed must lie in [0, 2**63), got {params.seed}")
-    _check_memory(request.num_samples, len(prompt) + room, config)
-
-
-def _check_memory(num_samples: int, steps: int, config: ModelConfig) -> None:
-    """Keys and values of each sample and step, four bytes a number."""
-    step_bytes = 8 * config.layers * config.kv_heads * config.head_dim
-    most = max(1, CACHE_BYTES // (step_bytes * steps))
-    if num_samples > most:
+        spec = sample_spec(request, None)
+        room = spec.check(config)
+    most = spec.most_samples(config, CACHE_BYTES)
+    if spec.num_samples > most:
+        steps = len(spec.prompt) + room
         raise RefusedError(
-            400, f"num_samples must lie in [1, {most}] for {steps} tokens each, got {num_samples}"
+            400, f"num_samples must lie in [1, {most}] for {steps} tokens each, got {spec.num_samples}"
         )
+    return spec
 
 
 @contextmanager

@@ -1,12 +1,13 @@
-"""The decoder one step at a time: keys and values of earlier tokens are kept, not computed again."""
+"""The decoder with a memory: keys and values of earlier tokens are kept, not computed again."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from tinker_actors.local.engine.catalog import Floats, LayerWeights, ModelConfig, Weights
 from tinker_actors.local.engine.layers import (
+    Complexes,
     causal_mask,
     head_norm,
     rms_norm,
@@ -18,85 +19,259 @@ from tinker_actors.local.engine.layers import (
 )
 from tinker_actors.local.engine.scratch import Scratch
 
-__all__ = ["KVCache", "extend", "new_cache"]
+__all__ = ["KVCache", "Prefix", "Row", "advance", "kept_steps", "read", "step_bytes"]
+
+LEAST_STEPS = 64
+"""Steps a row of the smallest pool has room for; each further pool has twice as many."""
+ROWS_AT_ONCE = 8
+"""A pool that is full grows by a quarter, but at least by so many rows."""
+
+Ids = npt.NDArray[np.int64]
 
 
-@dataclass(slots=True)
+def step_bytes(config: ModelConfig, itemsize: int = 4) -> int:
+    """Memory that the keys and values of one token take, in all layers."""
+    return 2 * config.layers * config.kv_heads * config.head_dim * itemsize
+
+
+def kept_steps(length: int) -> int:
+    """Steps of memory that a row of `length` tokens takes: the next power of two."""
+    return max(LEAST_STEPS, 1 << (length - 1).bit_length())
+
+
+class Prefix:
+    """Keys and values of one text that is being read, piece by piece."""
+
+    def __init__(self, weights: Weights, capacity: int) -> None:
+        config = weights.config
+        shape = (config.layers, 2, config.kv_heads, 1, capacity, config.head_dim)
+        self.kv: Floats = np.zeros(shape, weights.embedding.dtype)
+        """Shape (layers, 2, kv_heads, 1, capacity, head_dim)."""
+        self.length = 0
+        """Tokens read."""
+
+
+class Row:
+    """One text's place in a cache."""
+
+    __slots__ = ("index", "pool")
+
+    def __init__(self, pool: "_Pool", index: int) -> None:
+        self.pool = pool
+        self.index = index
+
+
+class _Pool:
+    """Rows of up to `capacity` steps each, without gaps between them."""
+
+    def __init__(self, config: ModelConfig, capacity: int, dtype: npt.DTypeLike) -> None:
+        self.capacity = capacity
+        self.rows: list[Row] = []
+        self.lengths = np.zeros(0, np.int64)
+        """Steps read of each row, and of those there is room for."""
+        self.kv: Floats = np.zeros((config.layers, 2, 0, config.kv_heads, capacity, config.head_dim), dtype)
+
+    def add(self, kv: Floats, length: int) -> Row:
+        """A row that begins with the first `length` steps of `kv`, shape (layers, 2, kv_heads, steps, head_dim)."""
+        index = len(self.rows)
+        if index == len(self.lengths):
+            more = max(ROWS_AT_ONCE, index // 4)
+            grown = np.zeros((*self.kv.shape[:2], index + more, *self.kv.shape[3:]), self.kv.dtype)
+            grown[:, :, :index] = self.kv
+            self.kv = grown
+            self.lengths = np.concatenate([self.lengths, np.zeros(more, np.int64)])
+        self.kv[:, :, index, :, :length] = kv[..., :length, :]
+        self.lengths[index] = length
+        self.rows.append(Row(self, index))
+        return self.rows[-1]
+
+    def remove(self, row: Row) -> None:
+        """Take a row out; the last one takes its place."""
+        last = self.rows.pop()
+        if last is not row:
+            index = row.index
+            length = self.lengths[last.index]
+            self.kv[:, :, index, :, :length] = self.kv[:, :, last.index, :, :length]
+            self.lengths[index] = length
+            self.rows[index], last.index = last, index
+        if not self.rows:
+            self.kv, self.lengths = self.kv[:, :, :0].copy(), self.lengths[:0]
+
+    def attend(self, layer: int, qkv: Floats, bias: Floats | None, config: ModelConfig, out: Floats) -> None:
+        """Attention of one further token a row, whose keys and values are kept."""
+        count = len(self.rows)
+        keys, values = self.kv[layer, 0, :count], self.kv[layer, 1, :count]
+        rows, lengths = np.arange(count), self.lengths[:count]
+        kept = (count, config.kv_heads, config.head_dim)
+        keys[rows, :, lengths] = qkv[:, config.query_width : config.rotated_width].reshape(kept)
+        values[rows, :, lengths] = qkv[:, config.rotated_width :].reshape(kept)
+        steps = int(lengths.max()) + 1
+        queries = qkv[:, : config.query_width].reshape(count, config.kv_heads, -1, config.head_dim)
+        scores = np.matmul(queries, keys[:, :, :steps].swapaxes(-1, -2))
+        if bias is not None:
+            scores += bias
+        inverse = softmax_parts(scores)
+        mixed = np.matmul(scores, values[:, :, :steps])
+        mixed *= inverse
+        out[...] = mixed.reshape(count, config.query_width)
+
+    def bias(self, dtype: npt.DTypeLike) -> Floats | None:
+        """0 where a row has a step, the coming one among them, else -inf, shape (rows, 1, 1, steps); None if all have."""
+        lengths = self.lengths[: len(self.rows)]
+        longest = lengths.max()
+        if lengths.min() == longest:
+            return None
+        missing = np.arange(longest + 1) > lengths[:, None]
+        bias: Floats = np.where(missing, -np.inf, 0.0).astype(dtype)
+        return bias[:, None, None]
+
+
 class KVCache:
-    """Keys and values of the tokens read so far, per layer."""
+    """Keys and values of texts of any lengths that grow together, a token each at a time.
 
-    keys: list[Floats]
-    """Per layer, shape (rows, kv_heads, 1, capacity, head_dim)."""
-    values: list[Floats]
-    """As `keys`."""
-    length: int = 0
-    """Steps read."""
+    Rows lie in pools by length, so that neither memory nor attention pays more than twice for short rows
+    beside a long one.
+    """
 
-    def repeat(self, rows: int) -> "KVCache":
-        """A cache whose `rows` sequences all begin as this one's only sequence."""
-        return KVCache(
-            [np.repeat(part, rows, axis=0) for part in self.keys],
-            [np.repeat(part, rows, axis=0) for part in self.values],
-            self.length,
-        )
+    def __init__(self, weights: Weights) -> None:
+        self._config = weights.config
+        self._dtype = weights.embedding.dtype
+        self._pools: dict[int, _Pool] = {}
+        self.scratch = Scratch(self._dtype)
+
+    def add(self, prefix: Prefix) -> Row:
+        """A row that begins as `prefix`."""
+        return self._pool(prefix.length + 1).add(prefix.kv[:, :, :, 0], prefix.length)
+
+    def remove(self, row: Row) -> None:
+        """Forget a row."""
+        row.pool.remove(row)
+
+    def rows(self) -> list[Row]:
+        """All rows, in the order in which `advance` takes their tokens."""
+        for pool in list(self._pools.values()):
+            for row in [row for row in pool.rows if pool.lengths[row.index] == pool.capacity]:
+                self._lengthen(row)
+        return [row for pool in self.pools for row in pool.rows]
+
+    @property
+    def pools(self) -> list[_Pool]:
+        """Those with rows, the shortest first."""
+        return [self._pools[capacity] for capacity in sorted(self._pools) if self._pools[capacity].rows]
+
+    def _lengthen(self, row: Row) -> None:
+        old, index = row.pool, row.index
+        length = int(old.lengths[index])
+        new = self._pool(length + 1)
+        moved = new.add(old.kv[:, :, index], length)
+        old.remove(row)
+        row.pool, row.index = new, moved.index
+        new.rows[moved.index] = row
+
+    def _pool(self, length: int) -> _Pool:
+        capacity = kept_steps(length)
+        if capacity not in self._pools:
+            self._pools[capacity] = _Pool(self._config, capacity, self._dtype)
+        return self._pools[capacity]
 
 
-def new_cache(weights: Weights, capacity: int) -> KVCache:
-    """An empty cache of one sequence with room for `capacity` steps."""
-    config = weights.config
-    shape = (1, config.kv_heads, 1, capacity, config.head_dim)
-    dtype = weights.embedding.dtype
-    return KVCache(
-        [np.zeros(shape, dtype) for _ in weights.layers], [np.zeros(shape, dtype) for _ in weights.layers]
-    )
-
-
-def extend(weights: Weights, cache: KVCache, tokens: npt.NDArray[np.int64]) -> Floats:
-    """Read further tokens of each sequence.
+def read(weights: Weights, pieces: Sequence[tuple[Prefix, Ids]], scratch: Scratch) -> Floats:
+    """Read the next piece of several texts in one pass.
 
     Args:
         weights: base weights, or those with an adapter merged in.
-        cache: grows by `steps`, in place.
-        tokens: shape (rows, steps), with the cache's number of rows.
+        pieces: texts and their next tokens, at least one each; the texts grow by them.
+        scratch: working memory, reset here.
 
     Returns:
-        Final normalised states of these tokens, shape (rows * steps, hidden).
+        Final normalised states of all tokens, piece after piece, shape (tokens, hidden).
     """
     config = weights.config
-    scratch = Scratch(weights.embedding.dtype)
-    steps, start = tokens.shape[1], cache.length
-    table = rotary_table(config, weights.embedding.dtype.str)[start : start + steps]
-    x = weights.embedding[tokens.reshape(-1)]
+    table = rotary_table(config, weights.embedding.dtype.str)
+    turns = np.concatenate([table[prefix.length : prefix.length + len(ids)] for prefix, ids in pieces])
+    x = weights.embedding[np.concatenate([ids for _, ids in pieces])]
+    scratch.reset()
     for index, layer in enumerate(weights.layers):
-        normed, _ = rms_norm(x, layer.attention_norm, config.rms_norm_eps, scratch)
-        qkv = normed @ layer.qkv.T
-        if config.qk_norm:
-            head_norm(qkv, layer, config, scratch)
-        rotate(qkv, table, len(tokens))
-        x += _attend(qkv, cache, index, steps, config) @ layer.o.T
-        x += _mlp(x, layer, config, scratch)
-    cache.length += steps
-    return rms_norm(x, weights.final_norm, config.rms_norm_eps, scratch)[0]
+        mark = scratch.mark()
+        qkv = _projected(x, layer, config, turns, scratch)
+        mixed, start = scratch.take(len(x), config.query_width), 0
+        for prefix, ids in pieces:
+            stop = start + len(ids)
+            mixed[start:stop] = _attend(qkv[start:stop], prefix, index, config)
+            start = stop
+        _add_rest(x, mixed, layer, config, scratch)
+        scratch.release(mark)
+    for prefix, ids in pieces:
+        prefix.length += len(ids)
+    return rms_norm(x, weights.final_norm, config.rms_norm_eps, scratch)[0].copy()
 
 
-def _mlp(x: Floats, layer: LayerWeights, config: ModelConfig, scratch: Scratch) -> Floats:
+def advance(weights: Weights, cache: KVCache, tokens: Ids) -> Floats:
+    """Read one further token of each row.
+
+    Args:
+        weights: base weights, or those with an adapter merged in.
+        cache: grows by one step, in place; at least one row.
+        tokens: shape (rows,), in the order of `cache.rows()`, which was called since rows last changed.
+
+    Returns:
+        Final normalised states, shape (rows, hidden).
+    """
+    config, scratch, pools = weights.config, cache.scratch, cache.pools
+    dtype = weights.embedding.dtype
+    biases = [pool.bias(dtype) for pool in pools]
+    positions = np.concatenate([pool.lengths[: len(pool.rows)] for pool in pools])
+    turns = rotary_table(config, dtype.str)[positions]
+    x = weights.embedding[tokens]
+    scratch.reset()
+    for index, layer in enumerate(weights.layers):
+        mark = scratch.mark()
+        qkv = _projected(x, layer, config, turns, scratch)
+        mixed, start = scratch.take(len(x), config.query_width), 0
+        for pool, bias in zip(pools, biases, strict=True):
+            stop = start + len(pool.rows)
+            pool.attend(index, qkv[start:stop], bias, config, mixed[start:stop])
+            start = stop
+        _add_rest(x, mixed, layer, config, scratch)
+        scratch.release(mark)
+    for pool in pools:
+        pool.lengths[: len(pool.rows)] += 1
+    return rms_norm(x, weights.final_norm, config.rms_norm_eps, scratch)[0].copy()
+
+
+def _projected(
+    x: Floats, layer: LayerWeights, config: ModelConfig, turns: Complexes, scratch: Scratch
+) -> Floats:
+    """Rotated queries, keys and values of tokens at the positions of `turns`."""
+    normed, _ = rms_norm(x, layer.attention_norm, config.rms_norm_eps, scratch)
+    qkv = scratch.product(normed, layer.qkv.T)
+    if config.qk_norm:
+        head_norm(qkv, layer, config, scratch)
+    rotate(qkv, turns, 1)
+    return qkv
+
+
+def _add_rest(x: Floats, mixed: Floats, layer: LayerWeights, config: ModelConfig, scratch: Scratch) -> None:
+    """Add what attention and the MLP give to `x`, in place."""
+    x += scratch.product(mixed, layer.o.T)
     normed, _ = rms_norm(x, layer.mlp_norm, config.rms_norm_eps, scratch)
-    gated, _, _ = swiglu(normed @ layer.gate_up.T, scratch)
-    result: Floats = gated @ layer.down.T
-    return result
+    gated, _, _ = swiglu(scratch.product(normed, layer.gate_up.T), scratch)
+    x += scratch.product(gated, layer.down.T)
 
 
-def _attend(qkv: Floats, cache: KVCache, index: int, steps: int, config: ModelConfig) -> Floats:
-    rows, start, end = len(qkv) // steps, cache.length, cache.length + steps
-    q, k, v = split_heads(qkv, config, rows)
-    keys, values = cache.keys[index], cache.values[index]
-    keys[:, :, :, start:end] = k
-    values[:, :, :, start:end] = v
-    scores = np.matmul(q, keys[:, :, :, :end].swapaxes(-1, -2))
+def _attend(qkv: Floats, prefix: Prefix, index: int, config: ModelConfig) -> Floats:
+    """Causal attention of a text's next tokens, whose keys and values are kept."""
+    start, steps = prefix.length, len(qkv)
+    end = start + steps
+    q, k, v = split_heads(qkv, config, 1)
+    keys, values = prefix.kv[index]
+    keys[:, :, start:end] = k[0]
+    values[:, :, start:end] = v[0]
+    scores = np.matmul(q[0], keys[:, :, :end].swapaxes(-1, -2))
     if steps > 1:
-        scores += causal_mask(end, scores.dtype.str)[start:]
+        scores[..., start:] += causal_mask(steps, scores.dtype.str)
     inverse = softmax_parts(scores)
-    mixed = np.matmul(scores, values[:, :, :, :end])
+    mixed = np.matmul(scores, values[:, :, :end])
     mixed *= inverse
-    columns: Floats = mixed.transpose(0, 3, 1, 2, 4).reshape(len(qkv), config.query_width)
+    columns: Floats = mixed.transpose(2, 0, 1, 3).reshape(steps, config.query_width)
     return columns

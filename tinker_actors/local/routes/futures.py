@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,7 +21,11 @@ async def retrieve_future(service: Service, request: Request) -> Response:
     document, _, _ = decode(await read_body(request), RetrieveFutureRequest)
     result = await _result(service, document.request_id)
     if result is None:
-        return answer(TryAgain(request_id=document.request_id), 408)
+        state, reason = service.executor.queue_state(document.request_id)
+        pending = TryAgain(
+            request_id=document.request_id, queue_state=state, queue_state_reason=reason or msgspec.UNSET
+        )
+        return answer(pending, 408)
     accept = request.headers.get("accept", "")
     media, body = result.render(protobuf="application/x-protobuf" in accept)
     return Response(body, media_type=media)

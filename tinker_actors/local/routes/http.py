@@ -7,7 +7,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tinker_actors.local.refusals import RefusedError, StorageError
+from tinker_actors.local.refusals import BusyError, RefusedError, StorageError
 from tinker_actors.local.reports import report_failure
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import as_json
@@ -40,6 +40,16 @@ def answer(document: Any, status: int = 200, headers: Mapping[str, str] | None =
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     """The answer to a request that is not accepted."""
     return answer({"detail": detail}, status, headers)
+
+
+def _busy(error: BusyError) -> Response:
+    body = {
+        "detail": error.detail,
+        "queue_state": error.queue_state,
+        "queue_state_reason": error.detail,
+        "retry_after_ms": round(1000 * error.retry_after_s),
+    }
+    return answer(body, error.status, error.headers)
 
 
 def key_of(request: Request) -> str:
@@ -75,6 +85,8 @@ def endpoint(
         try:
             guard(service, request)
             return await handler(service, request)
+        except BusyError as busy:
+            return _busy(busy)
         except RefusedError as refusal:
             return problem(refusal.status, refusal.detail, refusal.headers)
         except StorageError as error:

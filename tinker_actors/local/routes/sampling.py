@@ -56,9 +56,9 @@ async def get_sampler(service: Service, request: Request) -> Response:
 async def asample(service: Service, request: Request) -> Response:
     """Samples, in the background; the seed of a request that names none is drawn here and kept."""
     body = await read_body(request)
-    document, values, digest = read_sample(body)
-    config = await service.config_of_sampler(document.sampling_session_id)
-    check_sample(document, values, config)
+    document, _, digest = read_sample(body)
+    check_sample(document, await service.config_of_sampler(document.sampling_session_id))
+    service.executor.check_room(document.sampling_session_id)
     operation = ledger.Request(
         request_id=f"{document.sampling_session_id}:{document.seq_id}",
         kind="sample",
