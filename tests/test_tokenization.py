@@ -1,7 +1,9 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from model_directories import write_json, write_model
 
 from tinker_actors.errors import ValidationError
 from tinker_actors.tokenization import get_tokenizer
@@ -68,3 +70,41 @@ def test_other_models_are_refused_by_name() -> None:
 def test_importing_the_module_does_not_import_tokenizers() -> None:
     program = "import sys, tinker_actors.tokenization; sys.exit('tokenizers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_directory_has_the_tokenizer_in_it(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    tokenizer = get_tokenizer(str(tmp_path))
+    assert tokenizer.encode("the fox </s>") == [3, 6, 1]
+    assert tokenizer.decode([3, 6, 1]) == "the fox"
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1)
+    assert sorted(tokenizer.all_special_ids) == [0, 1, 2]
+
+
+def test_ids_that_only_the_model_has_count(tmp_path: Path) -> None:
+    write_model(tmp_path, vocab_size=44)
+    assert get_tokenizer(str(tmp_path)).vocab_size == 44
+
+
+@pytest.mark.parametrize("eos", [1, [1, 2]])
+def test_special_tokens_may_be_named_by_the_model_alone(tmp_path: Path, eos: object) -> None:
+    write_model(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": eos})
+    tokenizer = get_tokenizer(str(tmp_path))
+    assert (tokenizer.eos_token_id, tokenizer.bos_token_id) == (1, None)
+
+
+def test_a_tokenizer_without_an_end_of_text_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    write_json(tmp_path / "tokenizer_config.json", {"eos_token": None})
+    with pytest.raises(ValidationError, match="must name the token that ends a text"):
+        get_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_tokenizer_of_rubbish_is_refused(tmp_path: Path, file: str) -> None:
+    write_model(tmp_path)
+    (tmp_path / file).write_text("[")
+    with pytest.raises(ValidationError, match=f"{file} cannot be read"):
+        get_tokenizer(str(tmp_path))

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from tinker_actors.errors import ValidationError
 
@@ -10,35 +13,43 @@ __all__ = ["Tokenizer", "get_tokenizer"]
 
 END_OF_TEXT, BEGIN_OF_TEXT, PADDING = "<|endoftext|>", "<|begin_of_text|>", "<|pad|>"
 BYTES = 256
+BYTE_LEVEL = ("local/tiny", "local/small")
+"""Models whose tokens are bytes."""
 
 
 class Tokenizer:
     """Text to token ids and back; any thread may call it.
 
-    The tokenizer of `local/tiny` has one token a byte of UTF-8, whose id is the byte, and three special
-    tokens after those. Text that spells a special token is encoded as text, so decoding gives back
-    whatever was encoded.
+    The tokenizer of `local/tiny` and `local/small` has one token a byte of UTF-8, whose id is the byte, and
+    three special tokens after those. Text that spells a special token is encoded as text, so decoding gives
+    back whatever was encoded. The tokenizer of a directory is the one in its `tokenizer.json`, which reads
+    special tokens in texts, as chat templates want it.
     """
 
     def __init__(
-        self, backend: Any, *, eos_token: str, bos_token: str, special_tokens: Sequence[str]
+        self,
+        backend: Any,
+        *,
+        eos_token: str,
+        bos_token: str | None,
+        special_tokens: Sequence[str],
+        vocab_size: int = 0,
     ) -> None:
         self._backend = backend
         self.eos_token = eos_token
         self.bos_token = bos_token
         self.eos_token_id = int(backend.token_to_id(eos_token))
         """The id that ends a text."""
-        self.bos_token_id = int(backend.token_to_id(bos_token))
-        """The id that begins a text."""
+        self.bos_token_id = None if bos_token is None else int(backend.token_to_id(bos_token))
+        """The id that begins a text; None where no text has one."""
         self.all_special_ids = [int(backend.token_to_id(token)) for token in special_tokens]
         """Ids `decode` leaves out unless asked."""
-        self.vocab_size = int(backend.get_vocab_size(with_added_tokens=True))
-        """Number of ids, specials included."""
+        self.vocab_size = max(vocab_size, int(backend.get_vocab_size(with_added_tokens=True)))
+        """Number of ids, specials included, and those a model has beyond its tokenizer's."""
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """The token ids of `text`, after the beginning-of-text id if `add_special_tokens`."""
-        ids = list(self._backend.encode(text, add_special_tokens=False).ids)
-        return [self.bos_token_id, *ids] if add_special_tokens else ids
+        """The token ids of `text`; after the beginning-of-text id if `add_special_tokens` and there is one."""
+        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
@@ -50,16 +61,68 @@ class Tokenizer:
 def get_tokenizer(model_name: str) -> Tokenizer:
     """The tokenizer of `model_name`; equal names give the same object.
 
+    Args:
+        model_name: `local/tiny`, `local/small`, or the absolute path of a directory in Hugging Face format.
+
     Raises:
-        ValidationError: no tokenizer is known for that name.
+        ValidationError: no tokenizer is known for that name, or its files cannot be read.
     """
-    if model_name != "local/tiny":
-        raise ValidationError(f"tokenizers exist for local/ models (local/tiny), got {model_name!r}")
-    return _byte_tokenizer()
+    if model_name in BYTE_LEVEL:
+        return _byte_tokenizer()
+    if Path(model_name).is_absolute():
+        return _directory_tokenizer(Path(model_name))
+    raise ValidationError(
+        f"tokenizers exist for {', '.join(BYTE_LEVEL)} and for directories by their absolute path, got {model_name!r}"
+    )
+
+
+def _directory_tokenizer(directory: Path) -> Tokenizer:
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        backend = Backend.from_file(str(directory / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ValidationError(f"{directory / 'tokenizer.json'} cannot be read: {error}") from error
+    settings = _document(directory / "tokenizer_config.json")
+    special = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
+    ids = {**_document(directory / "config.json"), **_document(directory / "generation_config.json")}
+    eos, bos = (_special_token(backend, settings, ids, name) for name in ("eos", "bos"))
+    if eos is None:
+        raise ValidationError(
+            f"{directory} must name the token that ends a text, as eos_token in tokenizer_config.json"
+        )
+    size = ids.get("vocab_size")
+    return Tokenizer(
+        backend,
+        eos_token=eos,
+        bos_token=bos,
+        special_tokens=special,
+        vocab_size=size if isinstance(size, int) else 0,
+    )
+
+
+def _document(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        raise ValidationError(f"{file} cannot be read: {error}") from error
+
+
+def _special_token(backend: Any, settings: dict[str, Any], ids: dict[str, Any], name: str) -> str | None:
+    """The token called `name`: by its text in the tokenizer's settings, else by its id in the model's."""
+    token = settings.get(f"{name}_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    if isinstance(text, str) and backend.token_to_id(text) is not None:
+        return text
+    found = ids.get(f"{name}_token_id")
+    first = found[0] if isinstance(found, list) and found else found
+    return backend.id_to_token(first) if isinstance(first, int) and first >= 0 else None
 
 
 def _byte_tokenizer() -> Tokenizer:
-    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
     from tokenizers import Tokenizer as Backend
 
     vocab = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
@@ -69,6 +132,9 @@ def _byte_tokenizer() -> Tokenizer:
     specials = (END_OF_TEXT, BEGIN_OF_TEXT, PADDING)
     backend.add_special_tokens([AddedToken(token, special=True) for token in specials])
     backend.encode_special_tokens = True
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN_OF_TEXT} $A", special_tokens=[(BEGIN_OF_TEXT, backend.token_to_id(BEGIN_OF_TEXT))]
+    )
     return Tokenizer(backend, eos_token=END_OF_TEXT, bos_token=BEGIN_OF_TEXT, special_tokens=specials)
 
 

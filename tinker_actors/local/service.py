@@ -12,11 +12,11 @@ from tinker_actors.local import ledger, records
 from tinker_actors.local.access import Access
 from tinker_actors.local.checkpoints import Checkpoints
 from tinker_actors.local.data_dir import DataDirectory
-from tinker_actors.local.engine.catalog import ModelConfig
+from tinker_actors.local.engine.catalog import ModelConfig, model_config
 from tinker_actors.local.executor import Executor, Limits
 from tinker_actors.local.faults.switches import Switches
 from tinker_actors.local.ledger import Accepted
-from tinker_actors.local.live_models import Models, base_model
+from tinker_actors.local.live_models import Models
 from tinker_actors.local.operations import Operations
 from tinker_actors.local.options import Options
 from tinker_actors.local.refusals import RefusedError
@@ -151,7 +151,7 @@ class Service:
         base = self._base_of_model.get(model_id)
         if base is None:
             raise RefusedError(404, f"there is no model {model_id}")
-        return base_model(base).config
+        return model_config(base)
 
     async def config_of_sampler(self, sampling_session_id: str) -> ModelConfig:
         """The shape of the base that a sampling session samples from.
@@ -163,4 +163,4 @@ class Service:
         if base is None:
             base = (await self.ask(lambda db: records.sampler(db, sampling_session_id))).base_model
             self._base_of_sampler[sampling_session_id] = base
-        return base_model(base).config
+        return model_config(base)

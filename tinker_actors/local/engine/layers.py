@@ -106,8 +106,7 @@ def rotary_table(config: ModelConfig, dtype: str) -> Complexes:
     Source: Su et al., "RoFormer" (2021).
     """
     half = config.head_dim // 2
-    speed = config.rope_theta ** (-np.arange(half) / half)
-    angle = np.arange(config.max_context_length)[:, None] * speed
+    angle = np.arange(config.max_context_length)[:, None] * config.rotary_speeds
     turn = np.tile(np.exp(1j * angle), config.heads + config.kv_heads)
     turn[:, : config.heads * half] /= np.sqrt(config.head_dim)
     return turn.astype(np.result_type(dtype, np.complex64))

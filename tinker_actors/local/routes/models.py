@@ -13,7 +13,7 @@ from tinker_actors.errors import TinkerPathError, ValidationError
 from tinker_actors.local import ledger, records
 from tinker_actors.local.bodies import decode
 from tinker_actors.local.checkpoints import Facts
-from tinker_actors.local.engine.catalog import model_names
+from tinker_actors.local.engine.catalog import model_config
 from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
@@ -22,6 +22,7 @@ from tinker_actors.local.service import Service
 from tinker_actors.local.specs import ModelSpec
 from tinker_actors.local.store import Connection
 from tinker_actors.local.validation import check_lora
+from tinker_actors.tokenization import get_tokenizer
 from tinker_actors.types import CheckpointKind, CheckpointPath
 from tinker_actors.wire.documents import CreateModelRequest, GetInfoRequest, LoadWeightsRequest
 
@@ -29,13 +30,16 @@ __all__ = ["ROUTES", "check_base", "known_checkpoint"]
 
 
 def check_base(name: str) -> None:
-    """Nothing if `name` is a base model.
+    """Nothing if `name` is a base model that can be loaded.
 
     Raises:
         RefusedError: 400, it is none.
     """
-    if name not in model_names():
-        raise RefusedError(400, f"base_model must be one of {', '.join(model_names())}, got {name!r}")
+    try:
+        model_config(name)
+        get_tokenizer(name)
+    except ValidationError as error:
+        raise RefusedError(400, str(error)) from error
 
 
 def known_checkpoint(db: Connection, path: str, kind: CheckpointKind) -> CheckpointPath:
@@ -145,7 +149,11 @@ async def get_info(service: Service, request: Request) -> Response:
     return answer(
         {
             "model_id": document.model_id,
-            "model_data": {"arch": "llama", "model_name": spec.base_model, "tokenizer_id": spec.base_model},
+            "model_data": {
+                "arch": model_config(spec.base_model).architecture,
+                "model_name": spec.base_model,
+                "tokenizer_id": spec.base_model,
+            },
             "optimizer_config": {"type": "adamw"},
             "is_lora": True,
             "lora_rank": spec.rank,

@@ -7,8 +7,7 @@ from starlette.responses import Response
 
 from tinker_actors.local import records, step_log
 from tinker_actors.local.bodies import decode, parse
-from tinker_actors.local.engine.catalog import model_names
-from tinker_actors.local.live_models import base_model
+from tinker_actors.local.engine.catalog import model_config, model_names
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, key_needed, read_body
 from tinker_actors.local.service import Service
@@ -30,7 +29,7 @@ async def get_server_capabilities(_service: Service, _request: Request) -> Respo
     models = [
         {
             "model_name": name,
-            "max_context_length": base_model(name).config.max_context_length,
+            "max_context_length": model_config(name).max_context_length,
             "trainable": True,
             "sampleable": True,
         }

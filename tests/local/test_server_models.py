@@ -1,0 +1,61 @@
+"""Base models over the wire: those without files, and directories."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from model_directories import LLAMA, write_json, write_model
+
+
+def create(caller: Any, base_model: str) -> Any:
+    document = {"session_id": caller.session(), "model_seq_id": 0, "base_model": base_model}
+    return caller.post("create_model", {**document, "lora_config": {"rank": 2, "seed": 1}})
+
+
+def test_capabilities_name_the_models_without_files(caller: Any) -> None:
+    models = caller.http.get("get_server_capabilities").json()["supported_models"]
+    assert {model["model_name"]: model["max_context_length"] for model in models} == {
+        "local/small": 2048,
+        "local/tiny": 1024,
+    }
+
+
+def test_a_directory_is_trained_and_sampled_from(caller: Any, tmp_path: Path) -> None:
+    write_model(tmp_path, model_type="qwen3", head_dim=8)
+    model_id = create(caller, str(tmp_path)).json()["model_id"]
+    info = caller.ask("get_info", {"model_id": model_id})["model_data"]
+    assert (info["arch"], info["tokenizer_id"]) == ("qwen3", str(tmp_path))
+    inputs = {
+        "target_tokens": {"data": [4, 5, 6], "dtype": "int64"},
+        "weights": {"data": [1.0] * 3, "dtype": "float32"},
+    }
+    chunk = {"type": "encoded_text", "tokens": [3, 4, 5]}
+    data = [{"model_input": {"chunks": [chunk]}, "loss_fn_inputs": inputs}]
+    content = {"data": data, "loss_fn": "cross_entropy"}
+    losses = []
+    for seq_id in (1, 3):
+        request = {"model_id": model_id, "seq_id": seq_id, "forward_backward_input": content}
+        losses.append(caller.do("forward_backward", request)["metrics"]["loss:sum"])
+        caller.do("optim_step", caller.step_document(model_id, seq_id + 1))
+    assert losses[1] < losses[0]
+    sampler = caller.sampler(model_id.partition(":train:")[0], base_model=str(tmp_path))
+    prompt = {"chunks": [chunk]}
+    sample = caller.do("asample", caller.sample_document(sampler, prompt=prompt))
+    assert sample["sequences"][0]["tokens"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/etc/passwd", "/etc/../etc", "../..", "local/none", "x\x00", "/x\x00"]
+)
+def test_what_is_no_model_is_refused(caller: Any, path: str) -> None:
+    response = create(caller, path)
+    assert response.status_code == 400
+    assert "base_model must be" in response.json()["detail"] or "must hold" in response.json()["detail"]
+
+
+def test_a_model_of_another_architecture_is_refused(caller: Any, tmp_path: Path) -> None:
+    write_model(tmp_path)
+    write_json(tmp_path / "config.json", {**LLAMA, "model_type": "mixtral"})
+    response = create(caller, str(tmp_path))
+    assert response.status_code == 400
+    assert response.json()["detail"].endswith('model_type must be "llama" or "qwen3", got "mixtral"')
