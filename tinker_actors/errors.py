@@ -11,7 +11,8 @@ TinkerActorsError
 │   └── ConfigError (ValueError)                settings, run directories, child specs
 ├── the network
 │   └── APIConnectionError (ConnectionError)    no answer came
-│       └── APITimeoutError (TimeoutError)      no answer came in time
+│       ├── APITimeoutError (TimeoutError)      no answer came in time
+│       └── TLSError                            no TLS with what listens there: no repetition helps
 ├── the service
 │   ├── APIStatusError                          an answer with a status that is no success
 │   │   ├── BadRequestError 400   AuthenticationError 401   BillingError 402
@@ -72,6 +73,7 @@ __all__ = [
     "ShapeError",
     "StartFailedError",
     "StepVoidError",
+    "TLSError",
     "TinkerActorsError",
     "TinkerPathError",
     "UnprocessableEntityError",
@@ -128,6 +130,10 @@ class APIConnectionError(TinkerActorsError, ConnectionError):
 
 class APITimeoutError(APIConnectionError, TimeoutError):
     """No answer came in time."""
+
+
+class TLSError(APIConnectionError):
+    """The two sides cannot agree on TLS, or the certificate is not trusted."""
 
 
 # The service ------------------------------------------------------------------------------------

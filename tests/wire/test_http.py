@@ -23,6 +23,7 @@ from tinker_actors.errors import (
     ConflictError,
     InternalServerError,
     TinkerActorsError,
+    TLSError,
 )
 from tinker_actors.wire.calls import Answer, Call, Pool, read_json
 from tinker_actors.wire.compression import compressed, unpacked
@@ -266,6 +267,25 @@ def test_a_refused_connection_is_no_answer_and_no_timeout(make: Make) -> None:
     error = asyncio.run(main())
     assert type(error) is APIConnectionError
     assert "secret" not in str(error)
+
+
+def test_a_server_that_speaks_no_tls_is_told_from_one_that_is_away(make: Make) -> None:
+    async def main() -> Outcome:
+        async def talk_plainly(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(talk_plainly, "127.0.0.1", 0) as server:
+            transport = make(HttpOptions())
+            url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            error = await outcome_of(transport, CALL, url)
+            await transport.close()
+        return error
+
+    error = asyncio.run(main())
+    assert type(error) is TLSError
+    assert "check base_url" in str(error)
 
 
 def test_a_connection_that_nobody_accepts_is_a_timeout(make: Make) -> None:

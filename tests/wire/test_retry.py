@@ -1,11 +1,10 @@
 """When a failed request is sent again."""
 
 import random
-import ssl
 
 import pytest
 
-from tinker_actors.errors import APIConnectionError, APIStatusError, APITimeoutError
+from tinker_actors.errors import APIConnectionError, APIStatusError, APITimeoutError, TLSError
 from tinker_actors.wire.calls import Answer
 from tinker_actors.wire.retry import NEVER, PATIENT, RetryRule, delay_after, is_repeatable, retry_after_s
 
@@ -66,11 +65,7 @@ def test_a_400_without_a_word_is_a_proxys_and_repeated_sixteen_times() -> None:
 
 
 def test_two_that_speak_no_tls_with_one_another_never_will() -> None:
-    error = APIConnectionError("no answer")
-    error.__cause__ = OSError()
-    error.__cause__.__context__ = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]")
-    error.__cause__.__context__.reason = "WRONG_VERSION_NUMBER"
-    assert not is_repeatable(PATIENT, error)
+    assert not is_repeatable(PATIENT, TLSError("no answer"))
 
 
 def test_a_lost_connection_is_repeated_only_where_the_rule_says_so() -> None:

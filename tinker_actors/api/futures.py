@@ -26,7 +26,7 @@ from tinker_actors.wire.calls import JSON, PROTOBUF, Answer, Call, Pool, json_bo
 from tinker_actors.wire.documents import RetrieveFutureRequest
 from tinker_actors.wire.json import read_output_document, read_sample_document
 from tinker_actors.wire.protobuf import decode_output, decode_sample
-from tinker_actors.wire.retry import PATIENT, RetryRule, delay_after, retry_after_s, speaks_no_tls
+from tinker_actors.wire.retry import PATIENT, RetryRule, delay_after, retry_after_s
 
 __all__ = [
     "PENDING",
@@ -171,10 +171,6 @@ def with_retries(
             pause = billing.pause(error)
             if pause is None:
                 delay_s = delay_after(rule, error, attempt, clock() - began, generator)
-                if delay_s is None and speaks_no_tls(error):
-                    raise APIConnectionError(
-                        f"{error}; check base_url: its scheme, its port and the certificate there"
-                    ) from error
                 if delay_s is None:
                     raise
                 attempt += 1

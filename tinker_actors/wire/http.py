@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
 
 import msgspec
 
-from tinker_actors.errors import APIConnectionError, APIResponseValidationError
+from tinker_actors.errors import APIConnectionError, APIResponseValidationError, TLSError
 from tinker_actors.wire.calls import Answer, Call, Pool
 from tinker_actors.wire.compression import accepted_encodings, unpacked
 
@@ -43,6 +43,7 @@ class Transport(Protocol):
         Raises:
             APIConnectionError: no answer came.
             APITimeoutError: it did not come in time.
+            TLSError: there is no TLS with what listens there, or its certificate is not trusted.
             APIResponseValidationError: it is too large.
         """
 
@@ -116,6 +117,7 @@ class HttpTransport(ABC):
         Raises:
             APIConnectionError: no answer came.
             APITimeoutError: it did not come in time.
+            TLSError: there is no TLS with what listens there, or its certificate is not trusted.
             APIResponseValidationError: it is too large.
         """
 
@@ -171,6 +173,11 @@ class HttpTransport(ABC):
         if body is None:
             raise self._too_large(request)
         return msgspec.structs.replace(answer, body=body)
+
+    def _no_tls(self, request: Request, reason: str) -> TLSError:
+        return TLSError(
+            f"no answer to {request.operation}: {reason}; check base_url: its scheme, its port and the certificate there"
+        )
 
     def _too_large(self, request: Request) -> APIResponseValidationError:
         most = self._options.max_answer_bytes

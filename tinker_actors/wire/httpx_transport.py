@@ -1,5 +1,7 @@
 """The reference transport, on httpx."""
 
+import ssl
+
 import httpx
 
 from tinker_actors.errors import APIConnectionError, APITimeoutError
@@ -13,6 +15,8 @@ WIDTH = 16
 """Connections of one client. Its pool looks at all of them whenever a request begins or ends."""
 LIMIT = 1000
 """Requests in flight of one kind."""
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED", "RECORD_LAYER_FAILURE"})
+"""Reasons of OpenSSL that no repetition changes."""
 
 
 class HttpxTransport(HttpTransport):
@@ -60,6 +64,8 @@ class HttpxTransport(HttpTransport):
         except httpx.TimeoutException as error:
             raise APITimeoutError(f"no answer to {request.operation} within {request.timeout_s} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if _reason_of_tls(error) in _NO_TLS:
+                raise self._no_tls(request, str(error)) from error
             raise APIConnectionError(
                 f"no answer to {request.operation}: {type(error).__name__}: {error}"
             ) from error
@@ -83,3 +89,11 @@ class HttpxTransport(HttpTransport):
         """Close all connections."""
         for lanes in self._lanes.values():
             await lanes.close()
+
+
+def _reason_of_tls(error: BaseException) -> str | None:
+    """What OpenSSL said, where it was the cause."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return None if cause is None else cause.reason

@@ -15,6 +15,8 @@ WIDTH_OVER_TLS = 50
 """Streams of one HTTP/2 connection, which servers bound; the official SDK opens as many."""
 SMALL_BODY_BYTES = 2**16
 """A body that takes no time worth counting to send."""
+_NO_TLS = ("received corrupt message", "invalid peer certificate", "peer is incompatible")
+"""What the library's errors say, which have no class of their own, where no repetition helps."""
 _NOWHERE = pyqwest.Proxy("http://127.0.0.1:9", no_proxy="*,0.0.0.0/0,::/0")
 """A proxy that no request goes through: with one, those of the environment are not looked at."""
 
@@ -89,6 +91,8 @@ class PyqwestTransport(HttpTransport):
             pyqwest.WriteError,
         ) as error:
             what = str(error).replace(request.url, request.public_url)
+            if any(words in what for words in _NO_TLS):
+                raise self._no_tls(request, what) from None
             raise APIConnectionError(f"no answer to {request.operation}: {what}") from None
         finally:
             await lanes.leave(lane)

@@ -1,14 +1,13 @@
 """When a failed request is sent again: rules as data, the decision as a pure function."""
 
 import random
-import ssl
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
 
-from tinker_actors.errors import APIConnectionError, APIStatusError
+from tinker_actors.errors import APIConnectionError, APIStatusError, TLSError
 
 __all__ = [
     "BRIEF",
@@ -18,7 +17,6 @@ __all__ = [
     "delay_after",
     "is_repeatable",
     "retry_after_s",
-    "speaks_no_tls",
 ]
 
 MAX_RETRY_AFTER_S = 60.0
@@ -27,7 +25,6 @@ MAX_RETRY_AFTER_S = 60.0
 
 MOST_EDGE_REFUSALS = 16
 """Repetitions of what a proxy in front of the service refuses without a word; the official SDK's number."""
-_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED", "RECORD_LAYER_FAILURE"})
 
 
 class RetryRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,15 +85,7 @@ def is_repeatable(rule: RetryRule, error: Exception) -> bool:
         if rule.statuses and error.should_retry is not None and error.status != 409:  # noqa: PLR2004
             return error.should_retry
         return error.status in rule.statuses or (error.status >= 500 and 500 in rule.statuses)  # noqa: PLR2004
-    return rule.connection and isinstance(error, APIConnectionError) and not speaks_no_tls(error)
-
-
-def speaks_no_tls(error: BaseException) -> bool:
-    """Whether the two sides cannot agree on TLS, which no repetition changes."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLError):
-        cause = cause.__cause__ or cause.__context__
-    return isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS
+    return rule.connection and isinstance(error, APIConnectionError) and not isinstance(error, TLSError)
 
 
 def retry_after_s(headers: Mapping[str, str], now: Any = None) -> float | None:
