@@ -1,10 +1,13 @@
 """Credentials: which one is used, and what is refused before anything is sent."""
 
 import base64
+import copy
 import json
+import pickle
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tinker_actors.config import Settings
@@ -114,6 +117,26 @@ def test_no_secret_shows_in_settings(tmp_path: Path) -> None:
         home=tmp_path,
     )
     assert "hidden" not in repr(settings) + str(settings)
+
+
+def test_a_secret_leaves_by_no_serializer(tmp_path: Path) -> None:
+    settings = Settings.resolve(api_key="tml-hidden", environment={}, home=tmp_path)
+    for write in (pickle.dumps, copy.deepcopy, msgspec.json.encode, msgspec.to_builtins):
+        with pytest.raises(TypeError):
+            write(settings)
+
+
+def test_a_key_beside_a_command_is_used_unless_the_command_is_preferred(tmp_path: Path) -> None:
+    environment = {"TINKER_API_KEY": "tml-env", "TINKER_CREDENTIAL_CMD": "echo tml-cmd"}
+    credential = Settings.resolve(environment=environment, home=tmp_path).credential
+    assert credential.read().reveal() == "tml-env"
+    assert credential.read(prefers_command=True).reveal() == "tml-cmd"
+
+
+def test_a_password_in_the_address_is_refused_unseen(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="default_headers") as caught:
+        Settings.resolve(base_url="https://user:hidden@host", api_key="tml-1", environment={}, home=tmp_path)
+    assert "hidden" not in str(caught.value)
 
 
 def test_headers_come_from_cloudflare_and_the_caller_in_this_order(tmp_path: Path) -> None:

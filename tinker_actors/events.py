@@ -15,6 +15,7 @@ __all__ = [
     "ModelAttached",
     "ModelCreated",
     "ModelRestored",
+    "OperationDeprecated",
     "QueueStateChanged",
     "RequestRetried",
     "RunHalted",
@@ -95,6 +96,16 @@ class RequestRetried(RuntimeEvent, frozen=True, kw_only=True):
     operation: str
     reason: str
     delay_s: float
+
+
+class OperationDeprecated(RuntimeEvent, frozen=True, kw_only=True):
+    """The service will do without something that was used just now."""
+
+    operation: str
+    note: str
+    """The service's words."""
+    is_urgent: bool
+    """Whether the service calls it an error."""
 
 
 class QueueStateChanged(RuntimeEvent, frozen=True, kw_only=True):

@@ -11,10 +11,11 @@ import pytest
 
 from tinker_actors.actors.identity import Identity, is_token_rejected
 from tinker_actors.config import Credential, Secret
-from tinker_actors.errors import APIConnectionError, AuthenticationError, TinkerActorsError
+from tinker_actors.errors import APIConnectionError, AuthenticationError, ConfigError, TinkerActorsError
 from tinker_actors.wire.calls import Answer
 
 T = TypeVar("T")
+KEY = Credential(key=Secret("tml-key"))
 
 
 def token(number: int, life_s: float = 1000.0) -> str:
@@ -25,14 +26,12 @@ def token(number: int, life_s: float = 1000.0) -> str:
 class Service:
     """Gives a token for each exchange, or an error when it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, credential: Credential = KEY) -> None:
         self.now = 0.0
         self.given = 0
         self.keys: list[str] = []
         self.error: TinkerActorsError | None = None
-        self.identity = Identity(
-            Credential(key=Secret("tml-key")), self.exchange, lambda: self.now, random.Random(1)
-        )
+        self.identity = Identity(credential, self.exchange, lambda: self.now, random.Random(1))
         self.identity.uses_tokens = True
 
     async def exchange(self, key: Secret) -> str:
@@ -136,6 +135,60 @@ def test_a_key_the_service_refuses_is_an_error_at_once() -> None:
 
     with pytest.raises(AuthenticationError):
         run(work())
+
+
+def test_a_refusal_in_the_background_is_not_asked_for_again_with_each_request() -> None:
+    service = Service()
+
+    async def work() -> str:
+        await service.identity.secret()
+        service.now, service.error = 600.0, AuthenticationError("no", status=401, body=None)
+        for _ in range(5):
+            await service.identity.secret()
+            await asyncio.sleep(0.001)
+        return await service.identity.secret()
+
+    assert run(work()) == token(1)
+    assert len(service.keys) == 2
+
+
+def test_a_service_that_is_down_is_asked_every_five_seconds_at_the_end() -> None:
+    service = Service()
+
+    async def work() -> None:
+        await service.identity.secret()
+        service.error = APIConnectionError("down")
+        for service.now in (950.0, 951.0, 954.0, 955.0, 956.0):
+            await service.identity.secret()
+
+    run(work())
+    assert len(service.keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "prefers_command", "used"),
+    [
+        ("tml-key", False, "tml-key"),
+        ("tml-key", True, "tml-cmd"),
+        (token(7, life_s=4e9), True, token(7, life_s=4e9)),
+    ],
+    ids=["key", "command", "JWT"],
+)
+def test_the_service_may_want_tokens_for_what_the_command_prints(
+    key: str, prefers_command: bool, used: str
+) -> None:
+    credential = Credential(key=Secret(key), command=Secret("echo tml-cmd"))
+    service = Service(credential)
+    service.identity.prefers_command = prefers_command
+    run(service.identity.secret())
+    assert service.keys == [used]
+
+
+def test_a_jwt_that_expired_meanwhile_is_not_sent() -> None:
+    service = Service(Credential(key=Secret(token(7, life_s=1000.0))))
+    with pytest.raises(ConfigError, match="expired"):
+        run(service.identity.secret())
+    assert service.keys == []
 
 
 def test_concurrent_rejections_share_one_exchange() -> None:

@@ -1,6 +1,7 @@
 """The network's actor, with a transport that a test answers for."""
 
 import asyncio
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from tinker_actors.errors import (
     OutcomeUnknownError,
     TinkerActorsError,
 )
-from tinker_actors.events import QueueStateChanged, RequestRetried
+from tinker_actors.events import OperationDeprecated, QueueStateChanged, RequestRetried
 from tinker_actors.journal.store import Store
 from tinker_actors.supervision import ActorTree, ChildSpec, ChildStarted, Kind, SupervisedActor, Supervisor
 from tinker_actors.supervision.testing import crash, expect
@@ -296,7 +297,8 @@ def test_a_request_whose_token_was_rejected_is_sent_once_more_with_another(
         return SAVED if call.path == "retrieve_future" else HANDLE
 
     one = bench(script, flags=give)
-    one.send("a")
+    with expect(one.tree, RequestRetried, operation="save_weights", delay_s=0.0, timeout_s=WAIT_S):
+        one.send("a")
     assert isinstance(one.next(), Accepted)
     assert [key for path, key in one.transport.seen if path == "save_weights"] == ["eyJ-1", "eyJ-2"]
 
@@ -344,6 +346,21 @@ def test_what_the_queue_says_is_an_event(bench: Callable[..., Bench]) -> None:
     one = bench(answers(HANDLE, waiting, SAVED))
     with expect(one.tree, QueueStateChanged, state="paused_capacity", reason="full", request_id="7"):
         one.send("a")
+
+
+def test_what_the_service_will_do_without_is_told_once(bench: Callable[..., Bench]) -> None:
+    noted = {**JSON, "x-deprecation-note": "use another", "x-deprecation-level": "error"}
+    handle = Answer(200, noted, HANDLE.body)
+    one = bench(answers(handle, SAVED, handle, SAVED, Answer(503, JSON, b""), HANDLE, SAVED))
+    told: queue.Queue[object] = queue.Queue()
+    one.tree.events.subscribe(told.put)
+    for tag in ("a", "b", "c"):
+        one.send(tag)
+        one.next(), one.next()
+    seen = iter(lambda: told.get(timeout=WAIT_S), None)
+    until_the_end = itertools.takewhile(lambda event: not isinstance(event, RequestRetried), seen)
+    notes = [event for event in until_the_end if isinstance(event, OperationDeprecated)]
+    assert notes == [OperationDeprecated(operation="save_weights", note="use another", is_urgent=True)]
 
 
 @pytest.mark.parametrize("wants_to_know", [True, False])

@@ -17,6 +17,8 @@ __all__ = ["Identity", "is_token_rejected"]
 
 _URGENT_S = 60.0
 _RETRY_S = 60.0
+_URGENT_RETRY_S = 5.0
+"""With each request that comes, a service that is down would be asked once more."""
 _UNKNOWN_LIFE_S = 120.0
 
 Exchange = Callable[[Secret], Awaitable[str]]
@@ -46,6 +48,8 @@ class Identity:
     ) -> None:
         self.uses_tokens = False
         """Whether the service wants tokens; set from its flags."""
+        self.prefers_command = False
+        """Whether it wants them for what the command prints, although there is a key; likewise."""
         self._credential = credential
         self._exchange = exchange
         self._clock = clock
@@ -54,17 +58,18 @@ class Identity:
         self._token = ""
         self._renew_at = 0.0
         self._ends_at = 0.0
+        self._urgent_at = 0.0
         self._renewal: asyncio.Task[None] | None = None
 
     async def key(self) -> Secret:
         """The credential itself; a command runs in a thread, so that nobody waits for it.
 
         Raises:
-            AuthenticationError: the command gave none.
+            ConfigError: the command gave none, or it is a JWT that expired.
         """
-        if self._credential.key is not None:
-            return self._credential.key
-        return await asyncio.to_thread(self._credential.read)
+        if self._credential.is_at_hand(prefers_command=self.prefers_command):
+            return self._credential.read(prefers_command=self.prefers_command)
+        return await asyncio.to_thread(self._credential.read, prefers_command=self.prefers_command)
 
     async def secret(self) -> str:
         """What the next request is to carry.
@@ -78,10 +83,10 @@ class Identity:
         if not self._token or now >= self._ends_at:
             await self._renew(self._token)
         elif now >= self._ends_at - _URGENT_S:
-            await self._try_to_renew(self._token)
+            if now >= self._urgent_at:
+                await self._try_to_renew(self._token)
         elif now >= self._renew_at and self._renewal is None:
-            self._renewal = asyncio.create_task(self._try_to_renew(self._token))
-            self._renewal.add_done_callback(self._note_renewed)
+            self._renewal = asyncio.create_task(self._renew_in_time(self._token))
         return self._token
 
     async def replace(self, rejected: str) -> bool:
@@ -91,16 +96,23 @@ class Identity:
         await self._renew(rejected)
         return self._token != rejected
 
-    def _note_renewed(self, _task: "asyncio.Task[None]") -> None:
-        self._renewal = None
+    async def _renew_in_time(self, old: str) -> None:
+        """In the background: whatever the service says, the old one does until it ends."""
+        try:
+            await self._renew(old)
+        except TinkerActorsError:
+            self._renew_at = self._clock() + _RETRY_S
+        finally:
+            self._renewal = None
 
     async def _try_to_renew(self, old: str) -> None:
+        """At the last moment: what the service refuses is told, what fails otherwise may pass."""
         try:
             await self._renew(old)
         except AuthenticationError:
             raise
         except TinkerActorsError:
-            self._renew_at = self._clock() + _RETRY_S  # until it ends, the old one does
+            self._urgent_at = self._clock() + _URGENT_RETRY_S  # until it ends, the old one does
 
     async def _renew(self, old: str) -> None:
         async with self._lock:

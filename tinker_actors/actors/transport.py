@@ -47,7 +47,7 @@ from tinker_actors.errors import (
     OutcomeUnknownError,
     TinkerActorsError,
 )
-from tinker_actors.events import QueueStateChanged, RequestRetried
+from tinker_actors.events import OperationDeprecated, QueueStateChanged, RequestRetried
 from tinker_actors.supervision import Address, ExitReason, Reply, SupervisedActor
 from tinker_actors.wire.calls import JSON, Answer, Call
 from tinker_actors.wire.compression import compressed
@@ -202,6 +202,7 @@ class TransportActor(SupervisedActor):
         self._greeting = _Greeting()
         self._flags_due = math.inf
         self._farewells: set[asyncio.Task[None]] = set()
+        self._deprecations: set[tuple[str, str]] = set()
         self._is_ending = False
         self._answer_bytes = ByteBudget(lambda: self._published.config.inflight_response_bytes_semaphore_size)
         self._note_endpoint()
@@ -364,8 +365,21 @@ class TransportActor(SupervisedActor):
         secret = await self._identity.secret()
         answer = await self._send(call, secret)
         if is_token_rejected(answer) and await self._identity.replace(secret):
+            self.context.emit(
+                RequestRetried(operation=call.operation, reason="its token was rejected", delay_s=0.0)
+            )
             answer = await self._send(call, await self._identity.secret())
+        self._note_deprecation(call.operation, answer)
         return answer
+
+    def _note_deprecation(self, operation: str, answer: Answer) -> None:
+        """Tell, once for each, what the service will do without before long."""
+        note = answer.headers.get("x-deprecation-note")
+        if note is not None and (operation, note) not in self._deprecations:
+            self._deprecations.add((operation, note))
+            level = answer.headers.get("x-deprecation-level", "")
+            is_urgent = level.lower() == "error"
+            self.context.emit(OperationDeprecated(operation=operation, note=note, is_urgent=is_urgent))
 
     async def _greet(self) -> None:
         """Ask for the flags, with the key itself; a server that has none has them at their defaults."""
@@ -376,6 +390,7 @@ class TransportActor(SupervisedActor):
                 self._published.capabilities, has_flags=False
             )
         self._identity.uses_tokens = config.pjwt_auth_enabled
+        self._identity.prefers_command = config.credential_default_source == "credential_cmd"
         await self._refresh_flags()
 
     async def _refresh_flags(self) -> None:

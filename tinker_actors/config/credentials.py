@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -23,19 +23,31 @@ _WANTED = (
 )
 
 
-class Secret(msgspec.Struct, frozen=True):
-    """A text that shows itself to nobody but who calls `reveal`."""
+class Secret:
+    """A text that shows itself to nobody but who calls `reveal`, and that no serializer takes along."""
 
-    _text: str
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
 
     def reveal(self) -> str:
         """The text."""
         return self._text
 
+    def __eq__(self, other: object) -> bool:
+        return self._text == other._text if isinstance(other, Secret) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
     def __repr__(self) -> str:
         return "Secret(****)"
 
     __str__ = __repr__
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret stays in its process; resolve settings anew in the other one")
 
 
 def claims_of(token: str) -> dict[str, Any]:
@@ -78,13 +90,23 @@ class Credential(msgspec.Struct, frozen=True):
     command: Secret | None = None
     """A shell command, run anew for each key that is wanted."""
 
-    def read(self) -> Secret:
+    def is_at_hand(self, *, prefers_command: bool = False) -> bool:
+        """Whether `read` runs no command."""
+        if self.key is None:
+            return False
+        return not prefers_command or self.command is None or self.key.reveal().startswith(_JWT)
+
+    def read(self, *, prefers_command: bool = False) -> Secret:
         """The key; may take as long as the command does.
 
+        Args:
+            prefers_command: run the command, where there is one, although there is a key; a JWT goes before it.
+
         Raises:
-            ConfigError: the command failed, or printed no key.
+            ConfigError: the command failed, or printed no key; or the key is a JWT that expired meanwhile.
         """
-        if self.key is not None:
+        if self.key is not None and self.is_at_hand(prefers_command=prefers_command):
+            check_key(self.key.reveal(), time.time())
             return self.key
         if self.command is None:
             raise ConfigError(_WANTED)
@@ -122,7 +144,8 @@ def find_credential(
         if not isinstance(key, str):
             raise ConfigError(f"an API key is a str, got {type(key).__name__}")
         try:
-            return Credential(key=Secret(check_key(key, now)))
+            given = Secret(check_key(key, now))
+            return Credential(key=given, command=Secret(command) if command else None)
         except ConfigError:
             if not command:
                 raise

@@ -84,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         url = str(base_url or known.get("TINKER_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
         if url != LOCAL and not _is_http(url):
             raise ConfigError(f'base_url must be an http(s) URL or "local", got {url!r}')
+        if "@" in urlsplit(url).netloc:
+            raise ConfigError("base_url must hold no password, for it is shown; put one into default_headers")
         if proxy is not None and not _is_http(proxy):
             raise ConfigError("proxy must be an http(s) URL, got something else")
         access = {name: known[variable] for variable, name in _CLOUDFLARE.items() if known.get(variable)}
