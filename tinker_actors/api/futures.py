@@ -64,6 +64,8 @@ BILLING_TOLD_S = 60.0
 PENDING = "pending"
 """Cause of a pause in which nothing is wrong."""
 _QUEUE_STATES = frozenset({"active", "paused_capacity", "paused_rate_limit"})
+MOST_WORDS = 4000
+"""Characters of the service's reason that an error repeats: a traceback, and no flood."""
 MAX_BAD_POLLS = 3
 """A 400 on a poll may be a proxy's; the official SDK repeats it this often."""
 
@@ -363,7 +365,7 @@ def _ended(answer: Answer, document: dict[str, Any], request_id: str) -> Answer:
     if "error" in failure:
         category = str(failure.get("category", "unknown")).lower()
         raise RequestFailedError(
-            f"request {request_id} failed: {failure['error']}",
+            f"request {request_id} failed: {str(failure['error'])[:MOST_WORDS]}",
             category=category if category in ("user", "server") else "unknown",
             request_id=request_id,
         )
