@@ -207,6 +207,31 @@ def save_for_sampler(flow: Flow) -> None:
     flow.sampler_path = saved.path
 
 
+def save_external(flow: Flow) -> None:
+    recipients = ["age1qyqszqgpqyqszqgpqyqszqgp", "ssh-ed25519 AAAAC3Nz"]
+    saved = flow.training.save_weights_external("export", 3600, recipients).result(WAIT_S)
+    assert saved.path.endswith("/external_weights/export")
+
+
+def sample_in_flight(flow: Flow) -> None:
+    flow.sampler = flow.training.save_weights_and_get_sampling_client(kind="inflight").result(WAIT_S)
+    _sample(flow, flow.library.SamplingParams(max_tokens=4))
+
+
+def train_with_another_optimizer(flow: Flow) -> None:
+    training = flow.service.create_lora_training_client(
+        BASE_MODEL, rank=8, seed=7, optimizer=flow.library.DimuonOptimizerConfig()
+    ).result(WAIT_S)
+    training.forward_backward(flow.batch(1), "cross_entropy").result(WAIT_S)
+    training.optim_step(flow.library.DimuonParams(learning_rate=1e-2, grad_clip_norm=1.0)).result(WAIT_S)
+
+
+def resume_with_another_optimizer(flow: Flow) -> None:
+    flow.service.create_training_client_from_state(
+        flow.state_path, optimizer=flow.library.DimuonOptimizerConfig()
+    ).result(WAIT_S)
+
+
 def sample_from_path(flow: Flow) -> None:
     flow.sampler = flow.service.create_sampling_client(model_path=flow.sampler_path).result(WAIT_S)
     _sample(flow, flow.library.SamplingParams(max_tokens=4))
@@ -345,7 +370,18 @@ WHOLE: list[Step] = [
     close,
 ]
 FLAGGED: list[Step] = [open_session, create_model, train_in_small_chunks, sample_from_base_model, close]
-FLOWS = {"whole": WHOLE, "flagged": FLAGGED}
+HOSTED: list[Step] = [
+    open_session,
+    create_model,
+    save_external,
+    sample_in_flight,
+    save_state,
+    resume_with_another_optimizer,
+    train_with_another_optimizer,
+    close,
+]
+"""What the hosted service alone has."""
+FLOWS = {"whole": WHOLE, "flagged": FLAGGED, "hosted": HOSTED}
 
 
 def name_of(step: Step) -> str:

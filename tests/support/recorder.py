@@ -389,6 +389,12 @@ class _Answers:
         session_id = self._sampling_session(document["sampling_session_seq_id"])
         return _Result("save_weights_for_sampler", {"sampling_session_id": session_id})
 
+    def _submit_save_weights_external(self, document: Any) -> _Result:
+        path = f"tinker://{document['model_id']}/external_weights/{document['path']}"
+        return _Result(
+            "save_weights_external", {"path": path, "size_bytes": 7, "type": "save_weights_external"}
+        )
+
     # Sampling
 
     def _sampling_session(self, number: int) -> str:

@@ -35,6 +35,7 @@ from tinker_actors.journal.replay import RestorePoint, is_tainted, restore_point
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Context
 from tinker_actors.types import GetInfoResponse, LoraConfig, ServerCapabilities
+from tinker_actors.types.optimizers import ADAMW
 from tinker_actors.types.rest import WeightsInfoResponse
 from tinker_actors.wire.calls import Answer, Call
 from tinker_actors.wire.documents import ModelCreated
@@ -273,7 +274,9 @@ class Recovery:
         ids = model.session_id, model.model_seq_id
         beginning = self._beginning(model)
         if beginning is None:
-            call = create_model(*ids, config.base_model, config.lora(), config.user_metadata)
+            call = create_model(
+                *ids, config.base_model, config.lora(), config.user_metadata, config.optimizer_config
+            )
             self._ask("create", call, _CREATED)
         elif model.checkpoint is not None:
             self._ask("create", load_weights(*ids, beginning.path, optimizer=True), _LOADED)
@@ -285,6 +288,7 @@ class Recovery:
                 base_model=config.base_model or None,
                 user_metadata=config.user_metadata,
                 access_token=beginning.access_token,
+                optimizer_config=config.optimizer_config,
             )
             self._ask("create", call, _LOADED)
 
@@ -316,7 +320,7 @@ class Recovery:
             config.base_model or info.base_model,
             lora,
             config.user_metadata,
-            optimizer=None if family == "adamw" else {"type": family},
+            optimizer=config.optimizer_config or (None if family == ADAMW else {"type": family}),
         )
         self._ask("create to load", call, _CREATED)
 

@@ -128,7 +128,7 @@ def _summarise(pending: Pending, value: Any, progress: Progress) -> tuple[dict[s
             # Recovery may rely on what stays as it is, and must not lose such a checkpoint of the same place.
             records: list[Record] = [checkpoint] if content.is_lasting else []
             return summary, Conclusion(pending, value, records, [line], checkpoint=checkpoint)
-        case Kind.SAVE_FOR_SAMPLER:
+        case Kind.SAVE_FOR_SAMPLER | Kind.SAVE_EXTERNAL:
             return {"path": value.path}, Conclusion(pending, value, [], [])
         case Kind.FORWARD:
             return value.metrics, Conclusion(pending, value, [], [])

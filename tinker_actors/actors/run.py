@@ -20,14 +20,15 @@ from tinker_actors.journal import replay
 from tinker_actors.journal.records import Kind, OperationRecord
 from tinker_actors.journal.store import RunImage
 from tinker_actors.types import (
-    AdamParams,
     Datum,
     GetInfoResponse,
     LoraConfig,
     OptimStepResponse,
+    SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
 )
+from tinker_actors.types.optimizers import ADAMW
 from tinker_actors.wire.calls import Answer, Call, json_body
 from tinker_actors.wire.documents import FutureHandle
 from tinker_actors.wire.protobuf import encode_training_content
@@ -49,12 +50,18 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """None until the runtime picked one."""
     server: str
     """Base URL, or "local"."""
-    optimizer: str = "adamw"
+    optimizer_config: Mapping[str, Any] | None = None
+    """The optimizer, its family in `type`; None where the caller chose none."""
     user_metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     from_state: str | None = None
     """The checkpoint it begins in; then that says what the model is. None for a fresh model."""
     restores_optimizer: bool = False
     """Whether the state of the optimizer is taken from there, too."""
+
+    @property
+    def optimizer(self) -> Mapping[str, Any]:
+        """The optimizer it is created with, its family in `type`."""
+        return self.optimizer_config or {"type": ADAMW}
 
     def lora(self) -> LoraConfig:
         """The low-rank matrices of its models."""
@@ -139,8 +146,8 @@ class TrainingOperation(msgspec.Struct, frozen=True, kw_only=True):
         return cls(kind=kind, contents=tuple(contents))
 
     @classmethod
-    def optim_step(cls, params: AdamParams) -> "TrainingOperation":
-        """An optimizer step."""
+    def optim_step(cls, params: Mapping[str, Any]) -> "TrainingOperation":
+        """An optimizer step; see `types.optimizers.optimizer_params`."""
         return cls(kind=Kind.OPTIM_STEP, contents=(json_body(params),))
 
     @classmethod
@@ -157,6 +164,7 @@ def call_for(kind: Kind, model_id: str, seq_id: int, content: bytes) -> Call[Fut
         Kind.OPTIM_STEP: calls.optim_step,
         Kind.SAVE_WEIGHTS: calls.save_weights,
         Kind.SAVE_FOR_SAMPLER: calls.save_weights_for_sampler,
+        Kind.SAVE_EXTERNAL: calls.save_weights_external,
     }
     return make[kind](model_id, seq_id, content)
 
@@ -167,6 +175,7 @@ _EXPECTED: dict[Kind, Expectation] = {
     Kind.OPTIM_STEP: json_result("OptimStep", OptimStepResponse),
     Kind.SAVE_WEIGHTS: json_result("SaveWeights", SaveWeightsResponse),
     Kind.SAVE_FOR_SAMPLER: json_result("SaveWeightsForSampler", SaveWeightsForSamplerResponse),
+    Kind.SAVE_EXTERNAL: json_result("SaveWeightsExternal", SaveWeightsExternalResponse),
 }
 
 

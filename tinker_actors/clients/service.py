@@ -24,9 +24,10 @@ from tinker_actors.clients.twins import awaited
 from tinker_actors.config import RecoveryPolicy, Secret, Settings
 from tinker_actors.errors import ConfigError, ValidationError
 from tinker_actors.supervision import Address, TreeNode
-from tinker_actors.types import CheckpointPath, ServerCapabilities
+from tinker_actors.types import CheckpointPath, OptimizerConfig, ServerCapabilities
 from tinker_actors.types.checks import flag, metadata, text, whole
 from tinker_actors.types.console import session_page, sessions_page
+from tinker_actors.types.optimizers import family_fields
 
 __all__ = ["ServiceClient"]
 
@@ -119,7 +120,7 @@ class ServiceClient:
         train_attn: bool = True,
         train_unembed: bool = True,
         user_metadata: Mapping[str, str] | None = None,
-        optimizer: None = None,
+        optimizer: OptimizerConfig | None = None,
         *,
         run: str | None = None,
     ) -> ClientFuture[TrainingClient]:
@@ -133,7 +134,7 @@ class ServiceClient:
             train_attn: also in the attention layers.
             train_unembed: also at the output embedding.
             user_metadata: kept with the model.
-            optimizer: only AdamW, the default.
+            optimizer: its family: `AdamOptimizerConfig`, the default, or `DimuonOptimizerConfig`.
             run: the run's name; by default "1" for the first call of this client, "2" for the second.
 
         Raises:
@@ -148,12 +149,12 @@ class ServiceClient:
             seed=None if seed is None else whole("seed", seed, least=0, most=_MAX_SEED),
             server=self._server,
             user_metadata=metadata("user_metadata", user_metadata),
+            optimizer_config=_family(optimizer),
         )
         if not (train_mlp or train_attn or train_unembed):
             raise ValidationError(
                 "something must be trained; set one of train_mlp, train_attn, train_unembed"
             )
-        _only_adamw(optimizer)
         return self._start(config, run)
 
     create_lora_training_client_async = awaited(create_lora_training_client)
@@ -164,7 +165,7 @@ class ServiceClient:
         base_model: str | None = None,
         user_metadata: Mapping[str, str] | None = None,
         weights_access_token: str | None = None,
-        optimizer: None = None,
+        optimizer: OptimizerConfig | None = None,
         *,
         run: str | None = None,
     ) -> ClientFuture[TrainingClient]:
@@ -175,7 +176,7 @@ class ServiceClient:
         Args:
             path: of a training checkpoint, `tinker://.../weights/...`.
             base_model: what the checkpoint's base model must be; None takes any.
-            optimizer: only AdamW, the default.
+            optimizer: its family: `AdamOptimizerConfig`, the default, or `DimuonOptimizerConfig`.
             user_metadata: kept with the model.
             weights_access_token: for a checkpoint of somebody else. It is not kept: give it again to go on after
                 the program ended before its first checkpoint.
@@ -184,8 +185,9 @@ class ServiceClient:
         Raises:
             ValidationError: an argument is wrong; nothing was sent.
         """
-        _only_adamw(optimizer)
-        return self._from_state(path, base_model, user_metadata, weights_access_token, run, optimizer=False)
+        return self._from_state(
+            path, base_model, user_metadata, weights_access_token, run, optimizer=_family(optimizer)
+        )
 
     create_training_client_from_state_async = awaited(create_training_client_from_state)
 
@@ -199,7 +201,9 @@ class ServiceClient:
         run: str | None = None,
     ) -> ClientFuture[TrainingClient]:
         """Like `create_training_client_from_state`, with the optimizer in the state that the checkpoint has."""
-        return self._from_state(path, base_model, user_metadata, weights_access_token, run, optimizer=True)
+        return self._from_state(
+            path, base_model, user_metadata, weights_access_token, run, restores_optimizer=True
+        )
 
     create_training_client_from_state_with_optimizer_async = awaited(
         create_training_client_from_state_with_optimizer
@@ -213,7 +217,8 @@ class ServiceClient:
         access_token: str | None,
         run: str | None,
         *,
-        optimizer: bool,
+        optimizer: Mapping[str, Any] | None = None,
+        restores_optimizer: bool = False,
     ) -> ClientFuture[TrainingClient]:
         config = RunConfig(
             base_model="" if base_model is None else text("base_model", base_model),
@@ -225,7 +230,8 @@ class ServiceClient:
             server=self._server,
             user_metadata=metadata("user_metadata", user_metadata),
             from_state=str(CheckpointPath.parse(path, kind="weights")),
-            restores_optimizer=optimizer,
+            restores_optimizer=restores_optimizer,
+            optimizer_config=optimizer,
         )
         token = None if access_token is None else Secret(text("weights_access_token", access_token))
         return self._start(config, run, token)
@@ -432,6 +438,5 @@ def _path(run_dir: str | os.PathLike[str]) -> str:
         raise ConfigError(f"run_dir is a path, got {run_dir!r}") from error
 
 
-def _only_adamw(optimizer: object) -> None:
-    if optimizer is not None:
-        raise ValidationError(f"only the default optimizer (AdamW) is known, got {optimizer!r}")
+def _family(optimizer: object) -> Mapping[str, Any] | None:
+    return None if optimizer is None else family_fields(optimizer)

@@ -25,16 +25,21 @@ from tinker_actors.types import (
     Datum,
     ForwardBackwardOutput,
     GetInfoResponse,
+    OptimParams,
     OptimStepResponse,
+    SamplingClientKind,
+    SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
     TensorData,
 )
-from tinker_actors.types.checks import finite, flag, metadata, text, whole
+from tinker_actors.types.checks import finite, flag, metadata, text, utf8, whole
 from tinker_actors.types.console import training_run_page
+from tinker_actors.types.optimizers import optimizer_params
 
 __all__ = ["TrainingClient"]
 
+MOST_RECIPIENTS = 10
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 _REQUIRED = {"cross_entropy": ("target_tokens", "weights")}
 """Inputs that a loss function cannot do without."""
@@ -118,17 +123,29 @@ class TrainingClient:
     forward_async = as_coroutine(forward)
 
     def optim_step(
-        self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
+        self, optim_params: OptimParams | None = None, *, adam_params: AdamParams | None = None
     ) -> APIFuture[OptimStepResponse]:
         """Update the weights with the gradients since the last update.
 
+        Args:
+            optim_params: of the model's optimizer: `AdamParams`, unless it was created with another.
+            adam_params: the same, by its older name.
+
         Raises:
-            ValidationError: both or neither of the parameters given, or of the wrong kind.
+            ValidationError: both or neither of the parameters given, or of another optimizer.
         """
         if (optim_params is None) == (adam_params is None):
             raise ValidationError("optim_step wants one of optim_params and adam_params")
-        operation = TrainingOperation.optim_step(AdamParams.of(optim_params or adam_params))
-        return APIFuture(self._run.submit(operation))
+        given = adam_params if optim_params is None else optim_params
+        return APIFuture(
+            self._run.submit(TrainingOperation.optim_step(optimizer_params(given, self._family)))
+        )
+
+    @property
+    def _family(self) -> str:
+        """Of the model's optimizer: what the service says, else what it was created with."""
+        told = self._info.optimizer_config
+        return str(self._run.config.optimizer["type"]) if told is None else told.type
 
     optim_step_async = as_coroutine(optim_step)
 
@@ -214,22 +231,55 @@ class TrainingClient:
 
     save_weights_for_sampler_async = as_coroutine(save_weights_for_sampler)
 
+    def save_weights_external(
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        age_encryption_recipients: Sequence[str] | None = None,
+    ) -> APIFuture[SaveWeightsExternalResponse]:
+        """Export the weights under `name`, in the format that other programs read.
+
+        `RestClient.get_external_weights_urls` says where the files can be fetched.
+
+        Args:
+            name: of the export.
+            ttl_seconds: its life, an hour to ten years; None means for ever.
+            age_encryption_recipients: whom every file is encrypted to, at most 10: `age1...` keys or SSH public keys.
+
+        Raises:
+            ValidationError: an argument is malformed.
+        """
+        content = msgspec.structs.replace(
+            _save_content(name, ttl_seconds, None),
+            age_encryption_recipients=_recipients(age_encryption_recipients),
+        )
+        return APIFuture(self._run.submit(TrainingOperation.save(Kind.SAVE_EXTERNAL, content)))
+
+    save_weights_external_async = as_coroutine(save_weights_external)
+
     def save_weights_and_get_sampling_client(
         self,
         name: str | None = None,
         retry_config: Any = None,  # noqa: ARG002 - the SDK's; ours retries by rules of its own
         record_stability_info: bool = False,
-        kind: str = "snapshot",
+        kind: SamplingClientKind = "snapshot",
     ) -> ClientFuture[SamplingClient]:
         """Save what sampling needs, under `name` or under none, and sample from it.
 
+        Args:
+            name: of the save; None makes one that lasts as long as the session.
+            retry_config: without effect: requests are repeated by rules of our own.
+            record_stability_info: have the service keep what `stable_reinforce` needs of each sequence.
+            kind: "snapshot" samples from these weights for ever; "inflight", of an unnamed save alone, from these or
+                from what later saves of that kind bring.
+
         Raises:
-            ValidationError: the name is malformed, or `kind` is not "snapshot".
+            ValidationError: the name or `kind` is wrong.
         """
-        if kind != "snapshot":
-            raise ValidationError(f'kind must be "snapshot", got {kind!r}')
         keeps_stability = flag("record_stability_info", record_stability_info)
-        content = SaveContent() if name is None else _save_content(name, None, None)
+        content = SaveContent(kind=_sampler_kind(kind, name))
+        if name is not None:
+            content = _save_content(name, None, None)
         saved = self._run.submit(TrainingOperation.save(Kind.SAVE_FOR_SAMPLER, content))
         client: Future[SamplingClient] = Future()
         client.set_running_or_notify_cancel()
@@ -317,6 +367,24 @@ def _save_content(
         overwrite=flag("overwrite", overwrite),
         user_metadata=metadata("user_metadata", user_metadata) or None,
     )
+
+
+def _sampler_kind(kind: Any, name: str | None) -> SamplingClientKind:
+    if kind == "snapshot" or (kind == "inflight" and name is None):
+        return "inflight" if kind == "inflight" else "snapshot"
+    if kind == "inflight":
+        raise ValidationError(f"an inflight sampler has no name, as its weights change; got {name!r}")
+    raise ValidationError(f'kind must be "snapshot" or "inflight", got {kind!r}')
+
+
+def _recipients(given: Any) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) > MOST_RECIPIENTS:
+        raise ValidationError(
+            f"age_encryption_recipients is a list of at most {MOST_RECIPIENTS} public keys, got {given!r}"
+        )
+    return tuple(utf8("a recipient of an export", one) for one in given)
 
 
 def _copy_outcome(done: "Future[Any]", to: "Future[Any]") -> None:

@@ -3,6 +3,7 @@
 from tinker_actors.types.checkpoints import (
     CheckpointKind,
     CheckpointPath,
+    SamplingClientKind,
     SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
@@ -16,6 +17,15 @@ from tinker_actors.types.chunks import (
     token_ids,
 )
 from tinker_actors.types.data import Datum, ModelInput
+from tinker_actors.types.optimizers import (
+    AdamOptimizerConfig,
+    AdamParams,
+    DimuonOptimizerConfig,
+    DimuonParams,
+    OptimizerConfig,
+    OptimizerFamily,
+    OptimParams,
+)
 from tinker_actors.types.provenance import PromptProvenanceSpan, ProvenanceSpans, SampledProvenanceSpan
 from tinker_actors.types.rest import (
     AccessScope,
@@ -28,7 +38,6 @@ from tinker_actors.types.rest import (
     GetSamplerResponse,
     GetSessionResponse,
     ListSessionsResponse,
-    OptimizerFamily,
     ParsedCheckpointTinkerPath,
     SessionSearchCursor,
     SessionSearchOwner,
@@ -52,17 +61,16 @@ from tinker_actors.types.sessions import ServerCapabilities, SupportedModel
 from tinker_actors.types.tensors import DType, TensorData
 from tinker_actors.types.topk import TopkLogprobs
 from tinker_actors.types.training import (
-    AdamParams,
     ForwardBackwardOutput,
     GetInfoResponse,
     LoraConfig,
     ModelData,
-    OptimizerConfig,
     OptimStepResponse,
 )
 
 __all__ = [
     "AccessScope",
+    "AdamOptimizerConfig",
     "AdamParams",
     "Checkpoint",
     "CheckpointArchiveUrlResponse",
@@ -74,6 +82,8 @@ __all__ = [
     "Cursor",
     "DType",
     "Datum",
+    "DimuonOptimizerConfig",
+    "DimuonParams",
     "DmelChunk",
     "EncodedTextChunk",
     "ExternalWeightsUrlsResponse",
@@ -87,6 +97,7 @@ __all__ = [
     "LoraConfig",
     "ModelData",
     "ModelInput",
+    "OptimParams",
     "OptimStepResponse",
     "OptimizerConfig",
     "OptimizerFamily",
@@ -97,6 +108,7 @@ __all__ = [
     "SampleResponse",
     "SampledProvenanceSpan",
     "SampledSequence",
+    "SamplingClientKind",
     "SamplingParams",
     "SaveWeightsExternalResponse",
     "SaveWeightsForSamplerResponse",

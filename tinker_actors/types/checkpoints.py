@@ -10,11 +10,14 @@ from tinker_actors.types.console import checkpoint_page, playground_page
 __all__ = [
     "CheckpointKind",
     "CheckpointPath",
+    "SamplingClientKind",
     "SaveWeightsExternalResponse",
     "SaveWeightsForSamplerResponse",
     "SaveWeightsResponse",
 ]
 
+SamplingClientKind = Literal["snapshot", "inflight"]
+"""Which weights a sampler of an unnamed save has: these, or the newest of the model's."""
 CheckpointKind = Literal["weights", "sampler_weights", "external_weights"]
 _KINDS: tuple[CheckpointKind, ...] = ("weights", "sampler_weights", "external_weights")
 

@@ -11,6 +11,7 @@ import msgspec
 
 from tinker_actors.errors import ConfigError, TinkerPathError
 from tinker_actors.types.checkpoints import CheckpointPath
+from tinker_actors.types.optimizers import OptimizerFamily
 
 __all__ = [
     "AccessScope",
@@ -23,7 +24,6 @@ __all__ = [
     "GetSamplerResponse",
     "GetSessionResponse",
     "ListSessionsResponse",
-    "OptimizerFamily",
     "ParsedCheckpointTinkerPath",
     "SessionSearchCursor",
     "SessionSearchOwner",
@@ -184,13 +184,6 @@ class ExternalWeightsUrlsResponse(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _read_times(self, "expires")
-
-
-class OptimizerFamily(msgspec.Struct, frozen=True, kw_only=True):
-    """The optimizer that a checkpoint's model had."""
-
-    type: str = "adamw"
-    """Family."""
 
 
 class WeightsInfoResponse(msgspec.Struct, frozen=True, kw_only=True):

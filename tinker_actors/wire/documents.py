@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from tinker_actors.types import LoraConfig, ModelInput, OptimizerConfig, SamplingParams
+from tinker_actors.types import AdamOptimizerConfig, LoraConfig, ModelInput, SamplingParams
 
 __all__ = [
     "ClientConfigRequest",
@@ -87,7 +87,7 @@ class CreateModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     model_seq_id: int
     base_model: str
     lora_config: LoraConfig
-    optimizer_config: OptimizerConfig = OptimizerConfig()
+    optimizer_config: AdamOptimizerConfig = AdamOptimizerConfig()
     user_metadata: Mapping[str, Any] | UnsetType = UNSET
     type: str = "create_model"
 
@@ -202,7 +202,7 @@ class LoadWeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str | UnsetType = UNSET
     model_seq_id: int | UnsetType = UNSET
     base_model: str | UnsetType = UNSET
-    optimizer_config: OptimizerConfig | UnsetType = UNSET
+    optimizer_config: AdamOptimizerConfig | UnsetType = UNSET
     user_metadata: Mapping[str, Any] | UnsetType = UNSET
     weights_access_token: str | UnsetType = UNSET
     type: str = "load_weights"
