@@ -107,6 +107,33 @@ def test_each_status_has_the_class_of_the_official_sdk(status: int, name: str) -
 
 
 @pytest.mark.parametrize(
+    ("status", "body", "category"),
+    [
+        (400, None, "user"),
+        (404, {"category": "odd"}, "user"),
+        (400, {"category": "SERVER"}, "server"),
+        (408, None, "server"),
+        (410, None, "server"),
+        (429, None, "server"),
+        (503, {"category": "user"}, "user"),
+        (503, None, "server"),
+        (301, None, "unknown"),
+    ],
+)
+def test_a_refusal_says_who_must_act(status: int, body: object, category: str) -> None:
+    assert APIStatusError.of(status, body).category == category
+
+
+def test_errors_have_the_bases_and_attributes_of_the_official_sdk() -> None:
+    error = APIStatusError.of(404, {"detail": "gone"})
+    assert (error.status_code, error.message) == (404, "the service answered 404: gone")
+    for kind in (ta.APIConnectionError, ta.APITimeoutError, APIStatusError, ta.APIResponseValidationError):
+        assert issubclass(kind, ta.APIError)
+    assert not issubclass(ta.RequestFailedError, ta.APIError)
+    assert ta.TinkerError is TinkerActorsError
+
+
+@pytest.mark.parametrize(
     ("body", "words"),
     [
         ({"detail": "gone"}, "gone"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinker_actors.errors import (
     APIConnectionError,
+    APIError,
     APIResponseValidationError,
     APIStatusError,
     APITimeoutError,
@@ -38,6 +39,7 @@ from tinker_actors.errors import (
     StartFailedError,
     StepVoidError,
     TinkerActorsError,
+    TinkerError,
     TinkerPathError,
     TLSError,
     UnprocessableEntityError,
@@ -142,6 +144,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "APIConnectionError",
+    "APIError",
     "APIFuture",
     "APIResponseValidationError",
     "APIStatusError",
@@ -210,6 +213,7 @@ __all__ = [
     "TLSError",
     "TensorData",
     "TinkerActorsError",
+    "TinkerError",
     "TinkerPathError",
     "TopkLogprobs",
     "TrainingClient",

@@ -1,9 +1,11 @@
 """Every exception of the project, in one tree.
 
-Branches say who must act; facts are attributes, not text. All survive `pickle`.
+Branches say who must act; facts are attributes, not text. All survive `pickle`. Classes and attributes that the
+official SDK has, too, have its names: `TinkerError` is the root, `APIError` the base of what comes of the network and of
+the service's answers.
 
 ```text
-TinkerActorsError
+TinkerActorsError = TinkerError
 ├── the caller
 │   ├── ValidationError (ValueError)            an argument is wrong; nothing was sent
 │   │   ├── ShapeError                          arrays whose shapes do not fit together
@@ -44,6 +46,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "APIConnectionError",
+    "APIError",
     "APIResponseValidationError",
     "APIStatusError",
     "APITimeoutError",
@@ -75,6 +78,7 @@ __all__ = [
     "StepVoidError",
     "TLSError",
     "TinkerActorsError",
+    "TinkerError",
     "TinkerPathError",
     "UnprocessableEntityError",
     "ValidationError",
@@ -82,6 +86,7 @@ __all__ = [
 ]
 
 
+_CATEGORIES = frozenset({"user", "server", "unknown"})
 _MOST_WORDS = 500
 """Characters of an answer that an error's text repeats; the rest is in its `body`."""
 
@@ -98,8 +103,17 @@ def _rebuild(
 class TinkerActorsError(Exception):
     """Root of the tree: catch it to catch everything this project raises."""
 
+    @property
+    def message(self) -> str:
+        """Its text."""
+        return str(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+TinkerError = TinkerActorsError
+"""The official SDK's name for the root."""
 
 
 # The caller -------------------------------------------------------------------------------------
@@ -124,7 +138,11 @@ class ConfigError(TinkerActorsError, ValueError):
 # The network ------------------------------------------------------------------------------------
 
 
-class APIConnectionError(TinkerActorsError, ConnectionError):
+class APIError(TinkerActorsError):
+    """A request went wrong on its way, or in its answer."""
+
+
+class APIConnectionError(APIError, ConnectionError):
     """No answer came from the service."""
 
 
@@ -139,7 +157,7 @@ class TLSError(APIConnectionError):
 # The service ------------------------------------------------------------------------------------
 
 
-class APIStatusError(TinkerActorsError):
+class APIStatusError(APIError):
     """The service answered with a status that is not a success."""
 
     status: int
@@ -172,6 +190,21 @@ class APIStatusError(TinkerActorsError):
         super().__init_subclass__(**kwargs)
         if status is not None:
             APIStatusError._by_status[status] = cls
+
+    @property
+    def status_code(self) -> int:
+        """The HTTP status, by the official SDK's name."""
+        return self.status
+
+    @property
+    def category(self) -> str:
+        """Who must act: "user", "server" or "unknown"; what the answer says, else what its status means."""
+        told = str(self.body.get("category")).lower() if isinstance(self.body, dict) else ""
+        if told in _CATEGORIES:
+            return told
+        if self.status < 400:  # noqa: PLR2004
+            return "unknown"
+        return "server" if self.status >= 500 or self.status in (408, 410, 429) else "user"  # noqa: PLR2004
 
     @property
     def is_of_an_edge(self) -> bool:
@@ -259,7 +292,7 @@ class InternalServerError(APIStatusError):
     """The service failed (any 5xx)."""
 
 
-class APIResponseValidationError(TinkerActorsError):
+class APIResponseValidationError(APIError):
     """The service's answer cannot be understood."""
 
 
