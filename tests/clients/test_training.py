@@ -116,3 +116,21 @@ def test_a_sampler_in_flight_is_asked_for_as_one(recorder: Recorder, training: t
 def test_a_sampler_in_flight_has_no_name(training: ta.TrainingClient) -> None:
     with pytest.raises(ta.ValidationError, match="has no name"):
         training.save_weights_and_get_sampling_client("a", kind="inflight")
+
+
+def test_a_checkpoint_is_not_loaded_into_a_model_that_exists(
+    recorder: Recorder, training: ta.TrainingClient
+) -> None:
+    path = "tinker://session-0:train:0/weights/a"
+    with pytest.raises(
+        ta.ValidationError, match=r"ServiceClient.create_training_client_from_state\(\"tinker"
+    ):
+        training.load_state(path)
+    with pytest.raises(
+        ta.ValidationError, match=r"from_state_with_optimizer\(.*, weights_access_token"
+    ) as caught:
+        training.load_state_with_optimizer(path, "secret")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ta.TinkerPathError):
+        training.load_state("here")
+    assert recorder.to("load_weights") == []

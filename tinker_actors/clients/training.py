@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
@@ -327,6 +327,26 @@ class TrainingClient:
             record_stability_info=record_stability_info,
         )
 
+    def load_state(self, path: str, weights_access_token: str | None = None) -> NoReturn:
+        """Refused: services load only into a model that did nothing yet, which is what creating one from state does.
+
+        Raises:
+            ValidationError: always; it names the call to make.
+        """
+        raise _not_here("create_training_client_from_state", path, weights_access_token)
+
+    load_state_async = as_coroutine(load_state)
+
+    def load_state_with_optimizer(self, path: str, weights_access_token: str | None = None) -> NoReturn:
+        """Refused, as `load_state` is.
+
+        Raises:
+            ValidationError: always; it names the call to make.
+        """
+        raise _not_here("create_training_client_from_state_with_optimizer", path, weights_access_token)
+
+    load_state_with_optimizer_async = as_coroutine(load_state_with_optimizer)
+
     # Looking -------------------------------------------------------------------------------------
 
     def get_info(self) -> GetInfoResponse:
@@ -366,6 +386,15 @@ def _save_content(
         ttl_seconds=None if ttl_seconds is None else whole("ttl_seconds", ttl_seconds, least=1),
         overwrite=flag("overwrite", overwrite),
         user_metadata=metadata("user_metadata", user_metadata) or None,
+    )
+
+
+def _not_here(instead: str, path: Any, access_token: str | None) -> ValidationError:
+    checkpoint = CheckpointPath.parse(path, kind="weights")
+    token = "" if access_token is None else ", weights_access_token=..."
+    return ValidationError(
+        "a checkpoint is loaded into a new model alone, got a model that exists; "
+        f'use ServiceClient.{instead}("{checkpoint}"{token})'
     )
 
 

@@ -64,9 +64,15 @@ from tinker_actors.types.training import (
     ForwardBackwardOutput,
     GetInfoResponse,
     LoraConfig,
+    LossFnType,
     ModelData,
     OptimStepResponse,
 )
+
+# The official SDK's names of the same.
+GetServerCapabilitiesResponse = ServerCapabilities
+ModelInputChunk = Chunk
+TensorDtype = DType
 
 __all__ = [
     "AccessScope",
@@ -90,13 +96,16 @@ __all__ = [
     "ForwardBackwardOutput",
     "GetInfoResponse",
     "GetSamplerResponse",
+    "GetServerCapabilitiesResponse",
     "GetSessionResponse",
     "ImageAssetPointerChunk",
     "ImageChunk",
     "ListSessionsResponse",
     "LoraConfig",
+    "LossFnType",
     "ModelData",
     "ModelInput",
+    "ModelInputChunk",
     "OptimParams",
     "OptimStepResponse",
     "OptimizerConfig",
@@ -123,6 +132,7 @@ __all__ = [
     "StopReason",
     "SupportedModel",
     "TensorData",
+    "TensorDtype",
     "TopkLogprobs",
     "TrainingRun",
     "TrainingRunsResponse",

@@ -1,5 +1,7 @@
 """What training asks for and gives back."""
 
+from typing import Literal, TypeAlias
+
 import msgspec
 
 from tinker_actors.types.optimizers import OptimizerFamily
@@ -9,9 +11,15 @@ __all__ = [
     "ForwardBackwardOutput",
     "GetInfoResponse",
     "LoraConfig",
+    "LossFnType",
     "ModelData",
     "OptimStepResponse",
 ]
+
+LossFnType: TypeAlias = Literal[
+    "cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "stable_reinforce", "custom"
+]
+"""The losses that services are known to have; the methods take any name."""
 
 
 class LoraConfig(msgspec.Struct, frozen=True, kw_only=True):
