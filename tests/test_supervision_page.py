@@ -1,5 +1,6 @@
 """`supervision.md` draws the tree as it is built."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tinker_actors.actors.session import AGAIN_S
 from tinker_actors.actors.tree import service_spec
 from tinker_actors.api.sessions import HEARTBEAT_TIMEOUT_S
 from tinker_actors.supervision import (
+    BreakerSettings,
     ChildInfo,
     ChildSpec,
     Kind,
@@ -43,7 +45,8 @@ def drawn() -> list[Line]:
 
 def built(node: TreeNode, depth: int = 0) -> Iterator[tuple[int, str]]:
     yield depth, node.id
-    for child in node.children:
+    # Each operation that was called has a breaker; one of them stands for all.
+    for child in node.children[:1] if node.id == "breakers" else node.children:
         yield from built(child, depth + 1)
 
 
@@ -75,6 +78,9 @@ def test_the_drawing_has_the_actors_that_there_are_in_their_order(service: ta.Se
 
 def test_the_drawing_says_how_workers_are_restarted(service: ta.ServiceClient) -> None:
     notes = {line.name: line.note for line in drawn()}
+    breakers = service.tree().find("service/breakers")
+    assert breakers is not None
+    notes |= {child.id: notes[breakers.children[0].id] for child in breakers.children}
     for child in children(service, service.tree()):
         if child.kind is Kind.WORKER:
             assert notes[child.id].startswith(f"{child.restart};")
@@ -105,6 +111,11 @@ def defaults(section: str) -> list[str]:
     text = PAGE.read_text().split(f"## {section}\n")[1].split("\n## ")[0]
     rows = text.split("| setting | default |\n|---|---|\n")[1].split("\n\n")[0].splitlines()
     return [row.strip("|").split("|")[1].strip() for row in rows]
+
+
+def test_the_page_has_the_defaults_of_the_breakers() -> None:
+    fields = dataclasses.fields(BreakerSettings)
+    assert defaults("Circuit breakers") == [str(field.default) for field in fields]
 
 
 def test_the_page_has_the_defaults_of_the_session() -> None:

@@ -15,6 +15,7 @@ from tinker_actors.errors import (
     AuthenticationError,
     BadRequestError,
     BillingError,
+    CircuitOpenError,
     CommandRefusedError,
     ConfigError,
     ConflictError,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from tinker_actors.clients.service import ServiceClient
     from tinker_actors.clients.training import TrainingClient
     from tinker_actors.config import RecoveryPolicy
+    from tinker_actors.supervision import BreakerSettings
     from tinker_actors.types import (
         AdamOptimizerConfig,
         AdamParams,
@@ -107,6 +109,7 @@ _HOMES = {
     "clients.service": ["ServiceClient"],
     "clients.training": ["TrainingClient"],
     "config": ["RecoveryPolicy"],
+    "supervision": ["BreakerSettings"],
     "types": [
         "AdamOptimizerConfig",
         "AdamParams",
@@ -164,8 +167,10 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BillingError",
+    "BreakerSettings",
     "Checkpoint",
     "CheckpointType",
+    "CircuitOpenError",
     "ClientFuture",
     "CommandRefusedError",
     "ConfigError",

@@ -12,9 +12,10 @@ TinkerActorsError = TinkerError
 │   │   └── TinkerPathError                     not a tinker:// path of the kind wanted
 │   └── ConfigError (ValueError)                settings, run directories, child specs
 ├── the network
-│   └── APIConnectionError (ConnectionError)    no answer came
-│       ├── APITimeoutError (TimeoutError)      no answer came in time
-│       └── TLSError                            no TLS with what listens there: no repetition helps
+│   ├── APIConnectionError (ConnectionError)    no answer came
+│   │   ├── APITimeoutError (TimeoutError)      no answer came in time
+│   │   └── TLSError                            no TLS with what listens there: no repetition helps
+│   └── CircuitOpenError (ConnectionError)      too many calls failed of late: nothing was sent
 ├── the service
 │   ├── APIStatusError                          an answer with a status that is no success
 │   │   ├── BadRequestError 400   AuthenticationError 401   BillingError 402
@@ -53,6 +54,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BillingError",
+    "CircuitOpenError",
     "CommandRefusedError",
     "ConfigError",
     "ConflictError",
@@ -152,6 +154,22 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 
 class TLSError(APIConnectionError):
     """The two sides cannot agree on TLS, or the certificate is not trusted."""
+
+
+class CircuitOpenError(TinkerActorsError, ConnectionError):
+    """The circuit breaker of this endpoint is open, because too many calls to it failed; nothing was sent."""
+
+    endpoint: str
+    """Name of the operation in the API, such as "asample"."""
+    retry_after_s: float
+    """Seconds after which it is worth another try."""
+
+    def __init__(self, endpoint: str, retry_after_s: float) -> None:
+        super().__init__(
+            f"too many calls of {endpoint} failed: nothing was sent; try again in {retry_after_s:.1f} s"
+        )
+        self.endpoint = endpoint
+        self.retry_after_s = retry_after_s
 
 
 # The service ------------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ import msgspec
 
 __all__ = [
     "CheckpointSaved",
+    "CircuitClosed",
+    "CircuitHalfOpened",
+    "CircuitOpened",
     "GradientDropped",
     "HeartbeatMissed",
     "JournalParked",
@@ -106,6 +109,30 @@ class OperationDeprecated(RuntimeEvent, frozen=True, kw_only=True):
     """The service's words."""
     is_urgent: bool
     """Whether the service calls it an error."""
+
+
+class CircuitOpened(RuntimeEvent, frozen=True, kw_only=True):
+    """Too many calls of an operation failed: it is not called for a while."""
+
+    operation: str
+    open_s: float
+    """How long."""
+    trips: int
+    """How often that happened since its calls last succeeded, this time included."""
+
+
+class CircuitHalfOpened(RuntimeEvent, frozen=True, kw_only=True):
+    """An operation is tried again, with few calls."""
+
+    operation: str
+
+
+class CircuitClosed(RuntimeEvent, frozen=True, kw_only=True):
+    """An operation is called as usual again."""
+
+    operation: str
+    refused: int
+    """Calls that were ever refused."""
 
 
 class QueueStateChanged(RuntimeEvent, frozen=True, kw_only=True):

@@ -1,18 +1,17 @@
 """The network's actor, with a transport that a test answers for."""
 
-import asyncio
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 from harness import WAIT_S
+from network import CALL, EXPECTED, HANDLE, JSON, SAVED, Bench, Flags, answers, no_flags
 
-from tinker_actors.actors.futures import Settler
-from tinker_actors.actors.published import Endpoint, Published
+from tinker_actors.actors.published import Endpoint
 from tinker_actors.actors.transport import (
     Accepted,
     Answered,
@@ -21,146 +20,18 @@ from tinker_actors.actors.transport import (
     Failed,
     Fetch,
     Send,
-    TransportActor,
 )
-from tinker_actors.api.futures import json_result
-from tinker_actors.config import RecoveryPolicy, Settings
 from tinker_actors.errors import (
     APIConnectionError,
     AuthenticationError,
     ConflictError,
     OutcomeUnknownError,
-    TinkerActorsError,
 )
 from tinker_actors.events import OperationDeprecated, QueueStateChanged, RequestRetried
-from tinker_actors.journal.store import Store
-from tinker_actors.supervision import ActorTree, ChildSpec, ChildStarted, Kind, SupervisedActor, Supervisor
+from tinker_actors.supervision import ChildStarted
 from tinker_actors.supervision.testing import crash, expect
-from tinker_actors.types import SaveWeightsResponse
-from tinker_actors.wire.calls import Answer, Call, read_json
+from tinker_actors.wire.calls import Answer, Call
 from tinker_actors.wire.documents import FutureHandle
-from tinker_actors.wire.retry import PATIENT
-
-JSON = {"content-type": "application/json"}
-HANDLE = Answer(200, JSON, b'{"request_id": "7"}')
-SAVED = Answer(200, JSON, b'{"path": "tinker://m/weights/n"}')
-EXPECTED = json_result("SaveWeights", SaveWeightsResponse)
-CALL: Call[FutureHandle] = Call(
-    operation="save_weights", path="save_weights", retry=PATIENT, read=read_json(FutureHandle)
-)
-
-HERE = Endpoint("http://host")
-
-Script = Callable[[Call[Any], str], Answer | None]
-
-
-Flags = Callable[[Call[Any]], Answer]
-
-
-def no_flags(_call: Call[Any]) -> Answer:
-    """A server that has no such endpoint."""
-    return Answer(404, JSON, b"{}")
-
-
-class Scripted:
-    """A transport that asks a function for its answers; one that gives none hangs for ever."""
-
-    def __init__(self, script: Script, flags: Flags) -> None:
-        self._script, self._flags = script, flags
-        self.seen: list[tuple[str, str]] = []
-        """Path and key of each request."""
-        self.is_hanging = threading.Event()
-
-    async def send(self, call: Call[Any], base_url: str) -> Answer:
-        self.seen.append((call.path, call.headers["x-api-key"]))
-        if call.path.startswith(("client/", "auth/")):
-            return self._flags(call)
-        answer = self._script(call, base_url)
-        if answer is not None:
-            return answer
-        self.is_hanging.set()
-        await asyncio.Event().wait()
-        raise AssertionError("nobody sets that event")
-
-    async def close(self) -> None:
-        pass
-
-
-class Receiver(SupervisedActor):
-    """Puts what it is told where the test finds it."""
-
-    def __init__(self, received: "queue.Queue[object]") -> None:
-        super().__init__()
-        self._received = received
-
-    def on_receive(self, message: Any) -> None:
-        self._received.put(message)
-
-
-class Bench:
-    """A transport actor and somebody to answer to."""
-
-    def __init__(self, script: Script, endpoint: Endpoint | None = HERE, *, flags: Flags = no_flags) -> None:
-        settings = Settings.resolve(base_url="http://host", api_key="tml-x", environment={})
-        self.store, self.settler = Store(None), Settler()
-        self.published = Published(
-            settings=settings,
-            policy=RecoveryPolicy(),
-            store=self.store,
-            settler=self.settler,
-            directory=None,
-            server_directory=None,
-            user_metadata={},
-            display_name=None,
-        )
-        self.published.endpoint = endpoint
-        self.transport = Scripted(script, flags)
-        self.received: queue.Queue[object] = queue.Queue()
-        children = [
-            ChildSpec("transport", lambda: TransportActor(self.published, lambda: self.transport)),
-            ChildSpec("receiver", lambda: Receiver(self.received)),
-        ]
-        self.tree = ActorTree(ChildSpec("root", lambda: Supervisor(children), kind=Kind.SUPERVISOR), seed=1)
-        self.tree.start()
-        self.address = self.tree.address("root/transport")
-
-    def send(self, tag: str, owner: str = "") -> None:
-        self.address.tell(Send(CALL, tag, self.tree.address("root/receiver"), owner, EXPECTED))
-
-    def next(self) -> object:
-        return self.received.get(timeout=WAIT_S)
-
-    def close(self) -> None:
-        self.tree.stop(10)
-        self.settler.close(10)
-        self.store.close()
-
-
-@pytest.fixture
-def bench() -> Iterator[Callable[..., Bench]]:
-    """Makes benches, and ends them."""
-    made: list[Bench] = []
-
-    def make(*arguments: Any, **options: Any) -> Bench:
-        made.append(Bench(*arguments, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def answers(*outcomes: Answer | TinkerActorsError | None) -> Script:
-    """One outcome after the other, whatever is sent."""
-    waiting = iter(outcomes)
-
-    def script(_call: Call[Any], _base_url: str) -> Answer | None:
-        outcome = next(waiting)
-        if isinstance(outcome, TinkerActorsError):
-            raise outcome
-        return outcome
-
-    return script
 
 
 def test_a_request_is_told_when_it_is_accepted_and_when_its_result_is_there(
@@ -207,7 +78,7 @@ def test_the_outcome_of_what_was_under_way_at_a_crash_is_unknown(bench: Callable
     one.send("a")
     assert isinstance(one.next(), Accepted)
     assert one.transport.is_hanging.wait(WAIT_S)
-    with expect(one.tree, ChildStarted, path="root/transport", timeout_s=WAIT_S):
+    with expect(one.tree, ChildStarted, path="service/transport", timeout_s=WAIT_S):
         crash(one.address)
     failed = one.next()
     assert isinstance(failed, Failed)
@@ -386,7 +257,7 @@ def test_a_service_that_wants_to_know_is_told_of_samples_nobody_waits_for(
 
     one = bench(script, flags=give)
     sample = msgspec.structs.replace(CALL, operation="asample", path="asample")
-    one.address.tell(Send(sample, "a", one.tree.address("root/receiver"), "owner", EXPECTED))
+    one.address.tell(Send(sample, "a", one.tree.address("service/receiver"), "owner", EXPECTED))
     assert isinstance(one.next(), Accepted)
     assert one.transport.is_hanging.wait(WAIT_S)
     one.address.tell(Cancel("owner"))

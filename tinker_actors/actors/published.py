@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from tinker_actors.actors.circuits import Circuits
 from tinker_actors.actors.futures import Settler
 from tinker_actors.actors.liveness import Pulse
 from tinker_actors.api.codecs import Capabilities, Codec
@@ -16,6 +17,7 @@ from tinker_actors.journal.store import Store
 from tinker_actors.supervision import ChildSpec
 
 __all__ = [
+    "BREAKERS",
     "HEARTBEAT",
     "JOURNAL",
     "LOCAL_SERVER",
@@ -28,6 +30,7 @@ __all__ = [
 
 JOURNAL = "service/journal"
 TRANSPORT = "service/transport"
+BREAKERS = "service/breakers"
 LOCAL_SERVER = "service/local-server"
 HEARTBEAT = "service/session/heartbeat"
 TRAINING = "service/session/training"
@@ -57,6 +60,7 @@ class Published:
         server_directory: Path | None,
         user_metadata: dict[str, Any],
         display_name: str | None,
+        circuits: Circuits | None = None,
     ) -> None:
         self.settings = settings
         self.policy = policy
@@ -77,10 +81,12 @@ class Published:
         """Those that may change; likewise."""
         self.capabilities = Capabilities(codec=None if settings.codec is None else Codec(settings.codec))
         """What else is known of the server; likewise."""
+        self.circuits = circuits or Circuits()
+        """Which operations are called as usual, and which are not; the transport actor adds to them."""
         self.pulse: Pulse | None = None
         """The session, and how alive it is; written by the heartbeat actor, None before there is one."""
         self._lock = threading.Lock()
-        self._children: dict[str, dict[str, ChildSpec]] = {TRAINING: {}, SAMPLING: {}}
+        self._children: dict[str, dict[str, ChildSpec]] = {BREAKERS: {}, TRAINING: {}, SAMPLING: {}}
         self._closers: dict[object, Callable[[BaseException], None]] = {}
         self._stopped: BaseException | None = None
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tinker_actors.actors.circuits import Circuits
 from tinker_actors.actors.futures import Settler
 from tinker_actors.actors.journal import LoadHistory
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, SAMPLING, TRAINING, TRANSPORT, Published
@@ -50,6 +51,7 @@ class Runtime:
         run_dir: the run directory; None keeps the journal in memory.
         user_metadata: of the session.
         display_name: of the session.
+        circuits: what admits its calls.
 
     Raises:
         JournalError: the run directory cannot be used.
@@ -63,11 +65,12 @@ class Runtime:
         run_dir: str | None,
         user_metadata: dict[str, Any],
         display_name: str | None,
+        circuits: Circuits | None = None,
     ) -> None:
         self._pid = os.getpid()
         self._directory = None if run_dir is None else RunDirectory(run_dir)
         try:
-            self._open(settings, policy, user_metadata, display_name)
+            self._open(settings, policy, user_metadata, display_name, circuits or Circuits())
         except BaseException:
             self._release()
             raise
@@ -78,6 +81,7 @@ class Runtime:
         policy: RecoveryPolicy,
         user_metadata: dict[str, Any],
         display_name: str | None,
+        circuits: Circuits,
     ) -> None:
         directory = None if self._directory is None else self._directory.path
         self._store = Store(None if directory is None else directory / "journal.db")
@@ -97,6 +101,7 @@ class Runtime:
             server_directory=server_directory if settings.is_local else None,
             user_metadata=user_metadata,
             display_name=display_name,
+            circuits=circuits,
         )
         self.tree = ActorTree(service_spec(self.published))
         self.tree.events.subscribe(self._on_event)

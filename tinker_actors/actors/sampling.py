@@ -220,7 +220,14 @@ class SamplingActor(SupervisedActor):
         number, self._next = self._next, self._next + 1
         self._under_way[number] = submission
         order = submission.request
-        call = asample(self._session_id, number, order.prompt, order.sampling_params, order.options)
+        call = asample(
+            self._session_id,
+            number,
+            order.prompt,
+            order.sampling_params,
+            order.options,
+            when_open=self._published.circuits.sampling,
+        )
         self._transport.tell(
             Send(call, number, self.context.me, owner=self._owner(number), expected=sample_result)
         )

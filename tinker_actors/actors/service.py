@@ -21,8 +21,8 @@ class NamedChildren(DynamicSupervisor):
     A dynamic supervisor starts empty; what runs and samplers there are must outlive its restart.
     """
 
-    def __init__(self, published: Published) -> None:
-        super().__init__(max_restarts=3, within_s=60.0)
+    def __init__(self, published: Published, max_restarts: int = 3) -> None:
+        super().__init__(max_restarts=max_restarts, within_s=60.0)
         self._published = published
 
     def on_start(self) -> None:

@@ -25,6 +25,7 @@ from tinker_actors.errors import (
     APIConnectionError,
     APIResponseValidationError,
     APITimeoutError,
+    CircuitOpenError,
     ConfigError,
     ConflictError,
     FutureExpiredError,
@@ -364,7 +365,13 @@ class TrainingActor(SupervisedActor):
                 self._restore(f"the service lost the model or a result of it ({error})")
             case ConflictError() if not accepted:
                 self._halt(f"the service has another request under the id of {pending.record.kind}: {error}")
-            case APIConnectionError() | InternalServerError() | RateLimitError() | APITimeoutError():
+            case (
+                APIConnectionError()
+                | CircuitOpenError()
+                | InternalServerError()
+                | RateLimitError()
+                | APITimeoutError()
+            ):
                 self._halt(error)
             case _:
                 self._fail(outbox, pending, error)

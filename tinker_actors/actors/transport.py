@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tinker_actors.actors.admission import Admission
 from tinker_actors.actors.bytes import ByteBudget
 from tinker_actors.actors.futures import forbid_waiting
 from tinker_actors.actors.identity import Identity, is_token_rejected
@@ -200,6 +201,7 @@ class TransportActor(SupervisedActor):
             self._published.settings.credential, self._exchange, self.context.clock.now, self._random
         )
         self._greeting = _Greeting()
+        self._admission = Admission(self._published, self.context, self._random)
         self._flags_due = math.inf
         self._farewells: set[asyncio.Task[None]] = set()
         self._deprecations: set[tuple[str, str]] = set()
@@ -232,6 +234,7 @@ class TransportActor(SupervisedActor):
         """Close connections; tell whoever waits that no answer will come."""
         if hasattr(self, "_loop"):
             self._is_ending = True
+            self._admission.close()
             self._loop.finish(self._transport.close, timeout_s=2.0)
         for send in self._under_way.values():
             _tell(
@@ -351,7 +354,7 @@ class TransportActor(SupervisedActor):
                 )
             case _:
                 try:
-                    return await self._once(step)
+                    return await self._admission.attempt(step, self._once)
                 except TinkerActorsError as error:
                     return error
         return None

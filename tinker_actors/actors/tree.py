@@ -27,6 +27,9 @@ def service_spec(published: Published) -> ChildSpec:
             "transport", partial(TransportActor, published), on_pending=OnPending.CARRY, max_mailbox=100_000
         ),
     ]
+    children.append(
+        ChildSpec("breakers", partial(NamedChildren, published, max_restarts=10), kind=Kind.SUPERVISOR)
+    )
     if published.settings.is_local:
         children.append(ChildSpec("local-server", partial(LocalServerActor, published)))
     children.append(ChildSpec("session", partial(_session, published), kind=Kind.SUPERVISOR))

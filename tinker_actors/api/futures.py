@@ -273,6 +273,7 @@ class _Poll:
             headers=headers,
             timeout_s=POLL_TIMEOUT_S,
             pool=Pool.FUTURE,
+            retry=PATIENT,
             read=self._expected.read,
         )
 

@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from tinker_actors.errors import APIResponseValidationError
 from tinker_actors.types import ModelInput, PromptAltTokens, SampleResponse, SamplingParams, TensorData
-from tinker_actors.wire.calls import Call, Pool, json_body, read_json
+from tinker_actors.wire.calls import Call, Pool, WhenOpen, json_body, read_json
 from tinker_actors.wire.documents import (
     CreateSamplingSessionRequest,
     FutureHandle,
@@ -89,6 +89,8 @@ def asample(
     prompt: ModelInput,
     sampling_params: SamplingParams,
     options: SampleOptions,
+    *,
+    when_open: WhenOpen = WhenOpen.FAIL,
 ) -> Call[FutureHandle]:
     """Sequences that continue `prompt`; the same ids give the same request."""
     targets, last_n = options.target_prompt_logprobs, options.prompt_logprobs_last_n
@@ -113,6 +115,7 @@ def asample(
         headers={"x-tinker-sampling-backpressure": "1"},
         pool=Pool.SAMPLE,
         retry=PATIENT,
+        when_open=when_open,
         read=read_json(FutureHandle),
     )
 

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET
 
 from tinker_actors.types import ServerCapabilities
-from tinker_actors.wire.calls import Answer, Call, Pool, json_body, read_json
+from tinker_actors.wire.calls import Answer, Call, Pool, WhenOpen, json_body, read_json
 from tinker_actors.wire.documents import CreateSessionRequest, SessionCreated, SessionRequest
 from tinker_actors.wire.retry import BRIEF, PATIENT
 
@@ -92,6 +92,7 @@ def session_heartbeat(session_id: str) -> Call[None]:
         body=json_body(SessionRequest(session_id=session_id)),
         pool=Pool.SESSION,
         timeout_s=HEARTBEAT_TIMEOUT_S,
+        when_open=WhenOpen.SEND,
         read=_nothing,
     )
 

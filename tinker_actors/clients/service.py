@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from tinker_actors.actors.circuits import Circuits
 from tinker_actors.actors.run import Run, RunConfig
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.actors.sampling import Sampler
@@ -23,7 +24,7 @@ from tinker_actors.clients.training import TrainingClient
 from tinker_actors.clients.twins import awaited
 from tinker_actors.config import RecoveryPolicy, Secret, Settings
 from tinker_actors.errors import ConfigError, ValidationError
-from tinker_actors.supervision import Address, TreeNode
+from tinker_actors.supervision import Address, BreakerSettings, TreeNode
 from tinker_actors.types import CheckpointPath, OptimizerConfig, ServerCapabilities
 from tinker_actors.types.checks import flag, metadata, text, whole
 from tinker_actors.types.console import session_page, sessions_page
@@ -56,6 +57,9 @@ class ServiceClient:
         proxy: URL of an HTTP proxy; by default what the environment says.
         transport: "fast" (extra `fast`) or "httpx"; by default `TINKER_ACTORS_TRANSPORT`, else the fast one where
             it is installed.
+        circuit_breaker: when endpoints that fail are left alone: settings for all, or by the API's name of the
+            operation.
+        sampling_waits: samples wait for a circuit that is open; by default they fail with `CircuitOpenError`.
 
     Raises:
         ConfigError: an argument or a variable of the environment is wrong.
@@ -78,6 +82,8 @@ class ServiceClient:
         default_query: Mapping[str, Any] | None = None,
         proxy: str | None = None,
         transport: str | None = None,
+        circuit_breaker: BreakerSettings | Mapping[str, BreakerSettings] | None = None,
+        sampling_waits: bool = False,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -99,6 +105,7 @@ class ServiceClient:
             None if run_dir is None else _path(run_dir),
             metadata("user_metadata", user_metadata),
             display_name,
+            Circuits(circuit_breaker, sampling_waits=flag("sampling_waits", sampling_waits)),
         )
         self._server = settings.base_url
         self._ordinals = itertools.count(1)

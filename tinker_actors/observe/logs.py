@@ -22,6 +22,7 @@ _WARNINGS = (
     "supervision.escalated",
     "supervision.poisoned",
     "supervision.stall_warning",
+    "runtime.circuit_opened",
     "runtime.gradient_dropped",
     "runtime.heartbeat_missed",
     "runtime.session_unauthorized",

@@ -10,7 +10,7 @@ import msgspec
 from tinker_actors.errors import APIResponseValidationError, APIStatusError
 from tinker_actors.wire.retry import NEVER, RetryRule, retry_after_s
 
-__all__ = ["NO_ENDPOINT", "Answer", "Call", "Pool", "json_body", "read_json"]
+__all__ = ["NO_ENDPOINT", "Answer", "Call", "Pool", "WhenOpen", "json_body", "read_json"]
 
 T = TypeVar("T")
 
@@ -30,6 +30,17 @@ class Pool(StrEnum):
     TRAIN = "train"
     SAMPLE = "sample"
     FUTURE = "future"
+
+
+class WhenOpen(StrEnum):
+    """What becomes of a call whose circuit is open."""
+
+    WAIT = "wait"
+    """It waits, for as long as it would be repeated."""
+    FAIL = "fail"
+    """It fails at once."""
+    SEND = "send"
+    """It goes nevertheless."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -104,6 +115,8 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     is_compressible: bool = False
     """Whether the body goes in zstd to a server that asks for that."""
     retry: RetryRule = NEVER
+    when_open: WhenOpen = WhenOpen.WAIT
+    """What to do while too many calls of this operation fail."""
     in_json: "Callable[[], Call[T]] | None" = None
     """Makes the same request for a server that reads no protobuf."""
     answers: frozenset[int] = frozenset()
