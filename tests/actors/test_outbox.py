@@ -59,6 +59,30 @@ def test_a_refused_request_uses_up_no_id(posted: int, left: list[list[int]], gav
     assert box.number(9, 1)[0].seq_id == left[-1][-1] + 1
 
 
+def test_an_id_that_a_refused_request_used_up_after_all_is_passed_over() -> None:
+    box = outbox(1, 1, 2)
+    box.post()
+    box.accepted()
+    box.post()
+    box.remove([2])
+    part = box.post()
+    assert part is not None
+    assert box.has_the_id_of_a_refused_one(part)
+    written = box.skip_id(part)
+    assert ids(box) == [[1], [3, 4]]
+    assert [send.seq_id for send in written] == [3, 4]
+    assert box.number(9, 1)[0].seq_id == 5
+    assert box.post() == part
+    assert not box.has_the_id_of_a_refused_one(part)
+
+
+def test_an_id_of_its_own_is_no_refused_ones() -> None:
+    box = outbox(1, 1)
+    assert box.post() == (1, 0)
+    assert not box.has_the_id_of_a_refused_one((1, 0))
+    assert not box.has_the_id_of_a_refused_one((2, 0))
+
+
 def test_operations_removed_before_they_were_posted_free_their_ids() -> None:
     box = outbox(1, 1, 1)
     box.post()

@@ -26,8 +26,8 @@ SKYRL = Profile(
 
 PROFILES = pytest.mark.parametrize(
     "profile",
-    [Profile(), Profile(announces_sizes=True), JSON_ERA, SKYRL],
-    ids=["hosted", "hosted, large", "json-era", "skyrl"],
+    [Profile(), Profile(announces_sizes=True, counts_refused=True), JSON_ERA, SKYRL],
+    ids=["hosted", "hosted otherwise", "json-era", "skyrl"],
 )
 
 
@@ -74,6 +74,20 @@ def test_a_request_that_fails_on_the_server_tells_why(recorder: Recorder, error:
         training = service.create_lora_training_client(BASE_MODEL, rank=8).result(WAIT_S)
         with pytest.raises(error, match="it failed"):
             training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)
+
+
+@PROFILES
+def test_a_name_that_is_taken_is_the_callers_error_and_nothing_else(recorder: Recorder) -> None:
+    with ta.ServiceClient(base_url=recorder.url, api_key=KEY) as service:
+        training = service.create_lora_training_client(BASE_MODEL, rank=8).result(WAIT_S)
+        path = training.save_state("a").result(WAIT_S).path
+        step(training, 0)
+        with pytest.raises(ta.ConflictError):
+            training.save_state("a").result(WAIT_S)
+        assert training.save_state("a", overwrite=True).result(WAIT_S).path == path
+        step(training, 1)
+    saves = [one for one in recorder.to("save_weights") if one.document["path"] == "a"]
+    assert len(saves) == 3 + recorder.profile.counts_refused
 
 
 @PROFILES

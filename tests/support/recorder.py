@@ -49,6 +49,8 @@ class Profile:
     """Whether ids are derived from the session's; else they are bare, and requests are numbered."""
     loads_into_session: bool = True
     """Whether load_weights makes a model of its own; else it wants one that was created just now."""
+    counts_refused: bool = False
+    """Whether a request that was refused used up its `seq_id`."""
     announces_sizes: bool = False
     """Whether results come only to who knows how large they are."""
     fails_with_400: bool = False
@@ -232,6 +234,10 @@ class _Answers:
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._results: dict[str, _Result] = {}
+        self._saved: dict[tuple[str, str], int] = {}
+        """By model and name, what was saved first."""
+        self._used_up: set[tuple[str, int]] = set()
+        """Model and order of refused requests."""
         self._numbers = itertools.count(1)
         self._session = "session-1" if profile.derives_ids else "session_0a1b2c3d"
 
@@ -242,6 +248,11 @@ class _Answers:
         first, _, rest = path.partition("/")
         submit = getattr(self, f"_submit_{path}", None)
         if submit is not None:
+            if (
+                self._profile.counts_refused
+                and (document.get("model_id"), document.get("seq_id")) in self._used_up
+            ):
+                raise _RefusedError(409, f"seq_id {document['seq_id']} was used by another request")
             return self._submitted(path, document, submit(document))
         answer: Callable[..., Any] | None = getattr(self, f"_{method.lower()}_{first}", None)
         if answer is None:
@@ -379,6 +390,10 @@ class _Answers:
         return _Result("optim_step", {"metrics": {"grad_norm": 0.75}} if self._profile.derives_ids else {})
 
     def _submit_save_weights(self, document: Any) -> _Result:
+        known = self._saved.setdefault((document["model_id"], document["path"]), document["seq_id"])
+        if known != document["seq_id"] and not document["overwrite"]:
+            self._used_up.add((document["model_id"], document["seq_id"]))
+            raise _RefusedError(409, f"there is a checkpoint {document['path']}")
         path = f"tinker://{document['model_id']}/weights/{document['path']}"
         return _Result("save_weights", {"path": path, "type": "save_weights"})
 

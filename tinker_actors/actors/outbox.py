@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from tinker_actors.api.training import SaveContent
 from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, SendRecord
 from tinker_actors.wire.calls import Answer
 
@@ -41,6 +42,13 @@ class Pending:
         return Kind(self.record.kind)
 
     @property
+    def is_named(self) -> bool:
+        """Whether it saves under a name, which somebody may have taken before."""
+        if self.kind not in (Kind.SAVE_WEIGHTS, Kind.SAVE_FOR_SAMPLER):
+            return False
+        return msgspec.json.decode(self.contents[0], type=SaveContent).name is not None
+
+    @property
     def is_complete(self) -> bool:
         """Whether every answer is there."""
         return None not in self.answers
@@ -66,6 +74,8 @@ class Outbox:
         self._queue: deque[Part] = deque()
         self._touched: set[Part] = set()
         """Requests that were posted, also those that wait to be posted again."""
+        self._refused_id = 0
+        """The id that a refused request gave up last; services may count it as used."""
 
     @property
     def model_id(self) -> str:
@@ -147,6 +157,7 @@ class Outbox:
         given_up = [part for part in self._queue if part[0] in gone and part not in self._touched]
         if self.posting is not None and self.posting[0] in gone:
             given_up.append(self.posting)
+            self._refused_id = self._pending[self.posting[0]].sends[self.posting[1]].seq_id
             self.posting = None
         freed = [self._pending[place].sends[part] for place, part in given_up]
         self._queue = deque(part for part in self._queue if part[0] not in gone)
@@ -156,11 +167,28 @@ class Outbox:
         moved = self._renumber(min(send.seq_id for send in freed)) if freed else []
         return [*(msgspec.structs.replace(send, seq_id=0) for send in freed), *moved]
 
-    def _renumber(self, seq_id: int) -> list[SendRecord]:
+    def has_the_id_of_a_refused_one(self, part: Part) -> bool:
+        """Whether the id of the request being posted was given up by one that the service refused."""
+        return part == self.posting and self._pending[part[0]].sends[part[1]].seq_id == self._refused_id
+
+    def skip_id(self, part: Part) -> list[SendRecord]:
+        """The service counts that id as used: the request takes its turn again with the next one.
+
+        Returns:
+            What is to be written before anything is posted.
+        """
+        seq_id, self._refused_id = self._refused_id, 0
+        self._touched.discard(part)
+        self.post_again(part)
+        return self._renumber(seq_id + 1, upwards=True)
+
+    def _renumber(self, seq_id: int, *, upwards: bool = False) -> list[SendRecord]:
         moved = []
         for place, part in self._queue:
             sends = self._pending[place].sends
-            if sends[part].seq_id > seq_id:
+            if upwards and (place, part) in self._touched:
+                continue
+            if (sends[part].seq_id < seq_id) if upwards else (sends[part].seq_id > seq_id):
                 sends[part] = msgspec.structs.replace(sends[part], seq_id=seq_id)
                 moved.append(sends[part])
                 seq_id += 1

@@ -363,7 +363,10 @@ class TrainingActor(SupervisedActor):
                 self._post(outbox)
             case NotFoundError() | FutureExpiredError():
                 self._restore(f"the service lost the model or a result of it ({error})")
-            case ConflictError() if not accepted:
+            case ConflictError() if not accepted and outbox.has_the_id_of_a_refused_one(part):
+                self._journal.call(Append(tuple(outbox.skip_id(part))))
+                self._post(outbox)
+            case ConflictError() if not accepted and not pending.is_named:
                 self._halt(f"the service has another request under the id of {pending.record.kind}: {error}")
             case (
                 APIConnectionError()
