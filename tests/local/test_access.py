@@ -141,7 +141,7 @@ def test_flags_are_told_to_the_key_and_everything_else_to_its_token(guarded: Any
     assert get(guarded, "get_server_capabilities", "tml-mine").status_code == 401
     token = post(guarded, "auth/token", "tml-mine").json()["jwt"]
     assert get(guarded, "healthz", token).status_code == 200
-    assert post(guarded, "client/dynamic_config", token).json() == {}
+    assert post(guarded, "client/dynamic_config", token).json() == {"sample_cancel_enabled": True}
 
 
 @pytest.mark.parametrize("path", ["client/config", "auth/token"])

@@ -15,9 +15,11 @@ def test_server_says_where_it_listens(process: Any) -> None:
     assert process.listening["port"] > 0
 
 
-@pytest.mark.parametrize("path", ["client/config", "client/dynamic_config"])
-def test_client_flags_are_left_at_their_defaults(caller: Any, path: str) -> None:
-    assert caller.ask(path, {"sdk_version": "0.38.0"}) == {}
+@pytest.mark.parametrize(
+    ("path", "flags"), [("client/config", {}), ("client/dynamic_config", {"sample_cancel_enabled": True})]
+)
+def test_client_flags_are_those_of_what_is_offered(caller: Any, path: str, flags: dict[str, bool]) -> None:
+    assert caller.ask(path, {"sdk_version": "0.38.0"}) == flags
 
 
 @pytest.mark.parametrize("key", [{}, {"X-API-Key": "other"}])

@@ -30,12 +30,12 @@ def test_json_and_protobuf_give_the_same_samples(caller: Any) -> None:
     assert plain["prompt_logprobs"][0] is None
 
 
-def test_a_repeated_sample_is_the_same_request_and_a_changed_one_a_conflict(caller: Any) -> None:
+def test_a_repeated_sample_is_the_same_request_and_a_changed_one_is_refused(caller: Any) -> None:
     sampler = caller.sampler(caller.session())
     first = caller.ask("asample", caller.sample_document(sampler))
     assert caller.ask("asample", caller.sample_document(sampler)) == first
     changed = caller.sample_document(sampler, sampling_params={"max_tokens": 9})
-    assert caller.post("asample", changed).status_code == 409
+    assert caller.post("asample", changed).status_code == 422
 
 
 def test_samples_differ_without_a_seed_and_agree_with_one(caller: Any) -> None:

@@ -141,27 +141,3 @@ def test_the_newest_results_are_kept_whatever_their_size(
         lambda db: db.execute("SELECT seq_id FROM requests WHERE form = 'expired' ORDER BY seq_id").fetchall()
     )
     assert [seq_id for (seq_id,) in rows] == [1, 2, 3]
-
-
-def test_old_samples_are_forgotten_and_training_is_not(
-    store: Store, model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ledger, "SAMPLES_KEPT", 2)
-    monkeypatch.setattr(ledger, "SAMPLE_ROWS_KEPT", 4)
-    execute(store, model, 1)
-    for seq_id in range(6):
-        drawn = Request(
-            request_id=f"s:{seq_id}", kind="sample", queue="s", seq_id=seq_id, digest=b"", body=b"x"
-        )
-        store.ask(partial(ledger.accept, request=drawn))
-        store.ask(partial(ledger.finish, ticket=drawn.ticket, result=DONE))
-    store.ask(ledger.prune_samples)
-    statuses = []
-    for seq_id in range(6):
-        try:
-            store.ask(partial(ledger.look_up, request_id=f"s:{seq_id}"))
-            statuses.append(200)
-        except RefusedError as refusal:
-            statuses.append(refusal.status)
-    assert statuses == [404, 404, 410, 410, 200, 200]
-    assert store.ask(lambda db: ledger.look_up(db, f"{model}:1")).result == DONE

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local import ledger, records, step_log
+from tinker_actors.local import completions, ledger, records, step_log
 from tinker_actors.local.live_models import Models
 from tinker_actors.local.operations import Operations, Outcome
 from tinker_actors.local.queues import FairQueue, Shares, session_of
@@ -275,7 +275,7 @@ class Executor:
                 step_log.note(db, ticket, outcome.result)
                 ledger.finish(db, ticket, outcome.result)
             if prune:
-                ledger.prune_samples(db)
+                completions.prune(db)
 
         def stored(future: "Future[None]") -> None:
             error = future.exception()

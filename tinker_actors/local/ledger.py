@@ -6,6 +6,7 @@ from typing import cast
 
 import msgspec
 
+from tinker_actors.local import completions
 from tinker_actors.local.refusals import RefusedError, StorageError
 from tinker_actors.local.specs import Kind, Result, Ticket
 
@@ -23,7 +24,6 @@ __all__ = [
     "note_refusal",
     "pending",
     "prune_model",
-    "prune_samples",
     "replay_after",
 ]
 
@@ -36,9 +36,6 @@ DETAIL_KEPT = 1000
 """Characters of the reason why a request was refused."""
 ROWS_KEPT = 4096
 """Operations of a model that are still recognised when they are sent again."""
-SAMPLES_KEPT = 4096
-SAMPLE_BYTES_KEPT = 128 * 2**20
-SAMPLE_ROWS_KEPT = 65_536
 _OPERATION = re.compile(r"(.+:train:\d+):(\d+)")
 
 CHANGING: tuple[Kind, ...] = ("forward_backward", "load_weights", "optim_step")
@@ -186,7 +183,13 @@ def finish(db: sqlite3.Connection, ticket: Ticket, result: Result) -> None:
         f"UPDATE requests SET form = ?, result = ?{'' if needed else ', body = NULL'} WHERE request_id = ?",  # noqa: S608
         (result.form, result.body, ticket.request_id),
     )
-    if ticket.seq_id is not None and ticket.kind != "sample":
+    if ticket.kind == "sample":
+        db.execute(
+            "UPDATE requests SET ended = 1 + (SELECT coalesce(max(ended), 0) FROM requests WHERE queue = ?)"
+            " WHERE request_id = ?",
+            (ticket.queue, ticket.request_id),
+        )
+    elif ticket.seq_id is not None:
         live, executed = db.execute(
             "SELECT live, executed FROM models WHERE model_id = ?", (ticket.queue,)
         ).fetchone()
@@ -203,17 +206,21 @@ def look_up(db: sqlite3.Connection, request_id: str) -> Found:
     """
     row = db.execute("SELECT form, result FROM requests WHERE request_id = ?", (request_id,)).fetchone()
     if row is None or row[0] == "refused":
-        operation = _OPERATION.fullmatch(request_id)
-        model = (
-            operation
-            and db.execute("SELECT executed FROM models WHERE model_id = ?", (operation[1],)).fetchone()
-        )
-        if not operation or not model or not 0 < int(operation[2]) <= model[0]:
+        if not (_was_executed(db, request_id) or completions.was_sampled(db, request_id)):
             raise RefusedError(404, f"there is no request {request_id}")
         row = ("expired", b"")
     if row[0] == "expired":
         raise RefusedError(410, f"{request_id} was executed, and its result is no longer kept")
     return Found(result=None if row[0] is None else Result(form=row[0], body=row[1]))
+
+
+def _was_executed(db: sqlite3.Connection, request_id: str) -> bool:
+    """Whether an id is that of a model's operation before its last one."""
+    named = _OPERATION.fullmatch(request_id)
+    if named is None:
+        return False
+    model = db.execute("SELECT executed FROM models WHERE model_id = ?", (named[1],)).fetchone()
+    return model is not None and 0 < int(named[2]) <= model[0]
 
 
 def expire(db: sqlite3.Connection, request_id: str) -> bool:
@@ -264,20 +271,4 @@ def prune_model(db: sqlite3.Connection, model_id: str, snapshot: int) -> None:
     db.execute(
         "DELETE FROM requests WHERE queue = ? AND seq_id > 0 AND seq_id <= ? AND form = 'expired'",
         (model_id, snapshot - ROWS_KEPT),
-    )
-
-
-def prune_samples(db: sqlite3.Connection) -> None:
-    """Forget old samples: their results first, then that they were."""
-    (newest,) = db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()
-    db.execute(
-        "UPDATE requests SET form = 'expired', result = NULL WHERE id IN ("
-        "  SELECT id FROM (SELECT id, sum(length(result)) OVER (ORDER BY id DESC) AS total"
-        "    FROM requests WHERE kind = 'sample' AND form IS NOT NULL AND form != 'expired')"
-        "  WHERE id <= ? OR (total > ? AND id <= ?))",
-        (newest - SAMPLES_KEPT, SAMPLE_BYTES_KEPT, newest - SAMPLES_KEPT // 4),
-    )
-    db.execute(
-        "DELETE FROM requests WHERE kind = 'sample' AND form = 'expired' AND id <= ?",
-        (newest - SAMPLE_ROWS_KEPT,),
     )

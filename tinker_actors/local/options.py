@@ -59,6 +59,12 @@ class Options:
     """Samples that may wait; more are answered with 429."""
     most_waiting_of_session: int = 16_000
     """As `most_waiting`, of one session."""
+    inline_kib: int = 1024
+    """Largest result that is sent without announcing its size first to those who can take that, KiB."""
+    batched_futures: bool = False
+    """Whether clients are told to poll for all samples of a client together."""
+    join_samplers: bool = False
+    """Whether clients are told to ask for the numbers of their clones."""
     faults: FaultPlan | None = None
     """What goes wrong on order."""
     control: bool = False
@@ -101,6 +107,7 @@ _LIMITS = (
     ("cache_mib", "Memory for their keys and values, MiB."),
     ("most_waiting", "Samples that may wait before 429."),
     ("most_waiting_of_session", "Samples of one session that may wait before 429."),
+    ("inline_kib", "Largest result whose size is not announced first, KiB."),
 )
 
 
@@ -165,6 +172,8 @@ def server_options(*, data: Path | None, port: int, greeting: Greeting) -> list[
             _option(f"--{name.replace('_', '-')}", type=count(1), default=getattr(default, name), help=text)
             for name, text in _LIMITS
         ),
+        _option("--batched-futures", is_flag=True, help="Have clients poll for all their samples together."),
+        _option("--join-samplers", is_flag=True, help="Have clients ask for the numbers of their clones."),
         _option("--faults", type=_file, help="What goes wrong on order: a fault plan in TOML or JSON."),
         _option("--control", is_flag=True, help="Let this machine set faults and read the step log."),
         _option("--greeting", type=click.Choice(["json", "shell"]), default=greeting, hidden=True),

@@ -243,7 +243,7 @@ def add_sampler(
         session_id = sampling_session_id.rpartition(":sample:")[0]
         open_session(db, session_id)
         db.execute(
-            "INSERT INTO samplers VALUES (?, ?, ?, ?, ?, NULL, 1)",
+            "INSERT INTO samplers VALUES (?, ?, ?, ?, ?, NULL, 1, 0)",
             (sampling_session_id, session_id, digest, base, path),
         )
 
@@ -259,7 +259,7 @@ def reserve_sampler(db: sqlite3.Connection, sampling_session_id: str, save: Requ
         open_session(db, session_id)
         spec = model(db, save.queue).spec
         db.execute(
-            "INSERT INTO samplers VALUES (?, ?, ?, ?, NULL, ?, 0)",
+            "INSERT INTO samplers VALUES (?, ?, ?, ?, NULL, ?, 0, 0)",
             (sampling_session_id, session_id, save.digest, spec.base_model, save.queue),
         )
 

@@ -2,14 +2,16 @@
 
 import asyncio
 import platform
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tinker_actors.local import ledger, records
+from tinker_actors.local import completions, ledger, records
 from tinker_actors.local.access import Access
+from tinker_actors.local.bodies import digest_of
 from tinker_actors.local.checkpoints import Checkpoints
 from tinker_actors.local.data_dir import DataDirectory
 from tinker_actors.local.engine.catalog import ModelConfig, model_config
@@ -72,7 +74,22 @@ class Service:
         self._base_of_sampler: dict[str, str] = {}
 
     def _publish(self, ticket: Ticket, result: Result) -> None:
+        """On the executor's or the store's thread."""
         self.waiters.publish(ticket.request_id, result)
+        if ticket.kind == "sample" and ticket.seq_id is not None:
+            clone = ticket.seq_id // completions.CLONE_IDS
+            self.waiters.publish(completions.topic(ticket.queue, clone), result)
+
+    def seed(self, values: Mapping[str, Any], bits: int) -> int:
+        """A seed for a request that names none.
+
+        Drawn, or `--deterministic` made from what is asked; ids of sessions are no part of that.
+        """
+        if not self.options.deterministic:
+            return secrets.randbits(bits)
+        sampler = str(values.get("sampling_session_id", "")).rpartition(":")[2]
+        asked = {**values, "session_id": "", "sampling_session_id": sampler}
+        return int.from_bytes(digest_of(asked), "big") >> (128 - bits)
 
     def start(self) -> None:
         """Line up what waited when the server last ended, and begin to execute."""

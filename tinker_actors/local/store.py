@@ -24,7 +24,7 @@ Job = Callable[[sqlite3.Connection], T]
 MOST_JOBS = 256
 """Jobs that may share a commit."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of the whole data directory; a server of another version refuses it."""
 
 SCHEMA = """
@@ -59,7 +59,8 @@ CREATE TABLE samplers (
     base_model TEXT NOT NULL,
     path TEXT,                      -- tinker:// path it samples from
     model_id TEXT,                  -- the model of an ephemeral save
-    ready INTEGER NOT NULL          -- 0 until an ephemeral save was executed
+    ready INTEGER NOT NULL,         -- 0 until an ephemeral save was executed
+    clones INTEGER NOT NULL DEFAULT 0   -- clones that were given a number
 ) WITHOUT ROWID;
 
 CREATE TABLE checkpoints (
@@ -94,9 +95,12 @@ CREATE TABLE requests (
     seed INTEGER,                   -- drawn for a sample that named none
     form TEXT,                      -- NULL: pending; output, sample, json, error, expired;
                                     -- refused: its place is free
-    result BLOB
+    result BLOB,
+    ended INTEGER,                  -- place among the samples of the queue that have ended
+    fetched INTEGER NOT NULL DEFAULT 0  -- how often a sample's result was sent
 );
 CREATE UNIQUE INDEX requests_in_order ON requests(queue, seq_id);
+CREATE INDEX requests_ended ON requests(queue, ended) WHERE ended IS NOT NULL;
 CREATE INDEX requests_pending ON requests(id) WHERE form IS NULL;
 """
 

@@ -13,7 +13,10 @@ from msgspec import UNSET, UnsetType
 from tinker_actors.types import AdamOptimizerConfig, LoraConfig, ModelInput, SamplingParams
 
 __all__ = [
+    "CancelFutureRequest",
     "ClientConfigRequest",
+    "ClonedSampler",
+    "CompleteMetadata",
     "CreateModelRequest",
     "CreateSamplingSessionRequest",
     "CreateSessionRequest",
@@ -21,11 +24,13 @@ __all__ = [
     "ForwardBackwardRequest",
     "FutureHandle",
     "GetInfoRequest",
+    "JoinSamplingSessionRequest",
     "LoadWeightsRequest",
     "ModelCreated",
     "OptimStepRequest",
     "OptimizerStepRequest",
     "RetrieveFutureRequest",
+    "RetrieveFuturesRequest",
     "SampleRequest",
     "SamplingSessionCreated",
     "SaveWeightsExternalRequest",
@@ -278,6 +283,43 @@ class RetrieveFutureRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     request_id: str
     allow_metadata_only: bool = False
+
+
+class CompleteMetadata(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to retrieve_future when there is a large result: how large."""
+
+    response_payload_size: int
+    status: str = "complete_metadata"
+
+
+class CancelFutureRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST cancel_future."""
+
+    request_id: str
+
+
+class ClonedSampler(msgspec.Struct, frozen=True, kw_only=True):
+    """One clone of a sampling client."""
+
+    sampling_session_id: str
+    cloned_sampler_id: int = 0
+    type: str = "sampling_session"
+
+
+class RetrieveFuturesRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST retrieve_futures: what has ended of a clone's samples."""
+
+    target: ClonedSampler
+    prev_cursor: int = 0
+    timeout: float | UnsetType | None = UNSET
+    retrieved_request_ids: Sequence[str] = ()
+
+
+class JoinSamplingSessionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST join_sampling_session."""
+
+    sampling_session_id: str
+    type: str = "join_sampling_session"
 
 
 class TryAgain(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,5 @@
 """Models: making them from a seed or a checkpoint, describing and unloading them."""
 
-import secrets
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -62,11 +61,11 @@ def _metadata(given: Mapping[str, Any] | UnsetType) -> Mapping[str, Any]:
 
 async def create_model(service: Service, request: Request) -> Response:
     """A new model from a seed; the same (session_id, model_seq_id) is the same model."""
-    document, _, digest = decode(await read_body(request), CreateModelRequest)
+    document, values, digest = decode(await read_body(request), CreateModelRequest)
     check_base(document.base_model)
     lora = document.lora_config
     check_lora(lora)
-    seed = secrets.randbits(31) if isinstance(lora.seed, UnsetType) else lora.seed
+    seed = service.seed(values, 31) if isinstance(lora.seed, UnsetType) else lora.seed
     spec = ModelSpec.of(document.base_model, lora, seed, _metadata(document.user_metadata))
     return await _create(service, document.session_id, document.model_seq_id, digest, spec)
 

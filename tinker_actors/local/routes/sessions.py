@@ -40,12 +40,17 @@ async def get_server_capabilities(_service: Service, _request: Request) -> Respo
 
 async def client_config(service: Service, _request: Request) -> Response:
     """Flags for clients: those that are not at their defaults."""
-    return answer({"pjwt_auth_enabled": True} if service.options.jwt else {})
+    flags = {
+        "pjwt_auth_enabled": service.options.jwt,
+        "sample_use_retrieve_futures": service.options.batched_futures,
+        "sample_join_sampling_session": service.options.join_samplers,
+    }
+    return answer({name: True for name, is_on in flags.items() if is_on})
 
 
 async def dynamic_config(_service: Service, _request: Request) -> Response:
-    """Flags that may change while clients run: all at their defaults."""
-    return answer({})
+    """Flags that may change while clients run: samples may be cancelled."""
+    return answer({"sample_cancel_enabled": True})
 
 
 async def telemetry(_service: Service, request: Request) -> Response:
