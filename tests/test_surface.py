@@ -1,0 +1,59 @@
+"""Each row of the public surface names tests that there are, or a reason out of a fixed list."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SECTIONS: dict[str, dict[str, Any]] = tomllib.loads((ROOT / "tests/surface.toml").read_text())
+REASONS = {"absent upstream", "audit", "billing", "server-traced losses"}
+ROWS = [(section, row) for section, content in SECTIONS.items() for row in content["row"]]
+NAMED = [(f"{section} row {row['number']}", test) for section, row in ROWS for test in row.get("tests", [])]
+
+
+@pytest.fixture(scope="module")
+def collected() -> set[str]:
+    """Ids of all tests of the files that are named, and of the functions behind parameters."""
+    files = sorted({test.partition("::")[0] for _, test in NAMED})
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-m",
+        "",
+        "-p",
+        "no:cacheprovider",
+        *files,
+    ]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    ids = {line for line in found.stdout.splitlines() if "::" in line}
+    return ids | {one.partition("[")[0] for one in ids}
+
+
+def test_the_operations_of_the_api_are_all_here() -> None:
+    assert SECTIONS["1.1"]["rows"] == 47
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_has_every_row_once(section: str) -> None:
+    numbers = [row["number"] for row in SECTIONS[section]["row"]]
+    assert numbers == list(range(1, SECTIONS[section]["rows"] + 1))
+
+
+@pytest.mark.parametrize(
+    ("section", "row"), ROWS, ids=[f"{section}-{row['number']}" for section, row in ROWS]
+)
+def test_a_row_has_tests_or_a_reason_that_counts(section: str, row: dict[str, Any]) -> None:
+    assert row.keys() in ({"number", "name", "tests"}, {"number", "name", "reason"}), section
+    assert row["name"]
+    assert row["tests"] if "tests" in row else row["reason"] in REASONS
+
+
+def test_every_named_test_is_there(collected: set[str]) -> None:
+    assert [(row, test) for row, test in NAMED if test not in collected] == []
