@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import math
 import random
 import threading
@@ -119,9 +118,10 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
-    number: int
-    error: BaseException | None
+class _Broke:
+    """A request ended by an error that is nobody's answer."""
+
+    error: BaseException
 
 
 class _Loop:
@@ -141,10 +141,6 @@ class _Loop:
     def call(self, function: Callable[[], object]) -> None:
         """Run `function` on the loop, soon."""
         self._loop.call_soon_threadsafe(function)
-
-    def start(self, work: Coroutine[Any, Any, None], begun: Callable[["asyncio.Task[None]"], None]) -> None:
-        """Run `work` as a task; `begun` is called with it before its first step."""
-        self.call(lambda: begun(self._loop.create_task(work)))
 
     def finish(self, farewell: Callable[[], Coroutine[Any, Any, None]], timeout_s: float) -> None:
         """Cancel everything, run `farewell`, end the thread; wait for that at most `timeout_s`."""
@@ -167,6 +163,11 @@ class _Greeting:
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to wait for."""
+        return self._task is not None and self._task.done() and self._task.exception() is None
+
     async def wait_for(self, greet: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Return once it was done.
 
@@ -188,9 +189,8 @@ class TransportActor(SupervisedActor):
         super().__init__()
         self._published = published
         self._make_transport = make_transport or partial(_http_transport, published)
-        self._under_way: dict[int, Send] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._numbers = itertools.count()
+        self._under_way: dict[asyncio.Task[None], Send | None] = {}
+        """Filled and emptied on the event loop."""
 
     def on_start(self) -> None:
         self._loop = _Loop()
@@ -212,22 +212,17 @@ class TransportActor(SupervisedActor):
     def on_receive(self, message: Any) -> Reply | None:
         match message:
             case Send():
-                number = next(self._numbers)
-                self._under_way[number] = message
-                self._start(number, self._run(message))
+                self._loop.call(partial(self._begin, self._run(message), message))
             case Fetch(call):
                 reply = Reply()
-                self._start(next(self._numbers), self._fetch(call, reply))
+                self._loop.call(partial(self._begin, self._fetch(call, reply), None))
                 return reply
             case Cancel(owner):
-                for number in [number for number, send in self._under_way.items() if send.owner == owner]:
-                    self._loop.call(partial(self._cancel, number))
+                self._loop.call(partial(self._cancel, owner))
             case EndpointChanged():
                 self._note_endpoint()
-            case _Ended(number, error):
-                if error is not None:
-                    raise error
-                self._under_way.pop(number, None)
+            case _Broke(error):
+                raise error
         return None
 
     def on_exit(self, reason: ExitReason) -> None:  # noqa: ARG002 - the same for each reason
@@ -236,31 +231,31 @@ class TransportActor(SupervisedActor):
             self._is_ending = True
             self._admission.close()
             self._loop.finish(self._transport.close, timeout_s=2.0)
-        for send in self._under_way.values():
-            _tell(
-                send.reply_to,
-                Failed(send.tag, OutcomeUnknownError("the transport was restarted"), accepted=False),
-            )
-
-    def _start(self, number: int, work: Coroutine[Any, Any, None]) -> None:
-        self._loop.start(work, partial(self._note_begun, number))
+        for send in self._under_way.copy().values():
+            if send is not None:
+                error = OutcomeUnknownError("the transport was restarted")
+                _tell(send.reply_to, Failed(send.tag, error, accepted=False))
 
     def _note_endpoint(self) -> None:
         self._loop.call(self._ready.clear if self._published.endpoint is None else self._ready.set)
 
-    def _cancel(self, number: int) -> None:
-        if number in self._tasks:
-            self._tasks[number].cancel()
-
     # On the event loop ---------------------------------------------------------------------------
 
-    def _note_begun(self, number: int, task: "asyncio.Task[None]") -> None:
-        self._tasks[number] = task  # from here on it can be cancelled
-        task.add_done_callback(partial(self._note_ended, number))
+    def _begin(self, work: Coroutine[Any, Any, None], send: Send | None) -> None:
+        task = asyncio.create_task(work)
+        self._under_way[task] = send  # from here on it can be cancelled
+        task.add_done_callback(self._note_ended)
 
-    def _note_ended(self, number: int, task: "asyncio.Task[None]") -> None:
-        del self._tasks[number]
-        self.context.me.tell(_Ended(number, None if task.cancelled() else task.exception()))
+    def _cancel(self, owner: str) -> None:
+        for task, send in self._under_way.items():
+            if send is not None and send.owner == owner:
+                task.cancel()
+
+    def _note_ended(self, task: "asyncio.Task[None]") -> None:
+        if not self._is_ending:  # else nobody was told yet how it ended
+            del self._under_way[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.context.me.tell(_Broke(error))
 
     async def _run(self, send: Send) -> None:
         handle: FutureHandle | None = None
@@ -361,7 +356,8 @@ class TransportActor(SupervisedActor):
 
     async def _once(self, call: Call[Any]) -> Answer:
         """One try of `call`; the first one asks the server for its flags before."""
-        await self._greeting.wait_for(self._greet)
+        if not self._greeting.is_done:
+            await self._greeting.wait_for(self._greet)
         if self.context.clock.now() >= self._flags_due:
             self._flags_due = math.inf
             self._refreshing = asyncio.create_task(self._refresh_flags())
@@ -417,12 +413,8 @@ class TransportActor(SupervisedActor):
         return call.read((await self._send(call, key.reveal())).success())
 
     async def _send(self, call: Call[Any], secret: str) -> Answer:
-        try:
-            await asyncio.wait_for(self._ready.wait(), call.timeout_s)
-        except TimeoutError:
-            raise APITimeoutError(
-                f"no server to send {call.operation} to within {call.timeout_s} s"
-            ) from None
+        if not self._ready.is_set():
+            await self._wait_for_server(call)
         endpoint = self._published.endpoint
         if endpoint is None:
             raise APIConnectionError("the embedded server is not up")
@@ -433,6 +425,14 @@ class TransportActor(SupervisedActor):
                 headers["content-encoding"], body = "zstd", packed
         ready = msgspec.structs.replace(call, headers=headers, body=body)
         return await self._transport.send(ready, endpoint.base_url)
+
+    async def _wait_for_server(self, call: Call[Any]) -> None:
+        try:
+            await asyncio.wait_for(self._ready.wait(), call.timeout_s)
+        except TimeoutError:
+            raise APITimeoutError(
+                f"no server to send {call.operation} to within {call.timeout_s} s"
+            ) from None
 
 
 def _tell(address: Address, message: Any) -> None:

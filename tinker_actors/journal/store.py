@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -249,6 +250,7 @@ def _create_table(kind: type[Record]) -> str:
     return f"CREATE TABLE {kind.table} ({', '.join(columns)}, PRIMARY KEY ({keys}))"
 
 
+@cache
 def _upsert(kind: type[Record]) -> str:
     names = kind.__struct_fields__
     marks = ", ".join("?" for _ in names)

@@ -146,7 +146,7 @@ def token_ids(tokens: Any) -> NDArray[np.int32]:
         raise ValidationError(f"token ids are a flat list of integers: {error}") from error
     if array.size == 0:
         return np.zeros(0, np.int32)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+    if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValidationError(
             f"token ids are a flat list of integers, got {array.dtype} of shape {array.shape}"
         )

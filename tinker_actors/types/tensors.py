@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["MOST_CELLS", "DType", "TensorData"]
 
 type_names: dict[str, type[np.generic]] = {"int64": np.int64, "float32": np.float32}
+_EXACT = frozenset(np.dtype(kind) for kind in type_names.values())
+"""What is taken as it is."""
 DType = Literal["int64", "float32"]
 MOST_CELLS = 2**26
 """Most cells a sparse tensor may have: a few bytes must not make anybody allocate without bound."""
@@ -213,15 +215,17 @@ class TensorData:
 
 
 def _wire_dtype(array: NDArray[Any]) -> DType:
-    if np.issubdtype(array.dtype, np.integer):
+    if array.dtype.kind in "iu":
         return "int64"
-    if np.issubdtype(array.dtype, np.floating):
+    if array.dtype.kind == "f":
         return "float32"
     raise ValidationError(f"tensors hold integers or floats, got {array.dtype}; convert the values first")
 
 
 def _array(data: ArrayLike, dtype: str | None) -> NDArray[Any]:
     """`data` as a contiguous array of one of the two dtypes; no copy is made of what is one already."""
+    if dtype is None and type(data) is np.ndarray and data.dtype in _EXACT and data.flags.c_contiguous:
+        return data
     try:
         array = np.asarray(data)
     except ValueError as error:

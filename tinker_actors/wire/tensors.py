@@ -50,8 +50,11 @@ def read_array(data: bytes, dtype: int, invalid: Invalid) -> NDArray[Any]:
 
 def write_array(values: Any, dtype: int) -> bytes:
     """Numbers as raw bytes."""
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
-        return np.asarray(values).astype(_NUMPY[dtype], copy=False).tobytes()
+    array, kind = np.asarray(values), _NUMPY[dtype]
+    if array.dtype != kind:
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+            array = array.astype(kind)
+    return array.tobytes()
 
 
 def write_tensor(message: Any, tensor: TensorData) -> None:
