@@ -16,7 +16,7 @@ def outbox(*parts: int) -> Outbox:
     for place, count in enumerate(parts, 1):
         record = OperationRecord(run="1", place=place, kind=Kind.FORWARD_BACKWARD, digest="d")
         sends = box.number(place, count)
-        box.put(Pending(record, [b"x"] * count, [None] * count, sends))
+        box.put(Pending(record, [b"x"] * count, [], sends))
     return box
 
 

@@ -19,6 +19,7 @@ from tinker_actors.journal.records import (
     OperationRecord,
     PartRecord,
     Record,
+    ResultRecord,
     RunRecord,
     SendRecord,
     SessionRecord,
@@ -54,6 +55,12 @@ def part(place: int, content: bytes | None = b"body") -> PartRecord:
     return PartRecord(run="1", place=place, part=0, content=content)
 
 
+def result(place: int) -> ResultRecord:
+    return ResultRecord(
+        run="1", place=place, part=0, body=b"answer", media_type="application/json", digest="d"
+    )
+
+
 def test_records_come_back_as_they_were_written(tmp_path: Path, open_store: Open) -> None:
     written: list[Record] = [
         RUN,
@@ -61,6 +68,7 @@ def test_records_come_back_as_they_were_written(tmp_path: Path, open_store: Open
         ModelRecord(run="1", generation=1, session_id="s", model_seq_id=0, base_place=0),
         operation(1),
         part(1),
+        result(1),
         SendRecord(run="1", generation=1, place=1, part=0, seq_id=1),
         CheckpointRecord(run="1", place=1, step=1, path="tinker://m/weights/a"),
     ]
@@ -69,9 +77,15 @@ def test_records_come_back_as_they_were_written(tmp_path: Path, open_store: Open
     store.close()
     image = open_store(tmp_path / "journal.db").load("1")
     assert image is not None
-    assert [image.run, *image.models, *image.operations, *image.parts, *image.sends, *image.checkpoints] == [
-        record for record in written if not isinstance(record, SessionRecord)
-    ]
+    assert [
+        image.run,
+        *image.models,
+        *image.operations,
+        *image.parts,
+        *image.results,
+        *image.sends,
+        *image.checkpoints,
+    ] == [record for record in written if not isinstance(record, SessionRecord)]
     assert image.last_place == 1
 
 
@@ -107,12 +121,14 @@ def test_bodies_are_loaded_back_to_the_checkpoint_before_the_newest(open_store: 
 def test_dropped_bodies_leave_their_rows(open_store: Open) -> None:
     store = open_store(None)
     checkpoints = [CheckpointRecord(run="1", place=p, step=p, path=f"tinker://m/weights/{p}") for p in (1, 2)]
-    store.write([RUN, operation(1), part(1), operation(2), part(2), *checkpoints])
+    bodies = [one for place in (1, 2) for one in (part(place), result(place))]
+    store.write([RUN, operation(1), operation(2), *bodies, *checkpoints])
     store.drop_contents("1")
     store.write([msgspec.structs.replace(one, usable=0) for one in checkpoints])
     image = store.load("1")
     assert image is not None
     assert [record.content for record in image.parts] == [None, b"body"]
+    assert [(record.body, record.digest) for record in image.results] == [(None, "d"), (b"answer", "d")]
 
 
 def test_what_was_committed_survives_a_process_that_is_killed(tmp_path: Path, open_store: Open) -> None:
@@ -148,7 +164,7 @@ def test_another_version_is_refused(tmp_path: Path, open_store: Open) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(JournalError, match="version 1, got 99"):
+    with pytest.raises(JournalError, match="version 2, got 99"):
         open_store(path)
 
 

@@ -23,7 +23,7 @@ from tinker_actors.journal.records import (
     Record,
     State,
 )
-from tinker_actors.journal.replay import parts_of
+from tinker_actors.journal.replay import results_of
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Address
 from tinker_actors.wire.calls import json_body
@@ -126,7 +126,7 @@ class Intake:
         if operation.kind is Kind.SAVE_FOR_SAMPLER:
             contents = [self._numbered(content) for content in contents]
         sends = outbox.number(batch.place, len(contents), batch.requests)
-        batch.pending.append(Pending(record, contents, [None] * len(contents), sends))
+        batch.pending.append(Pending(record, contents, [], sends))
         batch.requests += len(contents)
         if submission is not None:
             batch.submissions.append(submission)
@@ -188,7 +188,7 @@ class Intake:
         value: Any = None
         for operation in image.operations:
             if operation.place == record.place and operation.state == State.DONE:
-                value = recorded_result(operation, parts_of(image)[operation.place])
+                value = recorded_result(operation, results_of(image)[operation.place])
         if value is None:
             return False
         self._run.submissions.settle(submission.ticket, value)

@@ -8,7 +8,7 @@ from tinker_actors.actors.results import recorded_result
 from tinker_actors.actors.run import Run, RunConfig
 from tinker_actors.errors import ConfigError
 from tinker_actors.journal.records import RunRecord, State
-from tinker_actors.journal.replay import parts_of
+from tinker_actors.journal.replay import results_of
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Address
 from tinker_actors.wire.calls import json_body
@@ -49,13 +49,13 @@ def open_run(run: Run, journal: Address) -> RunImage:
 
 def settle_recorded(run: Run, image: RunImage) -> None:
     """Settle the futures whose operations ended, while a predecessor died before it could do so."""
-    parts = parts_of(image)
+    results = results_of(image)
     for operation in image.operations:
         if not run.submissions.is_open(operation.ticket):
             continue
         match operation.state:
             case State.DONE:
-                value = recorded_result(operation, parts[operation.place])
+                value = recorded_result(operation, results[operation.place])
                 run.submissions.settle(operation.ticket, value)
             case State.FAILED | State.VOID:
                 run.submissions.fail(operation.ticket, recorded_error(operation))

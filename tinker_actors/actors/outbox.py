@@ -26,8 +26,8 @@ class Pending:
     record: OperationRecord
     contents: list[bytes]
     """Bodies without ids, one per request."""
-    recorded: list[str | None]
-    """Digests of the results from an earlier model, one per request."""
+    recorded: list[str]
+    """Digests of the results from an earlier model, one per request; empty when there were none."""
     sends: list[SendRecord]
     """One per request."""
     answers: list[Answer | None] = field(default_factory=list)

@@ -11,7 +11,7 @@ from tinker_actors.actors.run import read_result
 from tinker_actors.api.training import SaveContent
 from tinker_actors.journal.exports import Line, checkpoint_line, metrics_line
 from tinker_actors.journal.history import StepRecord, step_metrics
-from tinker_actors.journal.records import CheckpointRecord, Kind, OperationRecord, PartRecord, Record, State
+from tinker_actors.journal.records import CheckpointRecord, Kind, OperationRecord, Record, ResultRecord, State
 from tinker_actors.journal.replay import steps_done
 from tinker_actors.journal.store import RunImage
 from tinker_actors.wire.calls import Answer
@@ -81,19 +81,18 @@ def conclude(pending: Pending, progress: Progress) -> Conclusion:
         return Conclusion(pending, value, ended, [])
     summary, conclusion = _summarise(pending, value, progress)
     record = msgspec.structs.replace(record, state=State.DONE, summary=msgspec.json.encode(summary))
-    parts = [
-        PartRecord(
+    results = [
+        ResultRecord(
             run=record.run,
             place=record.place,
             part=number,
-            content=content,
-            result=answer.body,
-            result_type=answer.content_type,
-            result_digest=digest_of(answer.body),
+            body=answer.body,
+            media_type=answer.content_type,
+            digest=digest_of(answer.body),
         )
-        for number, (content, answer) in enumerate(zip(pending.contents, answers, strict=True))
+        for number, answer in enumerate(answers)
     ]
-    conclusion.records.extend([record, *parts, *ended])
+    conclusion.records.extend([record, *results, *ended])
     return conclusion
 
 
@@ -134,11 +133,11 @@ def _summarise(pending: Pending, value: Any, progress: Progress) -> tuple[dict[s
             return value.metrics, Conclusion(pending, value, [], [])
 
 
-def recorded_result(record: OperationRecord, parts: list[PartRecord]) -> Any:
+def recorded_result(record: OperationRecord, results: list[ResultRecord]) -> Any:
     """The result of an operation as the journal has it.
 
     Raises:
         APIResponseValidationError: it was not kept, or cannot be read.
     """
-    answers = [Answer(200, {"content-type": part.result_type or ""}, part.result or b"") for part in parts]
+    answers = [Answer(200, {"content-type": one.media_type}, one.body or b"") for one in results]
     return read_result(Kind(record.kind), answers)

@@ -16,6 +16,7 @@ __all__ = [
     "OperationRecord",
     "PartRecord",
     "Record",
+    "ResultRecord",
     "RunRecord",
     "SendRecord",
     "SessionRecord",
@@ -137,11 +138,23 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
     """From 0."""
     content: bytes | None
     """The body without ids; None once no recovery can need it."""
-    result: bytes | None = None
-    """The answer's body; None before it came, and once no recovery can need it."""
-    result_type: str | None = None
-    """The answer's media type."""
-    result_digest: str | None = None
+
+
+class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one request; apart from the request, whose body would be written again with it."""
+
+    table: ClassVar[str] = "results"
+    keys: ClassVar[tuple[str, ...]] = ("run", "place", "part")
+
+    run: str
+    place: int
+    part: int
+    """From 0."""
+    body: bytes | None
+    """Of the answer; None once no recovery can need it."""
+    media_type: str
+    """Of the answer."""
+    digest: str
     """Of the answer's body."""
 
 
@@ -181,5 +194,12 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Record: TypeAlias = (
-    SessionRecord | RunRecord | ModelRecord | OperationRecord | PartRecord | SendRecord | CheckpointRecord
+    SessionRecord
+    | RunRecord
+    | ModelRecord
+    | OperationRecord
+    | PartRecord
+    | ResultRecord
+    | SendRecord
+    | CheckpointRecord
 )

@@ -1,10 +1,19 @@
 """What follows from a journal: pure decisions over a run's image."""
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
 
-from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, PartRecord, SendRecord, State
+from tinker_actors.journal.records import (
+    Kind,
+    ModelRecord,
+    OperationRecord,
+    PartRecord,
+    ResultRecord,
+    SendRecord,
+    State,
+)
 from tinker_actors.journal.store import RunImage
 
 __all__ = [
@@ -15,11 +24,14 @@ __all__ = [
     "outstanding",
     "parts_of",
     "restore_points",
+    "results_of",
     "step_of",
     "steps_done",
     "steps_submitted",
     "unsettled",
 ]
+
+_Part = TypeVar("_Part", PartRecord, ResultRecord)
 
 
 class RestorePoint(msgspec.Struct, frozen=True):
@@ -79,10 +91,19 @@ def _ended(sends: Iterable[SendRecord]) -> set[tuple[int, int]]:
 
 def parts_of(image: RunImage) -> dict[int, list[PartRecord]]:
     """The requests of each operation, by place."""
-    parts: dict[int, list[PartRecord]] = {}
-    for part in image.parts:
-        parts.setdefault(part.place, []).append(part)
-    return parts
+    return _by_place(image.parts)
+
+
+def results_of(image: RunImage) -> dict[int, list[ResultRecord]]:
+    """The answers to the requests of each operation that has its result, by place."""
+    return _by_place(image.results)
+
+
+def _by_place(records: Iterable[_Part]) -> dict[int, list[_Part]]:
+    grouped: dict[int, list[_Part]] = {}
+    for record in records:
+        grouped.setdefault(record.place, []).append(record)
+    return grouped
 
 
 def is_tainted(image: RunImage) -> bool:

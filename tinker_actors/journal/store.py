@@ -1,7 +1,8 @@
 """The journal's file: records in SQLite (WAL), written in transactions, synced where a commit must survive power loss."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -15,6 +16,7 @@ from tinker_actors.journal.records import (
     OperationRecord,
     PartRecord,
     Record,
+    ResultRecord,
     RunRecord,
     SendRecord,
     SessionRecord,
@@ -24,7 +26,7 @@ __all__ = ["RunImage", "Store"]
 
 APPLICATION_ID = 0x54416A31
 """Marks our SQLite files."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 R = TypeVar("R", bound=Record)
 
@@ -42,6 +44,8 @@ class RunImage(msgspec.Struct, kw_only=True):
     """Those that recovery may still need, in order."""
     parts: list[PartRecord]
     """Their requests, in order."""
+    results: list[ResultRecord] = []
+    """The answers to these, in order."""
     sends: list[SendRecord]
     """What was sent to the latest generation: of these operations, and the last whatever it was."""
     checkpoints: list[CheckpointRecord]
@@ -116,21 +120,9 @@ class Store:
         Raises:
             JournalError: the disk is full or fails; nothing was written.
         """
-        try:
-            if durable != self._synced:
-                self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._synced = durable
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                for record in records:
-                    self._database.execute(_upsert(type(record)), msgspec.structs.astuple(record))
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise JournalError(f"journal {self._path} cannot be written: {error}") from error
+        with self._transaction(durable=durable):
+            for record in records:
+                self._database.execute(_upsert(type(record)), msgspec.structs.astuple(record))
 
     def drop_contents(self, run: str, *, spare_checkpoints: int = 1) -> None:
         """Forget the bodies that the newest usable checkpoint and `spare_checkpoints` before it make needless.
@@ -138,11 +130,28 @@ class Store:
         Raises:
             JournalError: the disk is full or fails; nothing was forgotten.
         """
+        covered = run, self._covered_place(run, spare_checkpoints)
+        with self._transaction(durable=self._synced):
+            for table, body in (("parts", "content"), ("results", "body")):
+                forget = (
+                    f"UPDATE {table} SET {body} = NULL WHERE run = ? AND place <= ? AND {body} IS NOT NULL"  # noqa: S608 - our own names
+                )
+                self._database.execute(forget, covered)
+
+    @contextmanager
+    def _transaction(self, *, durable: bool) -> Iterator[None]:
         try:
-            self._database.execute(
-                "UPDATE parts SET content = NULL, result = NULL WHERE run = ? AND place <= ? AND content IS NOT NULL",
-                (run, self._covered_place(run, spare_checkpoints)),
-            )
+            if durable != self._synced:
+                self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._synced = durable
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
         except sqlite3.Error as error:
             raise JournalError(f"journal {self._path} cannot be written: {error}") from error
 
@@ -209,6 +218,7 @@ class Store:
             models=models,
             operations=self._select(OperationRecord, "run = ? AND place > ? ORDER BY place", run, since),
             parts=self._select(PartRecord, "run = ? AND place > ? ORDER BY place, part", run, since),
+            results=self._select(ResultRecord, "run = ? AND place > ? ORDER BY place, part", run, since),
             sends=self._sends(run, generation, since),
             checkpoints=checkpoints,
             earlier_steps=int(steps),

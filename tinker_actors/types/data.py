@@ -196,11 +196,15 @@ class Datum(msgspec.Struct, frozen=True):
             raise ValidationError(
                 f"a datum has model_input and loss_fn_inputs, got {type(value).__name__}; build a tinker_actors.Datum"
             )
-        datum = cls(
-            model_input=value.model_input,
-            loss_fn_inputs=value.loss_fn_inputs,
-            model_input_spans=getattr(value, "model_input_spans", None),
-            loss_fn_input_spans=getattr(value, "loss_fn_input_spans", None),
+        datum = (
+            value
+            if isinstance(value, cls)
+            else cls(
+                model_input=value.model_input,
+                loss_fn_inputs=value.loss_fn_inputs,
+                model_input_spans=getattr(value, "model_input_spans", None),
+                loss_fn_input_spans=getattr(value, "loss_fn_input_spans", None),
+            )
         )
         for name in _FINITE & datum.loss_fn_inputs.keys():
             values = datum.loss_fn_inputs[name].values
