@@ -17,6 +17,7 @@ from tinker_actors.journal.store import Store
 from tinker_actors.supervision import ChildSpec
 
 __all__ = [
+    "APPLICATION",
     "BREAKERS",
     "HEARTBEAT",
     "JOURNAL",
@@ -31,6 +32,7 @@ __all__ = [
 JOURNAL = "service/journal"
 TRANSPORT = "service/transport"
 BREAKERS = "service/breakers"
+APPLICATION = "service/application"
 LOCAL_SERVER = "service/local-server"
 HEARTBEAT = "service/session/heartbeat"
 TRAINING = "service/session/training"
@@ -86,7 +88,12 @@ class Published:
         self.pulse: Pulse | None = None
         """The session, and how alive it is; written by the heartbeat actor, None before there is one."""
         self._lock = threading.Lock()
-        self._children: dict[str, dict[str, ChildSpec]] = {BREAKERS: {}, TRAINING: {}, SAMPLING: {}}
+        self._children: dict[str, dict[str, ChildSpec]] = {
+            APPLICATION: {},
+            BREAKERS: {},
+            TRAINING: {},
+            SAMPLING: {},
+        }
         self._closers: dict[object, Callable[[BaseException], None]] = {}
         self._stopped: BaseException | None = None
 
@@ -100,6 +107,11 @@ class Published:
         """Note that `supervisor` must bring `spec` back whenever it starts itself."""
         with self._lock:
             self._children[supervisor][spec.id] = spec
+
+    def claim_child(self, supervisor: str, spec: ChildSpec) -> bool:
+        """Like `add_child`, unless there is one of that id; whether there was none."""
+        with self._lock:
+            return self._children[supervisor].setdefault(spec.id, spec) is spec
 
     def remove_child(self, supervisor: str, child_id: str) -> None:
         """Note that a child is not to be brought back."""

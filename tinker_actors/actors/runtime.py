@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tinker_actors.actors.application import ApplicationChildren
 from tinker_actors.actors.circuits import Circuits
 from tinker_actors.actors.futures import Settler
 from tinker_actors.actors.journal import LoadHistory
@@ -104,6 +105,7 @@ class Runtime:
             circuits=circuits,
         )
         self.tree = ActorTree(service_spec(self.published))
+        self.application = ApplicationChildren(self.tree, self.published)
         self.tree.events.subscribe(self._on_event)
         self._runs: list[Run] = []
         self._close_lock = threading.Lock()

@@ -32,6 +32,7 @@ def service_spec(published: Published) -> ChildSpec:
     )
     if published.settings.is_local:
         children.append(ChildSpec("local-server", partial(LocalServerActor, published)))
+    children.append(ChildSpec("application", partial(NamedChildren, published), kind=Kind.SUPERVISOR))
     children.append(ChildSpec("session", partial(_session, published), kind=Kind.SUPERVISOR))
     return ChildSpec("service", partial(ServiceActor, children), kind=Kind.SUPERVISOR)
 

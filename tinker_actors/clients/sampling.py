@@ -1,14 +1,17 @@
 """Sampling, as the official SDK names it."""
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
+from tinker_actors.actors.published import SAMPLING
 from tinker_actors.actors.sampling import SampleOrder, Sampler
 from tinker_actors.api.sampling import SampleOptions
 from tinker_actors.clients.future import APIFuture
+from tinker_actors.clients.handle import Handle
 from tinker_actors.clients.twins import as_coroutine, awaited
 from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import ShapeError, ValidationError
+from tinker_actors.supervision import Clock
 from tinker_actors.tokenization import Tokenizer, get_tokenizer
 from tinker_actors.types import (
     Chunk,
@@ -28,13 +31,22 @@ __all__ = ["SamplingClient"]
 class SamplingClient:
     """Draws sequences from one set of weights. Thread-safe; survives whatever its actor survives."""
 
-    def __init__(self, sampler: Sampler, base_model: str) -> None:
+    exposed: ClassVar[tuple[str, ...]] = ("base_model", "compute_logprobs", "model_path", "sample")
+    """What the proxy of a handle offers."""
+
+    def __init__(self, sampler: Sampler, base_model: str, clock: Clock) -> None:
         self._sampler = sampler
+        self._clock = clock
         self._vocabulary = Vocabulary(base_model)
         self.base_model = base_model
         """Name of the base model."""
         self.model_path = sampler.model_path
         """`tinker://` path of the weights; None for a base model or an unnamed save."""
+
+    @property
+    def handle(self) -> Handle:
+        """This client for programs made of actors: `ask`, `tell` and `proxy`."""
+        return Handle(self, f"{SAMPLING}/sampling:{self._sampler.name}", self._clock)
 
     def sample(
         self,

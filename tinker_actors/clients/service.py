@@ -17,6 +17,7 @@ from tinker_actors.actors.run import Run, RunConfig
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.actors.sampling import Sampler
 from tinker_actors.api.sessions import get_server_capabilities
+from tinker_actors.clients.application import Application
 from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.rest import RestClient
 from tinker_actors.clients.sampling import SamplingClient
@@ -309,7 +310,7 @@ class ServiceClient:
         ready = APIFuture(sampler.ready)
 
         def make(_: None) -> SamplingClient:
-            client = SamplingClient(sampler, sampler.trained_from)
+            client = SamplingClient(sampler, sampler.trained_from, self._runtime.tree.clock)
             weakref.finalize(client, self._runtime.retire_sampler, sampler).atexit = False
             return client
 
@@ -360,6 +361,11 @@ class ServiceClient:
     def subscribe(self, callback: Callable[[object], object]) -> Callable[[], None]:
         """Call `callback` with every event from now on, on a thread of its own; returns the way to end that."""
         return self._runtime.tree.events.subscribe(callback)
+
+    @property
+    def application(self) -> Application:
+        """Actors of your own, supervised in the same tree."""
+        return Application(self._runtime.application)
 
     @property
     def server_pid(self) -> int | None:

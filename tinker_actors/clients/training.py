@@ -3,15 +3,17 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import msgspec
 import numpy as np
 
+from tinker_actors.actors.published import TRAINING
 from tinker_actors.actors.run import Run, TrainingOperation
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.api.training import SaveContent
 from tinker_actors.clients.future import APIFuture, ClientFuture
+from tinker_actors.clients.handle import Handle
 from tinker_actors.clients.sampling import SamplingClient
 from tinker_actors.clients.twins import as_coroutine, awaited
 from tinker_actors.clients.vocabulary import Vocabulary
@@ -54,6 +56,19 @@ class TrainingClient:
     earlier results were waited for. The client outlives its actor, its session and its model on the service.
     """
 
+    exposed: ClassVar[tuple[str, ...]] = (  # what the proxy of a handle offers
+        "forward",
+        "forward_backward",
+        "get_info",
+        "history",
+        "model_id",
+        "optim_step",
+        "run",
+        "save_state",
+        "save_weights_for_sampler",
+        "step",
+    )
+
     def __init__(self, run: Run, info: GetInfoResponse, runtime: Runtime, make_sampler: MakeSampler) -> None:
         self._run = run
         self._info = info
@@ -66,6 +81,11 @@ class TrainingClient:
     def run(self) -> str:
         """The run's name in its run directory."""
         return self._run.name
+
+    @property
+    def handle(self) -> Handle:
+        """This client for programs made of actors: `ask`, `tell` and `proxy`."""
+        return Handle(self, f"{TRAINING}/training:{self._run.name}", self._runtime.tree.clock)
 
     @property
     def model_id(self) -> str:

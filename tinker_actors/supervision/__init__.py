@@ -55,7 +55,7 @@ from tinker_actors.supervision.flags import SupervisorFlags
 from tinker_actors.supervision.gates import Gate
 from tinker_actors.supervision.mailbox import Depths
 from tinker_actors.supervision.monitors import Down, Monitor, Scope
-from tinker_actors.supervision.proxy import Proxy
+from tinker_actors.supervision.proxy import CallMethod, GetAttribute, Proxy, perform
 from tinker_actors.supervision.replies import Reply
 from tinker_actors.supervision.runtime import Zombie
 from tinker_actors.supervision.specs import AutoShutdown, ChildSpec, Kind, OnPending, Restart, Strategy
@@ -70,6 +70,7 @@ __all__ = [
     "AutoShutdown",
     "Backoff",
     "BreakerSettings",
+    "CallMethod",
     "ChildAbandoned",
     "ChildCounts",
     "ChildDeleted",
@@ -95,6 +96,7 @@ __all__ = [
     "EventStream",
     "ExitReason",
     "Gate",
+    "GetAttribute",
     "GetChildSpec",
     "Ignored",
     "Killed",
@@ -131,4 +133,5 @@ __all__ = [
     "WhichChildren",
     "Zombie",
     "ZombieEnded",
+    "perform",
 ]

@@ -14,7 +14,16 @@ from tinker_actors.supervision.replies import Reply
 if TYPE_CHECKING:
     from tinker_actors.supervision.address import Address
 
-__all__ = ["OF_PROXY", "Proxy", "ProxyMethod", "UndeclaredError", "check_exposed", "perform"]
+__all__ = [
+    "OF_PROXY",
+    "CallMethod",
+    "GetAttribute",
+    "Proxy",
+    "ProxyMethod",
+    "UndeclaredError",
+    "check_exposed",
+    "perform",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,25 @@
+"""The examples do what they say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def printed(name: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_a_run_goes_on_while_its_reward_model_crashes() -> None:
+    lines = printed("reward_model_actor.py", "16")
+    means = [float(mean) for mean in re.findall(r"step \d+: mean reward ([\d.]+)", lines)]
+    assert len(means) == 16
+    assert re.findall(r"restarted \(restart (\d)\)", lines) == ["1", "2", "3"]
+    assert lines.count("asking again after: the reward model ran out of memory") == 3
+    assert sum(means[-4:]) > sum(means[:4])
