@@ -221,7 +221,8 @@ def test_messages_that_waited_for_a_child_that_is_ignored_are_not_delivered(
     """SUP-02."""
     spec = ChildSpec("a", in_turn(Echo, nothing_to_run), backoff=Backoff(base_s=5.0))
     tree = start_tree(spec, clock=clock)
-    crash(tree.address("root/a"))
+    with expect(tree, ChildExited, path="root/a"):
+        crash(tree.address("root/a"))
     tree.address("root").call(CountChildren())
     waiting = tree.address("root/a").ask("anybody there?")
     clock.advance(10.0)

@@ -205,6 +205,20 @@ def test_total_deadline_bounds_each_childs_own_time(
         clock.advance(0.5)
 
 
+@pytest.mark.parametrize("shutdown_s", [100.0, math.inf])
+def test_total_deadline_also_bounds_the_time_of_a_child_that_was_to_end_before(
+    start_tree: StartTree, clock: VirtualClock, block: Block, shutdown_s: float
+) -> None:
+    """SHU-02."""
+    tree = start_tree(block.spec(shutdown_s=shutdown_s), clock=clock)
+    block.begin(tree)
+    terminated = tree.address("root").ask(TerminateChild("stubborn"), timeout_s=1000.0)
+    begin_to_stop(tree, 3.0)
+    with expect(tree, ShutdownEnded, abandoned=("root/stubborn",)):
+        clock.advance(3.0)
+    assert terminated.result() is None
+
+
 def test_abandoned_child_is_reported_with_the_time_it_was_given(
     start_tree: StartTree, clock: VirtualClock, block: Block
 ) -> None:

@@ -94,10 +94,10 @@ class Children:
 
     def shut_down(self, deadline: float) -> None:
         """Begin to end all children, or, when that has begun, to end them by an earlier deadline."""
+        self._hurry(deadline)  # also those that were to end before
         if self.is_stopping:
-            self._hurry(deadline)
             return
-        self.is_stopping, self._deadline = True, deadline
+        self.is_stopping = True
         if self._home.parent is None:
             self._runtime.names.end()
         alive = [child for child in self.table.values() if child.incarnation is not None]
