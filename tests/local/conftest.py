@@ -12,7 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
+from embedded import Embedded, WallClock
 
+import tinker_actors as ta
 from tinker_actors.types import Datum, ModelInput, TensorData
 from tinker_actors.wire.protobuf import encode_training_content, with_ids
 
@@ -247,6 +249,40 @@ def open_caller() -> Iterator[Callable[[Process], Caller]]:
     """Clients of servers that are not the shared one."""
     with ExitStack() as stack:
         yield lambda process: stack.enter_context(calling(process.url))
+
+
+@pytest.fixture
+def clock() -> WallClock:
+    """What the server of `embedded` is told the time by."""
+    return WallClock()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, clock: WallClock) -> Iterator[Embedded]:
+    """A server in this process."""
+    with Embedded(tmp_path / "embedded", clock) as embedded:
+        yield embedded
+
+
+@pytest.fixture
+def talker(embedded: Embedded) -> Iterator[Caller]:
+    """A client of the server in this process."""
+    with calling(f"{embedded.url}/api/v1") as caller:
+        yield caller
+
+
+@pytest.fixture
+def open_url() -> Iterator[Callable[[str], Caller]]:
+    """Clients of servers in this process that a test starts itself."""
+    with ExitStack() as stack:
+        yield lambda url: stack.enter_context(calling(f"{url}/api/v1"))
+
+
+@pytest.fixture
+def rest(embedded: Embedded) -> Iterator[ta.RestClient]:
+    """Our own client of its records."""
+    with ta.RestClient(base_url=embedded.url, api_key=KEY["X-API-Key"]) as client:
+        yield client
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import zstandard
 
 PROTOBUF = "application/x-protobuf"
 POSTS = [
@@ -135,9 +136,21 @@ def test_a_body_that_ends_early_is_forgotten(process: Any, caller: Any) -> None:
     assert caller.session()
 
 
-def test_compressed_bodies_are_refused(caller: Any) -> None:
-    response = caller.http.post("forward_backward", content=b"x", headers={"Content-Encoding": "zstd"})
+@pytest.mark.parametrize("encoding", ["zstd", "gzip", "br", "zstd, zstd", "x" * 1000])
+def test_bodies_that_are_not_packed_as_they_say_are_refused(caller: Any, encoding: str) -> None:
+    response = caller.http.post("forward_backward", content=b"x", headers={"Content-Encoding": encoding})
     assert response.status_code == 415
+    assert "zstd is wanted" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_bomb_is_not_unpacked(caller: Any, layers: int) -> None:
+    body = zstandard.compress(bytes(65 * 2**20))
+    for _ in range(layers - 1):
+        body = zstandard.compress(body)
+    encoding = ", ".join(["zstd"] * layers)
+    response = caller.http.post("forward_backward", content=body, headers={"Content-Encoding": encoding})
+    assert response.status_code == 413
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "nowhere", 404), ("GET", "asample", 405)])

@@ -8,6 +8,8 @@ start > server > app > routes/   a POST is read (bodies), checked (validation), 
 executor < queues                   takes tickets in turn, each model's in the order of its seq_ids
 operations                          does what a ticket says, with live_models, samplers and checkpoints
 engine/                             the numbers: model, gradients, optimizer, sampling
+listings, checkpoint_records        what is kept, for REST; session_search finds sessions, traces tell of one
+access, tokens                      who may ask, and what is signed
 store                               keeps requests, results and records in SQLite; data_dir and files keep the rest
 faults/                     what goes wrong on order, for tests of recovery
 step_log                    what was executed, in order, and every heartbeat: by it tests judge

@@ -6,7 +6,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tinker_actors.local.faults.injection import App, Connections, FaultInjector
-from tinker_actors.local.routes import access, control, futures, models, sampling, sessions, training
+from tinker_actors.local.routes import (
+    access,
+    checkpoints,
+    control,
+    downloads,
+    futures,
+    models,
+    sampling,
+    sessions,
+    training,
+    training_runs,
+)
 from tinker_actors.local.routes.http import problem
 from tinker_actors.local.service import Service
 
@@ -26,6 +37,9 @@ def make_app(service: Service, connections: Connections | None = None) -> App:
         *training.ROUTES,
         *models.ROUTES,
         *sessions.ROUTES,
+        *training_runs.ROUTES,
+        *checkpoints.ROUTES,
+        *downloads.ROUTES,
         *access.ROUTES,
         *(control.ROUTES if service.options.control else ()),
     ]

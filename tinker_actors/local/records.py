@@ -21,6 +21,7 @@ __all__ = [
     "add_model",
     "add_sampler",
     "add_session",
+    "assign_project",
     "beat",
     "bury",
     "check_name",
@@ -68,6 +69,8 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
     """`tinker://` path of the weights."""
     ephemeral: bool
     """Whether the weights are its own, saved without a name."""
+    saved_by: str | None = None
+    """The save that wrote `path`: a later one of that name wrote other weights. None: they are gone, or it has none."""
 
 
 # Sessions ---------------------------------------------------------------------------------------
@@ -93,6 +96,17 @@ def beat(db: sqlite3.Connection, session_id: str) -> None:
 def resume_sessions(db: sqlite3.Connection) -> None:
     """Count no session's silence while there was no server to hear it."""
     db.execute("UPDATE sessions SET last_beat = now() WHERE finished IS NULL")
+
+
+def assign_project(db: sqlite3.Connection, session_id: str, project_id: str) -> None:
+    """Move a session, open or not, into a project.
+
+    Raises:
+        RefusedError: 404, there is no such session.
+    """
+    moved = db.execute("UPDATE sessions SET project_id = ? WHERE session_id = ?", (project_id, session_id))
+    if not moved.rowcount:
+        raise RefusedError(404, f"there is no session {session_id}")
 
 
 def expire_sessions(db: sqlite3.Connection, timeout_s: float) -> list[Ticket]:
@@ -287,7 +301,8 @@ def sampler(db: sqlite3.Connection, sampling_session_id: str) -> Sampler:
         RefusedError: 404, there is none of this id, or its weights are not saved yet.
     """
     row = db.execute(
-        "SELECT base_model, path, model_id, ready FROM samplers WHERE sampling_session_id = ?",
+        "SELECT base_model, samplers.path, samplers.model_id, ready, request_id FROM samplers LEFT JOIN checkpoints"
+        " ON samplers.path = checkpoints.path AND coalesce(expires_at > now(), 1) WHERE sampling_session_id = ?",
         (sampling_session_id,),
     ).fetchone()
     if row is None or not row[3]:
@@ -295,7 +310,11 @@ def sampler(db: sqlite3.Connection, sampling_session_id: str) -> Sampler:
             404, f"there is no sampling session {sampling_session_id}" + (" yet" if row else "")
         )
     return Sampler(
-        sampling_session_id=sampling_session_id, base_model=row[0], path=row[1], ephemeral=row[2] is not None
+        sampling_session_id=sampling_session_id,
+        base_model=row[0],
+        path=row[1],
+        ephemeral=row[2] is not None,
+        saved_by=row[4],
     )
 
 

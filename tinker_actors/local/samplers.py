@@ -270,7 +270,13 @@ class Samplers:
 def _weights_key(sampler: records.Sampler) -> str:
     if sampler.ephemeral:
         return sampler.sampling_session_id
-    return sampler.base_model if sampler.path is None else sampler.path
+    if sampler.path is None:
+        return sampler.base_model
+    if sampler.saved_by is None:
+        raise ValidationError(
+            f"checkpoint {sampler.path} is gone, and with it what {sampler.sampling_session_id} samples from"
+        )
+    return f"{sampler.path} of {sampler.saved_by}"
 
 
 def _weight_bytes(base: BaseModel) -> int:

@@ -3,13 +3,16 @@
 import asyncio
 import platform
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tinker_actors.local import completions, ledger, records
+from tinker_actors.local import checkpoint_records, completions, ledger, records
 from tinker_actors.local.access import Access
 from tinker_actors.local.bodies import digest_of
 from tinker_actors.local.checkpoints import Checkpoints
@@ -21,17 +24,21 @@ from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.live_models import Models
 from tinker_actors.local.operations import Operations
 from tinker_actors.local.options import Options
-from tinker_actors.local.refusals import RefusedError
+from tinker_actors.local.refusals import RefusedError, StorageError
 from tinker_actors.local.reports import report
 from tinker_actors.local.samplers import Samplers
 from tinker_actors.local.specs import Result, Ticket
-from tinker_actors.local.store import Job, Store
+from tinker_actors.local.store import Connection, Job, Store
 from tinker_actors.local.tokens import Signer
 from tinker_actors.local.waiters import Waiters
+from tinker_actors.types import CheckpointPath
 
 __all__ = ["Service"]
 
 T = TypeVar("T")
+SWEEP_S = 60.0
+"""From one look for what has outlived its time to the next."""
+LEAST_SWEEP_S = 0.05
 
 
 class Service:
@@ -70,6 +77,8 @@ class Service:
             self._publish,
             Limits(most=options.most_waiting, most_of_session=options.most_waiting_of_session),
         )
+        self._stopping = threading.Event()
+        self._sweeper = threading.Thread(target=self._sweep_for_ever, name="sweeper", daemon=True)
         self._base_of_model: dict[str, str] = {}
         self._base_of_sampler: dict[str, str] = {}
 
@@ -100,7 +109,9 @@ class Service:
             self.executor.open_model(model.model_id, model.executed)
         self._check_numerics(models)
         self.executor.offer(self.store.ask(ledger.pending))
+        self._reconcile()
         self.executor.start()
+        self._sweeper.start()
 
     def _check_numerics(self, models: list[records.Model]) -> None:
         others = [model for model in models if model.live and model.numerics != self.numerics]
@@ -115,6 +126,7 @@ class Service:
 
     def stop(self) -> None:
         """End the parts in order; what waits stays stored."""
+        self._stopping.set()
         self.waiters.release()
         self.executor.stop(timeout_s=1.0)
         self.store.close()
@@ -149,6 +161,40 @@ class Service:
             RefusedError: 404, there is no such session.
         """
         self.executor.offer(await self.run(lambda db: records.finish_session(db, session_id, reason)))
+
+    def sweep(self) -> None:
+        """End what has outlived its time: checkpoints, and sessions that fell silent."""
+        for path in self.store.ask(checkpoint_records.expired):
+            with suppress(RefusedError):  # it is being overwritten
+                self.store.submit(partial(self._delete_expired, path)).result()
+        timeout_s = self.options.session_timeout_s
+        if timeout_s is not None:
+            self.executor.offer(self.store.ask(lambda db: records.expire_sessions(db, timeout_s)))
+
+    def _delete_expired(self, path: CheckpointPath, db: Connection) -> None:
+        if path in checkpoint_records.expired(db):
+            checkpoint_records.delete(db, self.checkpoints, path)
+
+    def _sweep_for_ever(self) -> None:
+        timeout_s = self.options.session_timeout_s
+        pause_s = SWEEP_S if timeout_s is None else max(LEAST_SWEEP_S, min(SWEEP_S, timeout_s / 4))
+        while not self._stopping.wait(pause_s):
+            try:
+                self.sweep()
+            except (StorageError, OSError) as error:  # what was not done is done the next time
+                report("sweep_failed", error=str(error))
+
+    def _reconcile(self) -> None:
+        """Forget checkpoints whose files are gone and remove files of which there is no record.
+
+        A process that was killed leaves such. A save that was not recorded will be executed again.
+        """
+        known = self.store.ask(checkpoint_records.every)
+        lost = {path for path in known if not self.checkpoints.is_there(path)}
+        for path in lost:
+            self.store.submit(partial(records.forget_checkpoint, path=str(path))).result()
+        for path in set(self.checkpoints.found()) - (known - lost):
+            self.checkpoints.remove(path)
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """What `work` returns; for what would hold the event loop up."""

@@ -1,5 +1,6 @@
 """What all endpoints share: the key, the body, and answers that are JSON also when something is wrong."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from tinker_actors.local.refusals import BusyError, RefusedError, StorageError
 from tinker_actors.local.reports import report_failure
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import as_json
+from tinker_actors.wire.compression import accepted_encodings, unpacked
 
 __all__ = [
     "Guard",
@@ -101,17 +103,28 @@ def endpoint(
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body.
+    """The whole body, unpacked.
 
     Raises:
-        RefusedError: 413, it is too large; 415, it is compressed.
+        RefusedError: 413, it is too large, packed or not; 415, it cannot be unpacked.
     """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise RefusedError(415, "this server takes no compressed bodies")
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > MOST_BODY_BYTES:
             raise RefusedError(413, f"bodies may have {MOST_BODY_BYTES} bytes")
         parts.append(part)
-    return b"".join(parts)
+    body, encoding = b"".join(parts), request.headers.get("content-encoding", "identity")
+    return body if encoding == "identity" else await asyncio.to_thread(_unpacked, body, encoding)
+
+
+def _unpacked(body: bytes, encoding: str) -> bytes:
+    try:
+        plain = unpacked(body, encoding, MOST_BODY_BYTES)
+    except ValueError as error:
+        raise RefusedError(
+            415, f"a body in {accepted_encodings()} is wanted, got {encoding[:64]!r}: {error}"
+        ) from error
+    if plain is None:
+        raise RefusedError(413, f"bodies may have {MOST_BODY_BYTES} bytes once they are unpacked")
+    return plain

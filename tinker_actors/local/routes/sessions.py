@@ -5,17 +5,20 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tinker_actors.local import records, step_log
+from tinker_actors.local import listings, records, step_log
 from tinker_actors.local.bodies import decode, parse
 from tinker_actors.local.engine.catalog import model_config, model_names
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, key_needed, read_body
+from tinker_actors.local.routes.queries import check_scope, page_in
 from tinker_actors.local.service import Service
+from tinker_actors.local.session_search import SearchRequest, search
 from tinker_actors.local.store import Connection
 from tinker_actors.wire.documents import CreateSessionRequest, SessionRequest
 
 __all__ = ["ROUTES"]
 
+USUAL_LIMIT = 20
 REASONS = ("success", "errored", "interrupted")
 
 
@@ -91,6 +94,36 @@ async def finish_session(service: Service, request: Request) -> Response:
     return answer({})
 
 
+async def list_sessions(service: Service, request: Request) -> Response:
+    """A page of their ids, the newest first."""
+    check_scope(request)
+    page = page_in(request, USUAL_LIMIT)
+    return answer(await service.ask(lambda db: listings.sessions(db, page)))
+
+
+async def get_session(service: Service, request: Request) -> Response:
+    """What lives in one."""
+    check_scope(request)
+    session_id = request.path_params["session_id"]
+    return answer(await service.ask(lambda db: listings.session(db, session_id)))
+
+
+async def search_sessions(service: Service, request: Request) -> Response:
+    """A page of those that fit a search, the newest first."""
+    wanted, _, _ = decode(await read_body(request), SearchRequest)
+    return answer(await service.ask(lambda db: search(db, wanted)))
+
+
+async def assign_project(service: Service, request: Request) -> Response:
+    """Another project for a session, and so for its models."""
+    project_id = parse(await read_body(request)).get("project_id")
+    if not isinstance(project_id, str) or not project_id:
+        raise RefusedError(422, f"project_id must be a text, got {project_id!r}")
+    session_id = request.path_params["session_id"]
+    await service.run(lambda db: records.assign_project(db, session_id, project_id))
+    return Response(status_code=204)
+
+
 ROUTES = [
     endpoint("GET", "/healthz", healthz),
     endpoint("GET", "/get_server_capabilities", get_server_capabilities),
@@ -100,4 +133,8 @@ ROUTES = [
     endpoint("POST", "/create_session", create_session),
     endpoint("POST", "/session_heartbeat", session_heartbeat),
     endpoint("POST", "/sessions/{session_id}/finish", finish_session),
+    endpoint("GET", "/sessions", list_sessions),
+    endpoint("POST", "/sessions/search", search_sessions),
+    endpoint("GET", "/sessions/{session_id}", get_session),
+    endpoint("PUT", "/sessions/{session_id}/project", assign_project),
 ]
