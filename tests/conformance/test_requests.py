@@ -3,6 +3,7 @@
 The SDK runs in an environment of its own, whose Python `TINKER_SDK_PYTHON` names.
 """
 
+import itertools
 import json
 import os
 import re
@@ -59,7 +60,6 @@ ALLOWED = {
     "*: forward_backward body data[].loss_fn_inputs.*.shape: only ours *": "the shape of a vector may be told",
     "create model: get_server_capabilities: only ours": "a base model that is not on offer is refused by name",
     "train with another optimizer: get_server_capabilities: only ours": "as above",
-    "train in chunks: order of arrival: ours ['forward_backward 3', 'forward_backward 4', 'forward_backward 5'], official *": "ours go one after another, so none waits at the server for an earlier one",
     "open rest client: client/*: only official": "ours asks for flags when the first request needs them",
     "list what is kept: client/*: only ours": "as above",
 }
@@ -71,7 +71,6 @@ NOT_BUILT_YET = {
 SERVER_LACKS = {
     "train on an image: BadRequestError: *only encoded text*": "local/tiny sees no images",
     "sample after images: BadRequestError: *only encoded text*": "as above",
-    "sample with every option: BadRequestError: *is not offered*": "not built yet: sampling options",
     "list what is kept: NotFoundError: *": "not built yet: REST",
     "list pages of others: NotFoundError: *": "not built yet: REST",
     "ask for sessions: NotFoundError: *": "not built yet: REST",
@@ -223,11 +222,18 @@ def by_name(requests: list[Recorded]) -> dict[tuple[str, str], list[Recorded]]:
 
 
 def order(requests: list[Recorded]) -> list[str]:
-    """What arrived after what; polls go on beside, so they are left out."""
-    documents = [(request.path, request.document or {}) for request in requests]
-    return [
-        f"{path} {body.get('seq_id', '')}".strip() for path, body in documents if path != "retrieve_future"
-    ]
+    """What arrived after what, in which chunks that go out together are in the order of their ids.
+
+    Polls go on beside, so they are left out.
+    """
+    arrived = [request for request in requests if request.path != "retrieve_future"]
+    told: list[str] = []
+    for path, group in itertools.groupby(arrived, key=lambda request: request.path):
+        ids = [(request.document or {}).get("seq_id", "") for request in group]
+        if path == "forward_backward":
+            ids = [*sorted(ids[:-1]), ids[-1]]
+        told.extend(f"{path} {seq_id}".strip() for seq_id in ids)
+    return told
 
 
 def matches(entry: str, difference: str) -> bool:

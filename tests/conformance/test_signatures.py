@@ -42,8 +42,6 @@ GIVEN = [
 
 ALLOWED = {
     # Names of the package
-    "APIError: *": "the root of ours is TinkerActorsError",
-    "TinkerError: *": "the root of ours is TinkerActorsError",
     "AdminClient: *": "billing and audit",
     "Backcompat*ClientFuture: *": "ours is ClientFuture, one class for each kind of client",
     "ExperimentalWarning: *": "ours warns with FutureWarning",

@@ -49,6 +49,8 @@ class Profile:
     """Whether ids are derived from the session's; else they are bare, and requests are numbered."""
     loads_into_session: bool = True
     """Whether load_weights makes a model of its own; else it wants one that was created just now."""
+    refused_parts: frozenset[int] = frozenset()
+    """Orders under which a forward_backward with the loss "refused" is refused."""
     counts_refused: bool = False
     """Whether a request that was refused used up its `seq_id`."""
     announces_sizes: bool = False
@@ -360,6 +362,8 @@ class _Answers:
 
     def _submit_forward_backward(self, document: Any) -> _Result:
         body = document.get("forward_backward_input", document)
+        if body["loss_fn"] == "refused" and document["seq_id"] in self._profile.refused_parts:
+            raise _RefusedError(400, "there is no such loss")
         targets = [datum["loss_fn_inputs"]["target_tokens"] for datum in body["data"]]
         shapes = [target.get("shape") or [len(target.get("data") or target["dense"])] for target in targets]
         outputs = [[-0.5] * math.prod(shape) for shape in shapes]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tinker_actors.api.training import SaveContent
+from tinker_actors.errors import TinkerActorsError
 from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, SendRecord
 from tinker_actors.wire.calls import Answer
 
@@ -60,20 +61,29 @@ class Outbox:
     Requests are posted one after another in order; an id is used up only by a request that the service accepted.
     What may have been accepted keeps its id whatever happens: under another the service would do it twice.
 
+    In parallel, all requests of one forward_backward but its first go out together, and the first when the service
+    has them: until then it begins none of them, so that nothing is computed where one is refused.
+
     Args:
         model: with its `model_id`.
         next_seq_id: the first id never used on it.
+        parallel: whether the service takes ids out of order.
     """
 
-    def __init__(self, model: ModelRecord, next_seq_id: int) -> None:
+    def __init__(self, model: ModelRecord, next_seq_id: int, *, parallel: bool = False) -> None:
         self.model = model
-        self.posting: Part | None = None
-        """The request whose acceptance is awaited."""
+        self._posting: dict[Part, int] = {}
+        """Requests whose acceptance is awaited, with their ids."""
+        self.failing: dict[int, TinkerActorsError] = {}
+        """By place, why an operation fails, until it is known which of its requests the service has."""
+        self._parallel = parallel
         self._next_seq_id = next_seq_id
         self._pending: dict[int, Pending] = {}
         self._queue: deque[Part] = deque()
         self._touched: set[Part] = set()
         """Requests that were posted, also those that wait to be posted again."""
+        self._refused: set[Part] = set()
+        """Requests that the service did not take, of operations that are still here."""
         self._refused_id = 0
         """The id that a refused request gave up last; services may count it as used."""
 
@@ -119,25 +129,54 @@ class Outbox:
         self._next_seq_id = max(self._next_seq_id, pending.sends[-1].seq_id + 1)
 
     def post(self) -> Part | None:
-        """The next request to post, unless one is being posted."""
-        if self.posting is not None or not self._queue:
-            return None
-        self.posting = self._queue.popleft()
-        self._touched.add(self.posting)
-        return self.posting
+        """The next request to post, if one may be."""
+        part = self._next()
+        if part is not None:
+            self._queue.remove(part)
+            self._touched.add(part)
+            self._posting[part] = self._pending[part[0]].sends[part[1]].seq_id
+        return part
 
-    def accepted(self) -> None:
-        """The request being posted was accepted."""
-        self.posting = None
+    def _next(self) -> Part | None:
+        if not self._queue:
+            return None
+        first = self._queue[0]
+        overtaking = self._overtaking(first)
+        if overtaking is None:
+            return None if self._posting else first
+        return overtaking if all(place == first[0] for place, _ in self._posting) else None
+
+    def _overtaking(self, first: Part) -> Part | None:
+        """The request that goes before the first one of its operation."""
+        place, part = first
+        if not self._parallel or part != 0 or len(self._queue) == 1 or self._queue[1][0] != place:
+            return None
+        pending = self._pending[place]
+        # Whether the service will take that id is not known: none may wait there behind it.
+        is_in_doubt = pending.sends[0].seq_id == self._refused_id
+        return None if is_in_doubt or pending.kind is not Kind.FORWARD_BACKWARD else self._queue[1]
+
+    def is_posting(self, place: int) -> bool:
+        """Whether the acceptance of a request of an operation is awaited."""
+        return any(one == place for one, _ in self._posting)
+
+    def accepted(self, part: Part) -> None:
+        """A request was accepted."""
+        self._posting.pop(part, None)
+
+    def refused(self, part: Part) -> None:
+        """A request was refused: the service does not have it."""
+        if self._posting.pop(part, None) is not None:
+            self._touched.discard(part)
+            self._refused.add(part)
 
     def post_again(self, part: Part) -> None:
         """Whether a request was accepted is not known: it takes its turn again, with the id it has."""
-        if part == self.posting:
-            self.posting = None
+        self._posting.pop(part, None)
         self._queue = deque(sorted((part, *self._queue)))
 
     def is_untouched(self, place: int) -> bool:
-        """Whether no request of an operation can have reached the service."""
+        """Whether the service can have no request of an operation."""
         return not any((place, part) in self._touched for part in range(len(self._pending[place].contents)))
 
     def finished(self) -> Iterator[Pending]:
@@ -150,18 +189,21 @@ class Outbox:
     def remove(self, places: Iterable[int]) -> list[SendRecord]:
         """Forget operations; what is to be written of the ids that this frees.
 
-        A refused request is one that is being posted. It and those not posted yet give up their ids (0 stands for
-        none), and those behind move up. Ids of requests that may have been accepted are used up.
+        Requests that were refused or not posted yet give up their ids (0 stands for none), and those behind move up.
+        Ids of requests that may have been accepted are used up.
         """
         gone = set(places)
         given_up = [part for part in self._queue if part[0] in gone and part not in self._touched]
-        if self.posting is not None and self.posting[0] in gone:
-            given_up.append(self.posting)
-            self._refused_id = self._pending[self.posting[0]].sends[self.posting[1]].seq_id
-            self.posting = None
+        refused = sorted(part for part in self._refused if part[0] in gone)
+        if refused:
+            place, part = refused[0]
+            self._refused_id = self._pending[place].sends[part].seq_id
+            self._refused.difference_update(refused)
+            given_up.extend(refused)
         freed = [self._pending[place].sends[part] for place, part in given_up]
         self._queue = deque(part for part in self._queue if part[0] not in gone)
         self._touched = {part for part in self._touched if part[0] not in gone}
+        self._posting = {part: seq_id for part, seq_id in self._posting.items() if part[0] not in gone}
         for place in gone:
             self._pending.pop(place, None)
         moved = self._renumber(min(send.seq_id for send in freed)) if freed else []
@@ -169,7 +211,7 @@ class Outbox:
 
     def has_the_id_of_a_refused_one(self, part: Part) -> bool:
         """Whether the id of the request being posted was given up by one that the service refused."""
-        return part == self.posting and self._pending[part[0]].sends[part[1]].seq_id == self._refused_id
+        return self._posting.get(part) == self._refused_id
 
     def skip_id(self, part: Part) -> list[SendRecord]:
         """The service counts that id as used: the request takes its turn again with the next one.

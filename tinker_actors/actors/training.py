@@ -160,8 +160,8 @@ class TrainingActor(SupervisedActor):
 
     def _receive(self, message: Accepted | Answered | Failed) -> None:
         match message:
-            case Accepted(_Request(generation), _) if self._is_current(generation):
-                self._accept()
+            case Accepted(_Request(generation, part), _) if self._is_current(generation):
+                self._accept(part)
             case Answered(_Request(generation, (place, part)), answer) if self._is_current(generation):
                 self._note_answer(place, part, answer)
             case Failed(_Request(generation, part), error, accepted) if self._is_current(generation):
@@ -187,7 +187,8 @@ class TrainingActor(SupervisedActor):
         """The run has a model: send it what it lacks, then what is new."""
         image = self._load()
         self._note(image)
-        outbox = Outbox(attached.model, replay.next_seq_id(image.sends))
+        parallel = self._published.config.parallel_fwdbwd_chunks and self._published.capabilities.has_flags
+        outbox = Outbox(attached.model, replay.next_seq_id(image.sends), parallel=parallel)
         parts, results = replay.parts_of(image), replay.results_of(image)
         sent = {(send.place, send.part): send for send in image.sends}
         fresh: list[Record] = []
@@ -250,21 +251,20 @@ class TrainingActor(SupervisedActor):
         self._restore("gradients of a dead process had to be undone", counts=False)
 
     def _post(self, outbox: Outbox) -> None:
-        """Send the next request, once the service has accepted the one before."""
-        part = outbox.post()
-        if part is None:
-            return
-        place, number = part
-        pending = outbox[place]
-        call = call_for(pending.kind, outbox.model_id, pending.sends[number].seq_id, pending.contents[number])
-        tag = _Request(outbox.model.generation, part)
-        self._transport.tell(
-            Send(call, tag, self.context.me, owner=self.context.path, expected=expectation_of(pending.kind))
-        )
+        """Send what may be sent before the service has accepted more."""
+        while (part := outbox.post()) is not None:
+            place, number = part
+            pending = outbox[place]
+            content, seq_id = pending.contents[number], pending.sends[number].seq_id
+            call = call_for(pending.kind, outbox.model_id, seq_id, content)
+            tag, expected = _Request(outbox.model.generation, part), expectation_of(pending.kind)
+            self._transport.tell(Send(call, tag, self.context.me, owner=self.context.path, expected=expected))
 
-    def _accept(self) -> None:
+    def _accept(self, part: Part) -> None:
         if self._outbox is not None:
-            self._outbox.accepted()
+            self._outbox.accepted(part)
+            self._fail_in_the_end(self._outbox, part[0])
+        if self._outbox is not None:
             self._post(self._outbox)
 
     def _note_answer(self, place: int, part: int, answer: Answer) -> None:
@@ -378,7 +378,15 @@ class TrainingActor(SupervisedActor):
             ):
                 self._halt(error)
             case _:
-                self._fail(outbox, pending, error)
+                if not accepted:
+                    outbox.refused(part)
+                outbox.failing.setdefault(part[0], error)
+                self._fail_in_the_end(outbox, part[0])
+
+    def _fail_in_the_end(self, outbox: Outbox, place: int) -> None:
+        """Let an operation fail, if it does, once it is known which of its requests the service has."""
+        if place in outbox.failing and not outbox.is_posting(place):
+            self._fail(outbox, outbox[place], outbox.failing.pop(place))
 
     def _fail(self, outbox: Outbox, pending: Pending, error: TinkerActorsError) -> None:
         """An operation will have no result: its step is void, or it alone is."""
@@ -397,13 +405,7 @@ class TrainingActor(SupervisedActor):
     def _void(self, outbox: Outbox, pending: Pending, error: TinkerActorsError) -> None:
         """A part of an optimizer step failed: none of the step counts, and what ran of it is undone."""
         step = replay.step_of(self._load().operations, pending.record.place)
-        is_refused = outbox.posting is not None and outbox.posting[0] == pending.record.place
-        ran = [
-            one
-            for one in step
-            if not (one.place in outbox and outbox.is_untouched(one.place))
-            and not (is_refused and one.place == pending.record.place and outbox.posting == (one.place, 0))
-        ]
+        ran = [one for one in step if one.place not in outbox or not outbox.is_untouched(one.place)]
         void = [msgspec.structs.replace(one, state=State.VOID, summary=error_summary(error)) for one in step]
         self._journal.call(Append((*void, *outbox.remove(one.place for one in step))))
         if any(one.kind == Kind.OPTIM_STEP for one in step):
