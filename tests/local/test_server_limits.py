@@ -1,13 +1,21 @@
 """More work than the server takes: first it says so, then it refuses."""
 
+import asyncio
+import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from in_process import Asked, a_sampler
 
+from tinker_actors.local import ledger
+from tinker_actors.local.data_dir import DataDirectory
 from tinker_actors.local.executor import Limits
+from tinker_actors.local.options import Options
 from tinker_actors.local.refusals import BusyError
+from tinker_actors.local.service import Service
 
 
 @pytest.mark.parametrize(
@@ -73,3 +81,77 @@ def test_one_sessions_queue_is_not_anothers(busy: tuple[Any, list[str]]) -> None
     assert answer.status_code == 200
     pending = caller.post("retrieve_future", {"request_id": answer.json()["request_id"]}).json()
     assert pending["queue_state"] == "paused_capacity"
+
+
+def test_operations_far_ahead_wait_outside(caller: Any) -> None:
+    model_id = caller.model()
+    assert caller.optim_step(model_id, ledger.MOST_AHEAD).status_code == 200
+    far = caller.optim_step(model_id, ledger.MOST_AHEAD + 1)
+    assert (far.status_code, far.json()["queue_state"]) == (429, "paused_rate_limit")
+    caller.optim_step(model_id, 1)
+    caller.poll(f"{model_id}:1")
+    assert caller.optim_step(model_id, ledger.MOST_AHEAD + 1).status_code == 200
+
+
+def test_more_models_than_fit_into_memory_train_all_the_same(
+    start: Callable[..., Any], open_caller: Callable[..., Any], tmp_path: Any
+) -> None:
+    results = []
+    for most in ("1", "8"):
+        caller = open_caller(start(tmp_path / most, "--most-live-models", most))
+        models = [caller.model(number=number) for number in range(3)]
+        ids = []
+        for seq_id in range(1, 7):
+            for model_id in models:
+                send = caller.forward_backward if seq_id % 3 else caller.optim_step
+                ids.append(send(model_id, seq_id).json()["request_id"])
+        results.append([caller.poll(request_id, "application/x-protobuf").content for request_id in ids])
+    assert results[0] == results[1]
+    assert len(set(results[0])) > 1
+
+
+def memory() -> int:
+    """Bytes that this process has in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def test_ten_thousand_open_futures_are_borne(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path / "s")
+    data.open(1.0)
+    service = Service(Options(data=tmp_path / "s", hold_s=0.05), data)  # executes nothing until it is started
+    body = {
+        "prompt": {"chunks": [{"type": "encoded_text", "tokens": [200] * 1000}]},
+        "sampling_params": {"max_tokens": 2},
+        "padding": "x" * 4_000,
+    }
+
+    async def open_all(sampler: str) -> list[str]:
+        ids: list[str] = []
+        for first in range(0, 10_000, 200):
+            asked = [
+                Asked(service, "asample", {**body, "sampling_session_id": sampler, "seq_id": number})
+                for number in range(first, first + 200)
+            ]
+            ids += [(await one.document())["request_id"] for one in asked]
+        return ids
+
+    async def ask() -> tuple[set[str], str]:
+        sampler = await a_sampler(service)
+        before = memory()
+        ids = await open_all(sampler)
+        polls = [Asked(service, "retrieve_future", {"request_id": request_id}) for request_id in ids[::10]]
+        states = {(await poll.document())["type"] for poll in polls}
+        assert memory() - before < 50 * 2**20  # the bodies alone have 80 MB
+        service.start()
+        single = {**body, "sampling_session_id": await a_sampler(service), "seq_id": 0}
+        request_id = (await Asked(service, "asample", single).document())["request_id"]
+        answer: dict[str, str] = {"type": "try_again"}
+        while answer["type"] == "try_again":
+            answer = await Asked(service, "retrieve_future", {"request_id": request_id}).document()
+        return states, answer["type"]
+
+    try:
+        assert asyncio.run(ask()) == ({"try_again"}, "sample")
+    finally:
+        service.stop()

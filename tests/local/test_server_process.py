@@ -168,14 +168,43 @@ def test_too_little_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # Numerics
 
 
-def test_other_numerics_under_a_live_model_are_named(start: Any, open_caller: Any, tmp_path: Path) -> None:
+def test_other_numerics_under_a_live_model_are_named_once(
+    start: Any, open_caller: Any, tmp_path: Path
+) -> None:
     process = start(tmp_path / "s", "--threads", "1")
     open_caller(process).model()
     process.stop()
-    process = start(tmp_path / "s", "--threads", "2")
+    for told in (1, 0):
+        process = start(tmp_path / "s", "--threads", "2")
+        process.stop()
+        lines = process.errors.splitlines()
+        assert len(lines) == told
+    process = start(tmp_path / "s", "--threads", "1")
     process.stop()
     (line,) = process.errors.splitlines()
     report = json.loads(line)
     assert report["event"] == "numerics_changed"
-    assert "1 BLAS threads" in report["stored"][0]
-    assert "2 BLAS threads" in report["current"]
+    assert "2 BLAS threads" in report["stored"][0]
+    assert "1 BLAS threads" in report["current"]
+
+
+def test_a_deterministic_server_refuses_other_numerics_until_they_are_accepted(
+    start: Any, open_caller: Any, refused: Any, tmp_path: Path
+) -> None:
+    process = start(tmp_path / "s", "--deterministic")
+    open_caller(process).model()
+    process.stop()
+    error = refused(tmp_path / "s", "--deterministic", "--threads", "2")
+    assert "1 BLAS threads" in error
+    assert "2 BLAS threads" in error
+    assert f"serve --data {tmp_path / 's'}" in error
+    start(tmp_path / "s", "--threads", "2").stop()
+    start(tmp_path / "s", "--deterministic", "--threads", "2").stop()
+
+
+def test_without_live_models_numerics_may_change(start: Any, open_caller: Any, tmp_path: Path) -> None:
+    process = start(tmp_path / "s", "--deterministic")
+    caller = open_caller(process)
+    caller.do("unload_model", {"model_id": caller.model()})
+    process.stop()
+    start(tmp_path / "s", "--deterministic", "--threads", "2").stop()

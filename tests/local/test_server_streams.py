@@ -3,13 +3,13 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import Asked, a_sampler
 
-from tinker_actors.local.app import make_app
 from tinker_actors.local.data_dir import DataDirectory
 from tinker_actors.local.engine.batching import Batch, Generation
 from tinker_actors.local.options import Options
@@ -91,6 +91,10 @@ def test_a_reader_that_leaves_frees_its_row(
 # In this process, where the engine can be held
 
 
+async def event(stream: Asked) -> tuple[str, dict[str, Any]]:
+    return parsed(await stream.part())[0]
+
+
 class Gate:
     """Lets a batch draw one token each time it is opened."""
 
@@ -110,51 +114,6 @@ class Gate:
         self._open.release(times)
 
 
-class Asked:
-    """One request to the application, whose answer's parts are seen as they are sent."""
-
-    def __init__(self, service: Service, path: str, document: Any) -> None:
-        self.sent: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
-        self._left = asyncio.Event()
-        self._body = json.dumps(document).encode()
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": f"/api/v1/{path}",
-            "raw_path": b"",
-            "query_string": b"",
-            "headers": [(b"x-api-key", b"tml-test"), (b"content-type", b"application/json")],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2),
-            "scheme": "http",
-        }
-        self.task = asyncio.ensure_future(make_app(service)(scope, self._receive, self.sent.put))
-
-    async def _receive(self) -> MutableMapping[str, Any]:
-        if self._body:
-            body, self._body = self._body, b""
-            return {"type": "http.request", "body": body, "more_body": False}
-        await self._left.wait()
-        return {"type": "http.disconnect"}
-
-    def leave(self) -> None:
-        self._left.set()
-
-    async def event(self) -> tuple[str, dict[str, Any]]:
-        """The next event that is sent."""
-        message = await asyncio.wait_for(self.sent.get(), 30)
-        while not message.get("body"):
-            message = await asyncio.wait_for(self.sent.get(), 30)
-        return parsed(message["body"])[0]
-
-    async def document(self) -> Any:
-        await asyncio.wait_for(self.task, 30)
-        parts = [self.sent.get_nowait() for _ in range(self.sent.qsize())]
-        return json.loads(b"".join(part.get("body", b"") for part in parts))
-
-
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     data = DataDirectory(tmp_path / "s")
@@ -163,16 +122,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
     service.start()
     yield service
     service.stop()
-
-
-async def a_sampler(service: Service) -> str:
-    session = await Asked(service, "create_session", {"tags": [], "sdk_version": "0.38.0"}).document()
-    made = {
-        "session_id": session["session_id"],
-        "sampling_session_seq_id": 0,
-        "base_model": "local/tiny",
-    }
-    return str((await Asked(service, "create_sampling_session", made).document())["sampling_session_id"])
 
 
 def document(sampler: str, max_tokens: int = 3) -> dict[str, Any]:
@@ -194,9 +143,9 @@ def test_each_token_leaves_before_the_next_one_is_made(
         seen = []
         for _ in range(3):
             gate.open()
-            name, _ = await stream.event()
+            name, _ = await event(stream)
             seen.append((name, gate.drawn))
-        name, _ = await stream.event()
+        name, _ = await event(stream)
         await stream.task
         return [*seen, (name, gate.drawn)]
 
@@ -212,7 +161,7 @@ def test_a_stream_whose_reader_leaves_is_drawn_no_further(
         sampler = await a_sampler(service)
         stream = Asked(service, "stream_sample", document(sampler, 1000))
         gate.open()
-        await stream.event()
+        await event(stream)
         stream.leave()
         await asyncio.wait_for(stream.task, 30)
         gate.open(4)  # one that the stream may be waiting for, three for what comes next
@@ -229,12 +178,12 @@ def test_what_goes_wrong_on_the_way_is_an_event(service: Service, monkeypatch: p
     async def read() -> list[tuple[str, dict[str, Any]]]:
         stream = Asked(service, "stream_sample", document(await a_sampler(service)))
         gate.open()
-        first = await stream.event()
+        first = await event(stream)
         monkeypatch.setattr(Batch, "step", lambda _: 1 / 0)
         gate.open()
         events = [first]
         while events[-1][0] == "token":
-            events.append(await stream.event())
+            events.append(await event(stream))
         return events
 
     *tokens, (name, data) = asyncio.run(read())
@@ -249,9 +198,9 @@ def test_a_server_that_stops_ends_its_streams(service: Service, monkeypatch: pyt
     async def read() -> tuple[str, dict[str, Any]]:
         stream = Asked(service, "stream_sample", document(await a_sampler(service)))
         gate.open()
-        await stream.event()
+        await event(stream)
         service.waiters.release()
-        return await stream.event()
+        return await event(stream)
 
     assert asyncio.run(read()) == ("error", {"error": "the server stops", "category": "server"})
     gate.open(3)

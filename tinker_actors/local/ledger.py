@@ -7,7 +7,7 @@ from typing import cast
 import msgspec
 
 from tinker_actors.local import completions
-from tinker_actors.local.refusals import RefusedError, StorageError
+from tinker_actors.local.refusals import BusyError, RefusedError, StorageError
 from tinker_actors.local.specs import Kind, Result, Ticket
 
 __all__ = [
@@ -32,6 +32,8 @@ RESULTS_KEPT = 512
 RESULT_BYTES_KEPT = 32 * 2**20
 """Bytes those results may take; the newest `RESULTS_SAFE` are kept whatever their size."""
 RESULTS_SAFE = 32
+MOST_AHEAD = 4096
+"""How far ahead of what was executed a model's operations may be accepted."""
 DETAIL_KEPT = 1000
 """Characters of the reason why a request was refused."""
 ROWS_KEPT = 4096
@@ -114,6 +116,7 @@ def accept_operation(db: sqlite3.Connection, request: Request) -> Accepted:
 
     Raises:
         RefusedError: 404, there is no such model; 409, its place is taken or was passed.
+        BusyError: it is far ahead of what was executed.
     """
     model = db.execute("SELECT live, executed FROM models WHERE model_id = ?", (request.queue,)).fetchone()
     if model is None or not model[0]:
@@ -129,6 +132,12 @@ def accept_operation(db: sqlite3.Connection, request: Request) -> Accepted:
         raise RefusedError(
             409,
             f"seq_id must be above {model[1]}, the last executed one of {request.queue}, got {request.seq_id}",
+        )
+    if request.seq_id > model[1] + MOST_AHEAD:
+        raise BusyError(
+            f"operations may be {MOST_AHEAD} ahead of the last executed one of {request.queue}, {model[1]}, "
+            f"got seq_id {request.seq_id}; send it again later",
+            "paused_rate_limit",
         )
     db.execute("UPDATE models SET last_request_at = now() WHERE model_id = ?", (request.queue,))
     passed_over = _pass_over(db, request.queue, after=model[1], before=request.seq_id)

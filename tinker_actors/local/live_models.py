@@ -1,5 +1,6 @@
 """Models in training, in memory: restored from their last snapshot and what was executed after it."""
 
+from collections import OrderedDict
 from functools import cache
 
 from tinker_actors.local import ledger, records
@@ -29,15 +30,24 @@ class Models:
 
     A model that is not in memory is made anew when it is asked for: its snapshot, then the operations
     after it once more, which gives the same bits.
+
+    Args:
+        store: where operations are kept.
+        checkpoints: where snapshots are kept.
+        snapshot_every: operations between two snapshots of a model.
+        most: models kept in memory; the one that was used longest ago makes room.
     """
 
-    def __init__(self, store: Store, checkpoints: Checkpoints, snapshot_every: int) -> None:
+    def __init__(self, store: Store, checkpoints: Checkpoints, snapshot_every: int, most: int) -> None:
         self._store = store
         self._checkpoints = checkpoints
         self._snapshot_every = snapshot_every
-        self._trainers: dict[str, Trainer] = {}
+        self._most = most
+        self._trainers: OrderedDict[str, Trainer] = OrderedDict()
         self._specs: dict[str, ModelSpec] = {}
         self._since_snapshot: dict[str, int] = {}
+        self._changed_by: dict[str, int] = {}
+        """The last operation that changed what is in memory."""
 
     def spec(self, model_id: str) -> ModelSpec:
         """What a model is made from."""
@@ -59,8 +69,7 @@ class Models:
             arrays = self._checkpoints.arrays(CheckpointPath.parse(spec.source, kind="weights"))
             trainer.load_state(arrays, optimizer=spec.optimizer)
             self.snapshot(model_id, trainer, 0)
-        self._trainers[model_id] = trainer
-        return trainer
+        return self._keep(model_id, trainer)
 
     def trainer(self, ticket: Ticket) -> Trainer:
         """The model of an operation, as it is before that.
@@ -70,8 +79,30 @@ class Models:
         """
         model_id = ticket.queue
         if model_id not in self._trainers:
-            self._trainers[model_id] = self._restored(model_id, (ticket.seq_id or 0) - 1)
+            return self._keep(model_id, self._restored(model_id, (ticket.seq_id or 0) - 1))
+        self._trainers.move_to_end(model_id)
         return self._trainers[model_id]
+
+    def _keep(self, model_id: str, trainer: Trainer) -> Trainer:
+        self._trainers[model_id] = trainer
+        for other in list(self._trainers)[: max(0, len(self._trainers) - self._most)]:
+            self._evict(other)
+        return trainer
+
+    def _evict(self, model_id: str) -> None:
+        """Forget a model that can be made anew; with a snapshot, so that this is quick."""
+        trainer = self._trainers[model_id]
+        try:
+            row = self._store.ask(lambda db: records.model(db, model_id))
+            if row.executed < self._changed_by.get(model_id, -1):
+                return  # results that could not be stored are in memory only
+            if self._since_snapshot.get(model_id, 0):
+                self.snapshot(model_id, trainer, row.executed)
+        except RefusedError:
+            pass  # being unloaded
+        except (OSError, StorageError) as error:  # operations are kept from the snapshot before
+            report("snapshot_failed", model_id=model_id, error=str(error))
+        self.forget(model_id)
 
     def _restored(self, model_id: str, executed: int) -> Trainer:
         row = self._store.ask(lambda db: records.model(db, model_id))
@@ -104,6 +135,7 @@ class Models:
     def forget(self, model_id: str) -> None:
         """Make a model anew when it is next asked for: after a failure nobody knows what it left behind."""
         self._trainers.pop(model_id, None)
+        self._changed_by.pop(model_id, None)
 
     def unload(self, model_id: str) -> None:
         """Remove a model and its snapshots."""
@@ -114,6 +146,7 @@ class Models:
 
     def executed(self, ticket: Ticket) -> None:
         """Count an operation that changed a model; now and then take a snapshot after it."""
+        self._changed_by[ticket.queue] = ticket.seq_id or 0
         count = self._since_snapshot.get(ticket.queue, 0) + 1
         self._since_snapshot[ticket.queue] = count
         if ticket.kind != "load_weights" and count < self._snapshot_every:

@@ -44,13 +44,16 @@ class Options:
     greeting: Greeting = "json"
     """What is printed once it listens: a line for a program, or lines for a shell."""
     deterministic: bool = False
-    """Whether equal requests must give equal bits: no two requests share a batch."""
+    """Whether equal requests must give equal bits: no two share a batch, seeds that nobody names follow from
+    what is asked, and models that were made with other numerics are refused."""
     hold_s: float = 30.0
     """Longest a poll for a result is held."""
     lock_patience_s: float = 5.0
     """How long a dying predecessor may hold the directory."""
     snapshot_every: int = 16
     """Operations between two snapshots of a model."""
+    most_live_models: int = 8
+    """Models in training kept in memory; others come back from their snapshots when they are asked for."""
     most_rows: int = 64
     """Samples that grow at once; a quarter is left to sessions that have none."""
     cache_mib: int = 512
@@ -103,6 +106,7 @@ def _key(text: str) -> str:
 
 
 _LIMITS = (
+    ("most_live_models", "Models in training kept in memory."),
     ("most_rows", "Samples that grow at once."),
     ("cache_mib", "Memory for their keys and values, MiB."),
     ("most_waiting", "Samples that may wait before 429."),

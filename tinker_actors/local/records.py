@@ -38,6 +38,7 @@ __all__ = [
     "resume_sessions",
     "sampler",
     "sampler_ready",
+    "set_numerics",
     "set_snapshot",
     "unload",
 ]
@@ -210,6 +211,11 @@ def _model(row: Any) -> Model:
         snapshot=row[4],
         numerics=row[5],
     )
+
+
+def set_numerics(db: sqlite3.Connection, numerics: str) -> None:
+    """All live models go on with these numerics."""
+    db.execute("UPDATE models SET numerics = ? WHERE live = 1", (numerics,))
 
 
 def set_snapshot(db: sqlite3.Connection, model_id: str, seq_id: int) -> None:

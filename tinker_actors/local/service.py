@@ -24,7 +24,7 @@ from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.live_models import Models
 from tinker_actors.local.operations import Operations
 from tinker_actors.local.options import Options
-from tinker_actors.local.refusals import RefusedError, StorageError
+from tinker_actors.local.refusals import RefusedError, StartError, StorageError
 from tinker_actors.local.reports import report
 from tinker_actors.local.samplers import Samplers
 from tinker_actors.local.specs import Result, Ticket
@@ -62,7 +62,7 @@ class Service:
         self.switches = Switches(time.monotonic)
         if options.faults is not None:
             self.switches.arm(options.faults)
-        models = Models(self.store, self.checkpoints, options.snapshot_every)
+        models = Models(self.store, self.checkpoints, options.snapshot_every, options.most_live_models)
         self.executor = Executor(
             self.store,
             Operations(self.store, self.checkpoints, models),
@@ -114,15 +114,27 @@ class Service:
         self._sweeper.start()
 
     def _check_numerics(self, models: list[records.Model]) -> None:
-        others = [model for model in models if model.live and model.numerics != self.numerics]
-        if others:
-            report(
-                "numerics_changed",
-                message="live models were made with other numerics; they will go on, but not bit for bit",
-                stored=sorted({model.numerics for model in others}),
-                current=self.numerics,
-                models=len(others),
+        """Name live models that will not go on bit for bit, or refuse them.
+
+        Raises:
+            StartError: there are some, and the server is to be deterministic.
+        """
+        others = sorted({model.numerics for model in models if model.live} - {self.numerics})
+        if not others:
+            return
+        if self.options.deterministic:
+            raise StartError(
+                f"live models were made with {' and with '.join(others)}, this is {self.numerics}: they would not "
+                "go on bit for bit; go back to what they were made with, or accept the change by starting "
+                f"`tinker-actors serve --data {self.options.data}` once, which is not deterministic"
             )
+        report(
+            "numerics_changed",
+            message="live models were made with other numerics; they go on, but not bit for bit",
+            stored=others,
+            current=self.numerics,
+        )
+        self.store.ask(lambda db: records.set_numerics(db, self.numerics))
 
     def stop(self) -> None:
         """End the parts in order; what waits stays stored."""

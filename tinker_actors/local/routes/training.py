@@ -22,7 +22,7 @@ from tinker_actors.local.bodies import (
 )
 from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.operations import NamedSave, checkpoint_of
-from tinker_actors.local.refusals import RefusedError, StorageError
+from tinker_actors.local.refusals import BusyError, RefusedError, StorageError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import Kind
@@ -52,6 +52,8 @@ def operation(path: str, handler: Callable[[Service, str, bytes], Awaitable[Resp
         body = await read_body(request)
         try:
             return await handler(service, media, body)
+        except BusyError:  # the same request may come again
+            raise
         except RefusedError as refusal:
             place = await service.in_thread(place_of, media, body)
             if place is not None:
