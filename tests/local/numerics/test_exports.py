@@ -1,8 +1,12 @@
-"""What the server saves for sampling, loaded by PEFT on the model that transformers loads."""
+"""What the server saves, exports and archives, loaded by PEFT on the model that transformers loads."""
 
+import io
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import peft
 import pytest
@@ -28,6 +32,33 @@ def document(model_id: str, seq_id: int, key: str) -> dict[str, Any]:
     return {"model_id": model_id, "seq_id": seq_id, key: {"data": data, "loss_fn": "cross_entropy"}}
 
 
+def directory(process: Any, caller: Any, model_id: str, tmp_path: Path) -> Path:  # noqa: ARG001 - one form for all
+    """Weights saved for sampling, where the server keeps them."""
+    caller.do("save_weights_for_sampler", {"model_id": model_id, "seq_id": 6, "path": "trained"})
+    return Path(process.data / "checkpoints" / model_id / "sampler_weights" / "trained")
+
+
+def export(process: Any, caller: Any, model_id: str, tmp_path: Path) -> Path:  # noqa: ARG001 - as above
+    """An export, fetched as its URLs say."""
+    caller.do("save_weights_external", {"model_id": model_id, "seq_id": 6, "path": "trained"})
+    place = f"training_runs/{model_id}/checkpoints/external_weights/trained/external_weights_urls"
+    (tmp_path / "export").mkdir()
+    for name, url in caller.http.get(place).json()["urls"].items():
+        (tmp_path / "export" / name).write_bytes(httpx.get(url).content)
+    return tmp_path / "export"
+
+
+def archive(process: Any, caller: Any, model_id: str, tmp_path: Path) -> Path:  # noqa: ARG001 - as above
+    """The archive of training state, unpacked."""
+    caller.do("save_weights", {"model_id": model_id, "seq_id": 6, "path": "trained"})
+    place = f"training_runs/{model_id}/checkpoints/weights/trained/archive"
+    fetched = httpx.get(caller.http.get(place).headers["location"]).content
+    with tarfile.open(fileobj=io.BytesIO(fetched)) as packed:
+        packed.extractall(tmp_path / "archive", filter="data")
+    return tmp_path / "archive"
+
+
+@pytest.mark.parametrize("get", [directory, export, archive])
 @pytest.mark.parametrize(
     "shape",
     [
@@ -36,8 +67,8 @@ def document(model_id: str, seq_id: int, key: str) -> dict[str, Any]:
     ],
     ids=["llama", "qwen3"],
 )
-def test_saved_weights_load_in_peft_and_give_the_same_logprobs(
-    process: Any, caller: Any, tmp_path: Path, shape: dict[str, Any]
+def test_weights_load_in_peft_and_give_the_same_logprobs(
+    process: Any, caller: Any, tmp_path: Path, shape: dict[str, Any], get: Callable[..., Path]
 ) -> None:
     write_model(tmp_path, **shape)
     made = {"session_id": caller.session(), "model_seq_id": 0, "base_model": str(tmp_path)}
@@ -46,8 +77,7 @@ def test_saved_weights_load_in_peft_and_give_the_same_logprobs(
         caller.do("forward_backward", document(model_id, seq_id, "forward_backward_input"))
         caller.do("optim_step", caller.step_document(model_id, seq_id + 1))
     trained = caller.do("forward", document(model_id, 5, "forward_input"))
-    caller.do("save_weights_for_sampler", {"model_id": model_id, "seq_id": 6, "path": "trained"})
-    saved = process.data / "checkpoints" / model_id / "sampler_weights" / "trained"
+    saved = get(process, caller, model_id, tmp_path)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     with torch.no_grad():
         plain = logprobs(model)
