@@ -73,6 +73,18 @@ def test_a_key_that_clients_cannot_send_is_refused_at_the_start(key: str, capsys
     assert "starts with tml-" in capsys.readouterr().err
 
 
+def test_a_key_may_stand_in_a_file_where_no_other_user_sees_it(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "key").write_text("tml-mine\n")
+    (tmp_path / "wrong").write_text("hidden")
+    assert parse_options(["--data", "x", "--api-key", f"@{tmp_path / 'key'}"]).api_key == "tml-mine"
+    for name, wanted in (("wrong", "starts with tml-"), ("none", "must be a file that holds a key")):
+        with pytest.raises(SystemExit):
+            parse_options(["--data", "x", "--api-key", f"@{tmp_path / name}"])
+        errors = capsys.readouterr().err
+        assert wanted in " ".join(errors.split())
+        assert "hidden" not in errors
+
+
 def test_the_key_shows_in_no_repr() -> None:
     assert "hidden" not in repr(Options(data=Path("x"), api_key="tml-hidden"))
 

@@ -97,7 +97,12 @@ def _seconds(text: str) -> float:
 
 
 def _key(text: str) -> str:
-    """A key that clients send."""
+    """A key that clients send, itself or in a file."""
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            raise click.BadParameter(f"{text[1:]} must be a file that holds a key: {error}") from None
     if not text.startswith("tml-") or not (text.isascii() and text.isprintable()) or " " in text:
         raise click.BadParameter(
             "must be one word of ASCII letters, digits and signs that starts with tml-: clients send no other"
@@ -133,7 +138,11 @@ def server_options(*, data: Path | None, port: int, greeting: Greeting) -> list[
             "--host", default=default.host, help="Address to listen on; beyond this machine with --api-key."
         ),
         _option("--port", type=count(0, 65_535), default=port, help="0 takes a free one."),
-        _option("--api-key", type=_key, help="The one key to accept; else any that begins tml- or eyJ."),
+        _option(
+            "--api-key",
+            type=_key,
+            help="The one key to accept, or @FILE that holds it; else any that begins tml- or eyJ.",
+        ),
         _option("--jwt", is_flag=True, help="Have keys exchanged for tokens that expire."),
         _option(
             "--jwt-life", "jwt_life_s", type=_seconds, default=default.jwt_life_s, help="How long these work."
