@@ -87,7 +87,7 @@ def drive(steps: RoundTrips[Any], outcomes: list[Outcome]) -> tuple[Any, list[An
         (lambda: rest.get_session("", "owned"), ValidationError, "session_id must be a string"),
         (lambda: rest.get_session(NONE, "owned"), ValidationError, "session_id must be"),
         (lambda: rest.get_session("..", "owned"), ValidationError, "session_id must be an id"),
-        (lambda: rest.get_session("\ud800", "owned"), ValidationError, "session_id must be an id"),
+        (lambda: rest.get_session("\ud800", "owned"), ValidationError, "session_id must be text"),
         (lambda: rest.get_session("s", MINE), ValidationError, '"owned" or "accessible", got \'mine\''),
         (lambda: rest.list_sessions(0, 0, "owned"), ValidationError, "limit must be"),
         (lambda: rest.list_sessions(1, -1, "owned"), ValidationError, "offset must be"),

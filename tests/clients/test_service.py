@@ -157,3 +157,9 @@ def test_nothing_is_reported_unless_it_is_said_so(recorder: Recorder) -> None:
     with opened(recorder) as service:
         sampler = service.create_sampling_client(base_model=BASE_MODEL).result(WAIT_S)
         assert [one.get_telemetry() for one in (service, sampler, service.create_rest_client())] == [None] * 3
+
+
+@pytest.mark.parametrize("callback", [None, 5, "print", []], ids=repr)
+def test_events_are_given_to_functions_alone(recorder: Recorder, callback: Any) -> None:
+    with opened(recorder) as service, pytest.raises(ta.ValidationError, match="given to a function"):
+        service.subscribe(callback)

@@ -18,7 +18,7 @@ from tinker_actors.api.rest import (
     succeeded,
 )
 from tinker_actors.errors import APIResponseValidationError, APIStatusError, TinkerPathError, ValidationError
-from tinker_actors.types.checks import text, whole
+from tinker_actors.types.checks import shown, text, whole
 from tinker_actors.types.rest import (
     CheckpointArchiveUrlResponse,
     CheckpointsListResponse,
@@ -70,7 +70,7 @@ def checkpoint_path(training_run_id: str, checkpoint_id: str) -> str:
     except TinkerPathError as error:
         raise ValidationError(
             "a training run id has no slash, and a checkpoint id reads weights/<name>, sampler_weights/<name> or"
-            f" external_weights/<name>, got {run!r} and {checkpoint!r}; a Checkpoint's tinker_path has both,"
+            f" external_weights/<name>, got {shown(run)} and {shown(checkpoint)}; a Checkpoint's tinker_path has both,"
             " for the method for tinker paths"
         ) from error
 
@@ -80,7 +80,7 @@ def _route(tinker_path: str, *kinds: CheckpointType, instead: str = "") -> str:
     path = ParsedCheckpointTinkerPath.from_tinker_path(tinker_path)
     if kinds and path.checkpoint_type not in kinds:
         raise TinkerPathError(
-            f"a checkpoint of type {' or '.join(kinds)} is wanted here, got {tinker_path!r}; {instead}"
+            f"a checkpoint of type {' or '.join(kinds)} is wanted here, got {shown(tinker_path)}; {instead}"
         )
     kind, _, name = path.checkpoint_id.partition("/")
     run = segment("training_run_id", path.training_run_id)

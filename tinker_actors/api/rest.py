@@ -17,7 +17,7 @@ from tinker_actors.errors import (
     ValidationError,
 )
 from tinker_actors.types import ServerCapabilities
-from tinker_actors.types.checks import text, whole
+from tinker_actors.types.checks import one_of, shown, text, whole
 from tinker_actors.types.rest import (
     AccessScope,
     GetSamplerResponse,
@@ -144,14 +144,11 @@ def segment(name: str, value: Any) -> str:
     known = text(name, value)
     if known.startswith("tinker://"):
         raise TinkerPathError(
-            f"{name} is an id, got the path {known!r}; use the method for tinker paths, or the path's id"
+            f"{name} is an id, got the path {shown(known)}; use the method for tinker paths, or the path's id"
         )
-    try:
-        quoted = quote(known, safe=":")
-    except UnicodeEncodeError:
-        quoted = "."
+    quoted = quote(known, safe=":")
     if quoted in (".", ".."):
-        raise ValidationError(f"{name} must be an id, got {known!r}")
+        raise ValidationError(f"{name} must be an id, got {shown(known)}")
     return quoted
 
 
@@ -167,9 +164,7 @@ def page(limit: Any, offset: Any) -> dict[str, int]:
 def _scope(access_scope: Any) -> dict[str, str]:
     if access_scope is None:
         return {}
-    if access_scope not in ("owned", "accessible"):
-        raise ValidationError(f'access_scope must be "owned" or "accessible", got {access_scope!r}')
-    return {"access_scope": str(access_scope)}
+    return {"access_scope": one_of("access_scope", access_scope, "owned", "accessible")}
 
 
 # Sessions ---------------------------------------------------------------------------------------
@@ -237,7 +232,8 @@ def search_sessions(request: SessionSearchRequest) -> Call[SessionSearchResponse
     try:
         given = msgspec.to_builtins(request) if isinstance(request, SessionSearchRequest) else request
         known = msgspec.convert(given, SessionSearchRequest, from_attributes=True)
-    except (msgspec.ValidationError, TypeError) as error:
+        msgspec.json.encode(known)
+    except (msgspec.ValidationError, TypeError, UnicodeEncodeError) as error:
         raise ValidationError(f"a SessionSearchRequest is wanted: {error}") from error
     whole("limit", known.limit, least=1, most=MOST_SEARCHED)
     if (known.owner.type == "user") != (known.owner.owner_urns is not None):

@@ -143,7 +143,8 @@ class APIFuture(Generic[T]):
 
 
 def _seconds(timeout: Any) -> float | None:
-    return None if timeout is None or timeout == math.inf else finite("timeout", timeout)
+    is_endless = isinstance(timeout, float) and timeout == math.inf
+    return None if timeout is None or is_endless else finite("timeout", timeout)
 
 
 class ClientFuture(APIFuture[T]):

@@ -180,8 +180,8 @@ class SamplingClient:
         tensor = TensorData.of(targets)
         if tensor.dtype != "int64":
             raise ValidationError(f"target_prompt_logprobs must be int64 token ids, got {tensor.dtype}")
-        rows = tensor.shape[0]
-        if len(tensor.shape) != 2 or (length is not None and rows != length - 1):  # noqa: PLR2004 - a matrix
+        is_matrix = len(tensor.shape) == 2  # noqa: PLR2004
+        if not is_matrix or (length is not None and tensor.shape[0] != length - 1):
             wanted = "prompt tokens - 1" if length is None else length - 1
             raise ShapeError(f"target_prompt_logprobs must have shape ({wanted}, K), got {tensor.shape}")
         ids = tensor.values[tensor.values != -1]

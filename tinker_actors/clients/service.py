@@ -27,7 +27,7 @@ from tinker_actors.config import RecoveryPolicy, Secret, Settings
 from tinker_actors.errors import ConfigError, ValidationError
 from tinker_actors.supervision import Address, BreakerSettings, TreeNode
 from tinker_actors.types import CheckpointPath, OptimizerConfig, ServerCapabilities
-from tinker_actors.types.checks import flag, metadata, text, whole
+from tinker_actors.types.checks import flag, metadata, one_of, secret, shown, text, whole
 from tinker_actors.types.console import session_page, sessions_page
 from tinker_actors.types.optimizers import family_fields
 
@@ -102,7 +102,7 @@ class ServiceClient:
         )
         self._runtime = Runtime(
             settings,
-            recovery or RecoveryPolicy(),
+            _policy(recovery),
             None if run_dir is None else _path(run_dir),
             metadata("user_metadata", user_metadata),
             display_name,
@@ -241,7 +241,7 @@ class ServiceClient:
             restores_optimizer=restores_optimizer,
             optimizer_config=optimizer,
         )
-        token = None if access_token is None else Secret(text("weights_access_token", access_token))
+        token = None if access_token is None else Secret(secret("weights_access_token", access_token))
         return self._start(config, run, token)
 
     def _start(
@@ -256,7 +256,9 @@ class ServiceClient:
     def _run_name(self, run: str | None) -> str:
         name = str(next(self._ordinals)) if run is None else run
         if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
-            raise ValidationError(f"a run name has 1 to 100 letters, digits, '_', '.' or '-', got {name!r}")
+            raise ValidationError(
+                f"a run name has 1 to 100 letters, digits, '_', '.' or '-', got {shown(name)}"
+            )
         if name in self._names:
             raise ValidationError(f"run {name!r} is already open in this client; use another run= name")
         self._names.add(name)
@@ -356,10 +358,16 @@ class ServiceClient:
 
     def address(self, path: str) -> Address:
         """The address of an actor in the tree, such as `service/session/heartbeat`."""
-        return self._runtime.tree.address(path)
+        return self._runtime.tree.address(text("path", path))
 
     def subscribe(self, callback: Callable[[object], object]) -> Callable[[], None]:
-        """Call `callback` with every event from now on, on a thread of its own; returns the way to end that."""
+        """Call `callback` with every event from now on, on a thread of its own; returns the way to end that.
+
+        Raises:
+            ValidationError: it cannot be called.
+        """
+        if not callable(callback):
+            raise ValidationError(f"events are given to a function, got {shown(callback)}")
         return self._runtime.tree.events.subscribe(callback)
 
     @property
@@ -388,9 +396,8 @@ class ServiceClient:
         Raises:
             ValidationError: an argument is wrong.
         """
-        if status not in ("success", "errored", "interrupted"):
-            raise ValidationError(f"a session ends with success, errored or interrupted, got {status!r}")
-        close = partial(self._close, status, None if detail is None else text("detail", detail))
+        known = one_of("status", status, "success", "errored", "interrupted")
+        close = partial(self._close, known, None if detail is None else text("detail", detail))
         if self._closing.acquire(blocking=False):
             try:
                 threading.Thread(target=close, name="service-close").start()
@@ -444,11 +451,23 @@ class SessionHolder:
         return session_id
 
 
+def _policy(recovery: Any) -> RecoveryPolicy:
+    if recovery is None:
+        return RecoveryPolicy()
+    if not isinstance(recovery, RecoveryPolicy):
+        raise ConfigError(f"recovery is a RecoveryPolicy, got {shown(recovery)}")
+    return recovery
+
+
 def _path(run_dir: str | os.PathLike[str]) -> str:
     try:
-        return os.fspath(run_dir)
-    except TypeError as error:
-        raise ConfigError(f"run_dir is a path, got {run_dir!r}") from error
+        path = os.fsdecode(run_dir)
+        path.encode()
+    except (TypeError, UnicodeEncodeError) as error:
+        raise ConfigError(f"run_dir is a path, got {shown(run_dir)}") from error
+    if not path or "\0" in path:
+        raise ConfigError(f"run_dir is a path, got {shown(run_dir)}")
+    return path
 
 
 def _family(optimizer: object) -> Mapping[str, Any] | None:

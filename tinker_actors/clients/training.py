@@ -35,7 +35,7 @@ from tinker_actors.types import (
     SaveWeightsResponse,
     TensorData,
 )
-from tinker_actors.types.checks import finite, flag, metadata, text, utf8, whole
+from tinker_actors.types.checks import finite, flag, metadata, one_of, shown, text, whole
 from tinker_actors.types.console import training_run_page
 from tinker_actors.types.optimizers import optimizer_params
 
@@ -174,7 +174,11 @@ class TrainingClient:
     ) -> APIFuture[Any]:
         if not isinstance(data, Iterable):
             raise ValidationError(f"data is a list of Datum, got {type(data).__name__}")
-        known = [Datum.of(datum) for datum in data]
+        try:
+            given = list(data)
+        except TypeError as error:  # an array without dimensions
+            raise ValidationError(f"data is a list of Datum: {error}") from error
+        known = [Datum.of(datum) for datum in given]
         if not known:
             raise ValidationError("No data provided")
         text("loss_fn", loss_fn)
@@ -400,7 +404,7 @@ def _save_content(
 ) -> SaveContent:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):
         raise ValidationError(
-            f"a checkpoint name has 1 to 255 letters, digits, '_', '.' or '-', got {name!r}"
+            f"a checkpoint name has 1 to 255 letters, digits, '_', '.' or '-', got {shown(name)}"
         )
     return SaveContent(
         name=name,
@@ -420,11 +424,11 @@ def _not_here(instead: str, path: Any, access_token: str | None) -> ValidationEr
 
 
 def _sampler_kind(kind: Any, name: str | None) -> SamplingClientKind:
-    if kind == "snapshot" or (kind == "inflight" and name is None):
-        return "inflight" if kind == "inflight" else "snapshot"
-    if kind == "inflight":
-        raise ValidationError(f"an inflight sampler has no name, as its weights change; got {name!r}")
-    raise ValidationError(f'kind must be "snapshot" or "inflight", got {kind!r}')
+    if one_of("kind", kind, "snapshot", "inflight") == "snapshot":
+        return "snapshot"
+    if name is not None:
+        raise ValidationError(f"an inflight sampler has no name, as its weights change; got {shown(name)}")
+    return "inflight"
 
 
 def _recipients(given: Any) -> tuple[str, ...]:
@@ -432,9 +436,9 @@ def _recipients(given: Any) -> tuple[str, ...]:
         return ()
     if isinstance(given, str) or not isinstance(given, Sequence) or len(given) > MOST_RECIPIENTS:
         raise ValidationError(
-            f"age_encryption_recipients is a list of at most {MOST_RECIPIENTS} public keys, got {given!r}"
+            f"age_encryption_recipients is a list of at most {MOST_RECIPIENTS} public keys, got {shown(given)}"
         )
-    return tuple(utf8("a recipient of an export", one) for one in given)
+    return tuple(text("a recipient of an export", one) for one in given)
 
 
 def _copy_outcome(done: "Future[Any]", to: "Future[Any]") -> None:

@@ -80,6 +80,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: no key, a key of the wrong form, or another argument that cannot be used.
         """
+        texts = {"base_url": base_url, "api_key": api_key, "project_id": project_id, "proxy": proxy}
+        _check_kinds(str, "text", {**texts, "codec": codec, "transport": transport})
+        mappings = {"default_headers": default_headers, "default_query": default_query}
+        _check_kinds(Mapping, "a mapping of names to values", mappings)
         known = os.environ if environment is None else environment
         url = str(base_url or known.get("TINKER_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
         if url != LOCAL and not _is_http(url):
@@ -100,6 +104,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             codec=_choice("codec", codec or known.get("TINKER_ACTORS_CODEC"), "protobuf", "json"),
             transport=_transport(transport or known.get("TINKER_ACTORS_TRANSPORT")),
         )
+
+
+def _check_kinds(kind: type[Any], wanted: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of another kind; none of them is shown, for it may be a secret."""
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(f"{name} must be {wanted}, got {type(value).__name__}")
 
 
 def _credential(url: str, api_key: str | None, known: Mapping[str, str], home: Path) -> Credential:

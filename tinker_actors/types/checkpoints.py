@@ -5,6 +5,7 @@ from typing import Literal, Self
 import msgspec
 
 from tinker_actors.errors import TinkerPathError, ValidationError
+from tinker_actors.types.checks import shown
 from tinker_actors.types.console import checkpoint_page, playground_page
 
 __all__ = [
@@ -44,10 +45,10 @@ class CheckpointPath(msgspec.Struct, frozen=True):
         match parts:
             case [run, found, name] if run and name and found in _KINDS:
                 if kind is not None and found != kind:
-                    raise TinkerPathError(f"a path of kind {kind} is wanted here, got {path!r}")
+                    raise TinkerPathError(f"a path of kind {kind} is wanted here, got {shown(path)}")
                 return cls(run, found, name)
         raise TinkerPathError(
-            f"checkpoint paths read tinker://<training run>/<{'|'.join(_KINDS)}>/<name>, got {path!r}"
+            f"checkpoint paths read tinker://<training run>/<{'|'.join(_KINDS)}>/<name>, got {shown(path)}"
         )
 
     def __str__(self) -> str:

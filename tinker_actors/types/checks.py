@@ -3,17 +3,39 @@
 import math
 import numbers
 import operator
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from tinker_actors.errors import ValidationError
 
-__all__ = ["MOST_INT32", "MOST_INT64", "finite", "flag", "metadata", "text", "utf8", "whole"]
+__all__ = [
+    "MOST_INT32",
+    "MOST_INT64",
+    "finite",
+    "flag",
+    "metadata",
+    "one_of",
+    "secret",
+    "shown",
+    "text",
+    "whole",
+]
 
 MOST_INT32, MOST_INT64 = 2**31 - 1, 2**63 - 1
 """Largest whole numbers of the wire's two integer types."""
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
+
+
+def shown(value: Any) -> str:
+    """`value` for a message: short whatever it is, and without an error of its own."""
+    return _SHORT.repr(value)
 
 
 def whole(name: str, value: Any, *, least: int, most: int | None = None) -> int:
@@ -28,7 +50,7 @@ def whole(name: str, value: Any, *, least: int, most: int | None = None) -> int:
         number = least - 1
     if number < least or (most is not None and number > most):
         bound = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ValidationError(f"{name} must be a whole number, {bound}, got {value!r}")
+        raise ValidationError(f"{name} must be a whole number, {bound}, got {shown(value)}")
     return number
 
 
@@ -43,7 +65,7 @@ def finite(name: str, value: Any) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ValidationError(f"{name} must be a finite number, got {value!r}")
+        raise ValidationError(f"{name} must be a finite number, got {shown(value)}")
     return number
 
 
@@ -53,38 +75,43 @@ def flag(name: str, value: Any) -> bool:
     Raises:
         ValidationError: it is neither True nor False.
     """
-    try:
-        is_flag = value in (True, False)
-    except ValueError:  # an array
-        is_flag = False
-    if not is_flag:
-        raise ValidationError(f"{name} must be True or False, got {value!r}")
+    if not isinstance(value, bool | np.bool_) and not (isinstance(value, int) and value in (0, 1)):
+        raise ValidationError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
 
 
 def text(name: str, value: Any) -> str:
-    """`value`, a string that is not empty.
-
-    Raises:
-        ValidationError: it is none.
-    """
-    if not isinstance(value, str) or not value:
-        raise ValidationError(f"{name} must be a string that is not empty, got {value!r}")
-    return value
-
-
-def utf8(name: str, value: Any) -> str:
     """`value`, a string that is not empty and that UTF-8 can hold.
 
     Raises:
         ValidationError: it is none.
     """
-    known = text(name, value)
+    if not isinstance(value, str) or not value:
+        raise ValidationError(f"{name} must be a string that is not empty, got {shown(value)}")
     try:
-        known.encode()
+        value.encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair
-        raise ValidationError(f"{name} must be text that UTF-8 can hold, got {value!r}") from error
-    return known
+        raise ValidationError(f"{name} must be text that UTF-8 can hold, got {shown(value)}") from error
+    return value
+
+
+def secret(name: str, value: Any) -> str:
+    """Like `text`, of a value that no message may show."""
+    if isinstance(value, str) and value and value.isascii():
+        return value
+    raise ValidationError(f"{name} must be a string of ASCII characters, got another {type(value).__name__}")
+
+
+def one_of(name: str, value: Any, *choices: str) -> str:
+    """`value`, which is one of `choices`.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    if not isinstance(value, str) or value not in choices:
+        wanted = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValidationError(f"{name} must be {wanted}, got {shown(value)}")
+    return value
 
 
 def metadata(name: str, value: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.types.checks import MOST_INT32, utf8, whole
+from tinker_actors.types.checks import MOST_INT32, one_of, text, whole
 
 __all__ = [
     "Chunk",
@@ -78,7 +78,7 @@ class ImageAssetPointerChunk(
     """Tokens the image stands for; advisory, the service refuses a request where it is wrong."""
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "location", utf8("an image's location", self.location))
+        msgspec.structs.force_setattr(self, "location", text("an image's location", self.location))
         _check_image(self)
 
     @property
@@ -167,8 +167,7 @@ def _content(what: str, value: Any) -> bytes:
 
 
 def _check_image(chunk: ImageChunk | ImageAssetPointerChunk) -> None:
-    if chunk.format not in get_args(ImageFormat):
-        raise ValidationError(f'an image\'s format must be "png" or "jpeg", got {chunk.format!r}')
+    one_of("an image's format", chunk.format, *get_args(ImageFormat))
     if chunk.expected_tokens is not None:
         tokens = whole("expected_tokens", chunk.expected_tokens, least=0, most=MOST_INT32)
         msgspec.structs.force_setattr(chunk, "expected_tokens", tokens)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.types.checks import utf8
+from tinker_actors.types.checks import text
 from tinker_actors.types.chunks import Chunk, EncodedTextChunk, chunk_of, token_ids
 from tinker_actors.types.provenance import ProvenanceSpans, check_tiling, spans_of
 from tinker_actors.types.tensors import DType, TensorData
@@ -157,7 +157,7 @@ class Datum(msgspec.Struct, frozen=True):
                 f"loss_fn_inputs is a mapping of names to tensors, got {type(self.loss_fn_inputs).__name__}"
             )
         tensors = {
-            utf8("the name of a loss input", name): _tensor(name, value)
+            text("the name of a loss input", name): _tensor(name, value)
             for name, value in self.loss_fn_inputs.items()
         }
         msgspec.structs.force_setattr(self, "model_input", ModelInput.of(self.model_input))

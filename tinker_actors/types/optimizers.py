@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import msgspec
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.types.checks import finite, metadata, text
+from tinker_actors.types.checks import finite, metadata, one_of, shown, text
 
 __all__ = [
     "ADAMW",
@@ -82,7 +82,7 @@ class AdamParams(msgspec.Struct, frozen=True, kw_only=True):
             return value
         known = {name: getattr(value, name) for name in cls.__struct_fields__ if hasattr(value, name)}
         if not str(getattr(value, "type", "adam")).startswith("adam"):
-            raise ValidationError(f"only AdamW's parameters are known, got those of {value.type!r}")
+            raise ValidationError(f"only AdamW's parameters are known, got those of {shown(value.type)}")
         if "learning_rate" not in known:
             raise ValidationError(f"optimizer parameters are an AdamParams, got {type(value).__name__}")
         _check_names(cls, _fields(value).keys() - {"type"})
@@ -103,8 +103,7 @@ class DimuonParams(msgspec.Struct, frozen=True, kw_only=True):
     """Decay of the momentum."""
 
     def __post_init__(self) -> None:
-        if self.type != self.family:
-            raise ValidationError(f"DimuonParams are of type {self.family!r}, got {self.type!r}")
+        one_of("the type of DimuonParams", self.type, self.family)
         _check_floats(self, ("learning_rate", "beta1"))
         msgspec.structs.force_setattr(self, "grad_clip_norm", finite("grad_clip_norm", self.grad_clip_norm))
 
@@ -161,7 +160,7 @@ def family_fields(value: Any) -> dict[str, Any]:
         return {"type": ADAMW}
     if not hasattr(value, "type"):
         raise ValidationError(
-            f"an optimizer is an AdamOptimizerConfig or a DimuonOptimizerConfig, got {value!r}; None is AdamW"
+            f"an optimizer is an AdamOptimizerConfig or a DimuonOptimizerConfig, got {shown(value)}; None is AdamW"
         )
     fields = _fields(value)
     text("an optimizer's type", fields.get("type"))

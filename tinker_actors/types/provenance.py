@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from tinker_actors.errors import ShapeError, ValidationError
-from tinker_actors.types.checks import MOST_INT64, utf8, whole
+from tinker_actors.types.checks import MOST_INT64, text, whole
 
 __all__ = ["PromptProvenanceSpan", "ProvenanceSpans", "SampledProvenanceSpan", "check_tiling", "spans_of"]
 
@@ -20,7 +20,7 @@ class _Span(msgspec.Struct, frozen=True, kw_only=True):
     """Number of tokens."""
 
     def __post_init__(self) -> None:
-        utf8("a span's sequence_id", self.sequence_id)
+        text("a span's sequence_id", self.sequence_id)
         for name in ("offset", "length"):
             value = whole(f"a span's {name}", getattr(self, name), least=0, most=MOST_INT64)
             msgspec.structs.force_setattr(self, name, value)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.types.checks import MOST_INT32, finite, utf8, whole
+from tinker_actors.types.checks import MOST_INT32, finite, shown, text, whole
 from tinker_actors.types.tensors import TensorData
 from tinker_actors.types.topk import TopkLogprobs, TopkRows
 
@@ -69,13 +69,15 @@ def _stop(stop: Any) -> str | Sequence[str | int] | None:
     if stop is None:
         return None
     if isinstance(stop, str):
-        return utf8("a stop string", stop)
+        return text("a stop string", stop)
     try:
         stops = list(stop)
     except TypeError as error:
-        raise ValidationError(f"stop is a string or a list of strings or token ids, got {stop!r}") from error
+        raise ValidationError(
+            f"stop is a string or a list of strings or token ids, got {shown(stop)}"
+        ) from error
     if all(isinstance(one, str) for one in stops):
-        return [utf8("a stop string", one) for one in stops]
+        return [text("a stop string", one) for one in stops]
     return [whole("a stop token, where no string is given,", one, least=0, most=MOST_INT32) for one in stops]
 
 

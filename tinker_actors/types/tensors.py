@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinker_actors.errors import ShapeError, ValidationError
-from tinker_actors.types.checks import MOST_INT64, whole
+from tinker_actors.types.checks import MOST_INT64, one_of, shown, whole
 
 if TYPE_CHECKING:
     import torch
@@ -82,8 +82,13 @@ class TensorData:
     @classmethod
     def from_torch(cls, tensor: "torch.Tensor") -> Self:
         """A tensor with the values of a torch tensor (bfloat16 is widened to float32)."""
-        values = tensor.detach().cpu()
-        return cls((values.float() if values.is_floating_point() else values).numpy())
+        try:
+            values = tensor.detach().cpu()
+            return cls((values.float() if values.is_floating_point() else values).numpy())
+        except (AttributeError, TypeError) as error:  # neither a tensor nor of a layout that numpy has
+            raise ValidationError(
+                f"a dense torch tensor is wanted, got {type(tensor).__name__}: {error}"
+            ) from error
 
     @classmethod
     def from_torch_sparse(cls, tensor: "torch.Tensor", pad_value: int = 0) -> Self:
@@ -232,8 +237,8 @@ def _array(data: ArrayLike, dtype: str | None) -> NDArray[Any]:
         raise ShapeError(f"tensor rows must have one length: {error}") from error
     except (TypeError, OverflowError) as error:
         raise ValidationError(f"tensors hold integers or floats: {error}") from error
-    if dtype is not None and dtype not in type_names:
-        raise ValidationError(f'tensor dtype must be "int64" or "float32", got {dtype!r}')
+    if dtype is not None:
+        one_of("tensor dtype", dtype, *type_names)
     if array.size == 0 and dtype is not None:
         array = array.astype(type_names[dtype])
     if array.dtype.kind not in "biuf":
@@ -251,7 +256,7 @@ def _sizes(shape: Any) -> tuple[int, ...]:
     try:
         sizes = tuple(operator.index(size) for size in shape)
     except TypeError as error:
-        raise ShapeError(f"a shape is a list of whole numbers, got {shape!r}") from error
+        raise ShapeError(f"a shape is a list of whole numbers, got {shown(shape)}") from error
     if min(sizes, default=0) < 0:
         raise ShapeError(f"sizes must be 0 or more, got {sizes}")
     return sizes

@@ -27,14 +27,18 @@ class TopkLogprobs:
         logprobs: of each, nats, float32, of the same shape; -99999.0 where a position has fewer.
 
     Raises:
+        ValidationError: they are not numbers.
         ShapeError: the two are no matrices of one shape.
     """
 
     __slots__ = ("logprobs", "token_ids")
 
     def __init__(self, token_ids: NDArray[Any], logprobs: NDArray[Any]) -> None:
-        self.token_ids = np.asarray(token_ids, np.int32)
-        self.logprobs = np.asarray(logprobs, np.float32)
+        try:
+            self.token_ids = np.asarray(token_ids, np.int32)
+            self.logprobs = np.asarray(logprobs, np.float32)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValidationError(f"token_ids are int32 and logprobs are float32: {error}") from error
         if self.token_ids.ndim != 2 or self.token_ids.shape != self.logprobs.shape:  # noqa: PLR2004 - matrices
             raise ShapeError(
                 f"token_ids and logprobs must be matrices of one shape, got {self.token_ids.shape} "

@@ -27,7 +27,7 @@ from tinker_actors.types import (
     TensorData,
     token_ids,
 )
-from tinker_actors.types.checks import utf8
+from tinker_actors.types.checks import text
 from tinker_actors.types.tensors import MOST_CELLS
 from tinker_actors.wire.descriptors import message_class
 from tinker_actors.wire.tensors import (
@@ -96,7 +96,7 @@ def encode_training_content(
         ValidationError: a chunk has no protobuf form, or holds what is no token id.
     """
     request = message_class("ForwardBackwardRequest")(
-        loss_fn=utf8("the name of a loss function", loss_fn), forward_only=forward_only
+        loss_fn=text("the name of a loss function", loss_fn), forward_only=forward_only
     )
     for datum in data:
         message = request.data.add()

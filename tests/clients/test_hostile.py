@@ -1,0 +1,292 @@
+"""Whatever is passed to a public method: it is taken, or refused by a typed error; nothing breaks deep inside."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import ADAM, BATCHES, KEY, WAIT_S
+from recorder import BASE_MODEL, Recorder
+
+import tinker_actors as ta
+from tinker_actors.actors.futures import Submissions
+from tinker_actors.actors.runtime import Runtime
+from tinker_actors.clients import rest, service
+from tinker_actors.errors import TinkerActorsError
+
+PATH = "tinker://m/weights/a"
+SAMPLER = "tinker://m/sampler_weights/a"
+EXTERNAL = "tinker://m/external_weights/a"
+
+
+class Angry:
+    """Whatever is asked of it, it raises."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("do not compare me")
+
+    __hash__ = None  # type: ignore[assignment]  # as of whatever defines __eq__
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither true nor false")
+
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+
+def looped() -> list[Any]:
+    """A list that holds itself."""
+    loop: list[Any] = []
+    loop.append(loop)
+    return loop
+
+
+VALUES: dict[str, Any] = {
+    "None": None,
+    "object": object(),
+    "class": dict,
+    "function": len,
+    "True": True,
+    "0": 0,
+    "-1": -1,
+    "2**31": 2**31,
+    "2**80": 2**80,
+    "1.5": 1.5,
+    "nan": math.nan,
+    "inf": math.inf,
+    "complex": 1j,
+    "decimal": Decimal("1.5"),
+    "empty text": "",
+    "text": "x",
+    "path": PATH,
+    "surrogate": "\ud800",
+    "nul": "a\0b",
+    "line": "a\nb",
+    "long text": "x" * 100_000,
+    "bytes": b"x",
+    "empty list": [],
+    "list": [1, 2],
+    "ragged": [[1], [2, 3]],
+    "loop": looped(),
+    "nested": [[[1]]],
+    "dict": {"a": 1},
+    "wrong keys": {1: object()},
+    "set": {1},
+    "generator": "made anew",
+    "array": np.arange(3),
+    "empty array": np.zeros((0, 3)),
+    "objects": np.array([object()], dtype=object),
+    "texts": np.array(["a"]),
+    "complex array": np.array([1j]),
+    "scalar array": np.array(2),
+    "times": np.array(["2026-01-01"], "datetime64[s]"),
+    "unsigned": np.array([2**64 - 1], np.uint64),
+    "structured": np.zeros(2, [("a", int)]),
+    "namespace": SimpleNamespace(),
+    "half a datum": SimpleNamespace(model_input=None, loss_fn_inputs=None),
+    "chunks": SimpleNamespace(chunks=None),
+    "a chunk": SimpleNamespace(type="image", data=5, format=5),
+    "a tensor": SimpleNamespace(to_numpy=lambda: None),
+    "sparse": SimpleNamespace(sparse_crow_indices=5, data=None, dtype=None, shape=None),
+    "a torch tensor": SimpleNamespace(detach=None),
+    "angry": Angry(),
+}
+
+
+def value_of(name: str) -> Any:
+    return iter([1, object()]) if name == "generator" else VALUES[name]
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[dict[str, Any]]:
+    with Recorder() as recorder, ta.ServiceClient(base_url=recorder.url, api_key=KEY) as service:
+        yield {
+            "service": service,
+            "training": service.create_lora_training_client(BASE_MODEL, rank=8).result(WAIT_S),
+            "sampler": service.create_sampling_client(base_model=BASE_MODEL).result(WAIT_S),
+            "rest": service.create_rest_client(),
+            "future": ta.APIFuture(_done()),
+        }
+
+
+def _done() -> "Future[int]":
+    future: Future[int] = Future()
+    future.set_result(1)
+    return future
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Submissions, "add", lambda *_: Future())
+    monkeypatch.setattr(Runtime, "fetch", lambda *_: Future())
+    monkeypatch.setattr(Runtime, "start_run", lambda *_: None)
+    monkeypatch.setattr(Runtime, "start_sampler", lambda *_: None)
+
+
+METHODS: dict[str, dict[str, dict[str, Any]]] = {
+    "service": {
+        "create_lora_training_client": {"base_model": BASE_MODEL},
+        "create_training_client_from_state": {"path": PATH},
+        "create_training_client_from_state_with_optimizer": {"path": PATH},
+        "create_sampling_client": {"base_model": BASE_MODEL},
+        "copy_weights": {"path": PATH},
+        "close": {"status": "well"},
+        "address": {"path": "service"},
+    },
+    "training": {
+        "forward_backward": {"data": BATCHES[0], "loss_fn": "cross_entropy"},
+        "forward": {"data": BATCHES[0], "loss_fn": "cross_entropy"},
+        "optim_step": {"optim_params": ADAM},
+        "save_state": {"name": "a"},
+        "save_weights_for_sampler": {"name": "a"},
+        "save_weights_external": {"name": "a"},
+        "save_weights_and_get_sampling_client": {},
+        "create_sampling_client": {"model_path": SAMPLER},
+        "load_state": {"path": PATH},
+        "load_state_with_optimizer": {"path": PATH},
+    },
+    "sampler": {
+        "sample": {"prompt": [1, 2], "num_samples": 1, "sampling_params": ta.SamplingParams(max_tokens=1)},
+        "compute_logprobs": {"prompt": [1, 2]},
+    },
+    "rest": {
+        "get_session": {"session_id": "s"},
+        "list_sessions": {},
+        "iter_sessions": {},
+        "search_sessions": {"request": ta.SessionSearchRequest()},
+        "assign_session_project": {"session_id": "s", "project_id": "p"},
+        "export_session_trace": {"session_id": "s"},
+        "get_training_run": {"training_run_id": "r"},
+        "get_training_run_by_tinker_path": {"tinker_path": PATH},
+        "list_training_runs": {},
+        "iter_training_runs": {},
+        "get_sampler": {"sampler_id": "s"},
+        "list_checkpoints": {"training_run_id": "r"},
+        "list_user_checkpoints": {},
+        "iter_user_checkpoints": {},
+        "get_weights_info_by_tinker_path": {"tinker_path": PATH},
+        "get_external_weights_urls": {"tinker_path": EXTERNAL},
+        "get_checkpoint_archive_url": {"training_run_id": "r", "checkpoint_id": "weights/a"},
+        "get_checkpoint_archive_url_from_tinker_path": {"tinker_path": PATH},
+        "delete_checkpoint": {"training_run_id": "r", "checkpoint_id": "weights/a"},
+        "delete_checkpoint_from_tinker_path": {"tinker_path": PATH},
+        "publish_checkpoint_from_tinker_path": {"tinker_path": PATH},
+        "unpublish_checkpoint_from_tinker_path": {"tinker_path": PATH},
+        "set_checkpoint_ttl_from_tinker_path": {"tinker_path": PATH, "ttl_seconds": 3600},
+        "copy_weights": {"path": PATH, "destination_project_id": "p"},
+    },
+    "future": {"result": {"timeout": 1.0}},
+}
+"""Methods with arguments that are right, by client."""
+
+BUILT: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (ta.Datum, {"model_input": ta.ModelInput.from_ints([1]), "loss_fn_inputs": {"target_tokens": [1]}}),
+    (ta.ModelInput, {"chunks": []}),
+    (ta.ModelInput.from_ints, {"tokens": [1]}),
+    (ta.ModelInput.from_ints([1]).append, {"chunk": ta.EncodedTextChunk(tokens=[1])}),
+    (ta.ModelInput.from_ints([1]).append_int, {"token": 1}),
+    (ta.EncodedTextChunk, {"tokens": [1]}),
+    (ta.ImageChunk, {"data": b"x", "format": "png"}),
+    (ta.ImageAssetPointerChunk, {"location": "x", "format": "png"}),
+    (ta.DmelChunk, {"dmel": b"x"}),
+    (ta.TensorData, {"data": [1.0]}),
+    (ta.TensorData.from_numpy, {"array": np.zeros(2)}),
+    (ta.TensorData.from_torch, {"tensor": None}),
+    (ta.TensorData.from_torch_sparse, {"tensor": None}),
+    (ta.SamplingParams, {}),
+    (ta.AdamParams, {}),
+    (ta.DimuonParams, {"learning_rate": 0.1}),
+    (ta.PromptProvenanceSpan, {"sequence_id": "s", "length": 1}),
+    (ta.SampledProvenanceSpan, {"sequence_id": "s", "length": 1}),
+    (ta.ParsedCheckpointTinkerPath.from_tinker_path, {"tinker_path": PATH}),
+    (ta.TopkLogprobs, {"token_ids": np.zeros((1, 1)), "logprobs": np.zeros((1, 1))}),
+]
+
+
+def arguments(function: Callable[..., Any]) -> list[str]:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters.values()
+    return [one.name for one in parameters if one.kind in kinds and one.name != "self"]
+
+
+KINDS = {
+    "service": ta.ServiceClient,
+    "training": ta.TrainingClient,
+    "sampler": ta.SamplingClient,
+    "rest": ta.RestClient,
+    "future": ta.APIFuture,
+}
+CASES = [
+    (client, method, argument)
+    for client, methods in METHODS.items()
+    for method in methods
+    for argument in arguments(getattr(KINDS[client], method))
+]
+
+
+class NoRuntime:
+    """Takes what a runtime takes, and starts nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def close(self, *_: Any) -> None:
+        pass
+
+
+CONSTRUCTED = [
+    (build, argument)
+    for build in (ta.ServiceClient, ta.RestClient, ta.RecoveryPolicy)
+    for argument in arguments(build)
+    if not argument.startswith("_")
+]
+
+
+def surprises(call: Callable[..., Any], given: dict[str, Any], argument: str) -> list[str]:
+    """The values at which something else happened than an answer or a typed error."""
+    found = []
+    for name in VALUES:
+        try:
+            call(**{**given, argument: value_of(name)})
+        except (TinkerActorsError, np.exceptions.ComplexWarning):
+            continue
+        except Exception as error:  # noqa: BLE001 - that is what is looked for
+            found.append(f"{name}: {type(error).__name__}: {error}")
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:search_sessions is experimental:FutureWarning")
+@pytest.mark.parametrize(("client", "method", "argument"), CASES)
+def test_a_method_takes_a_value_or_refuses_it_by_a_typed_error(
+    clients: dict[str, Any], client: str, method: str, argument: str
+) -> None:
+    given = METHODS[client][method]
+    assert surprises(getattr(clients[client], method), given, argument) == []
+
+
+@pytest.mark.parametrize(
+    ("build", "given", "argument"),
+    [(build, given, argument) for build, given in BUILT for argument in arguments(build)],
+)
+def test_a_value_is_built_or_refused_by_a_typed_error(
+    build: Callable[..., Any], given: dict[str, Any], argument: str
+) -> None:
+    assert surprises(build, given, argument) == []
+
+
+@pytest.mark.parametrize(("build", "argument"), CONSTRUCTED)
+def test_a_client_is_made_or_refused_by_a_typed_error(
+    monkeypatch: pytest.MonkeyPatch, build: Callable[..., Any], argument: str
+) -> None:
+    for module in (service, rest):
+        monkeypatch.setattr(module, "Runtime", NoRuntime)
+    given = {} if build is ta.RecoveryPolicy else {"base_url": "http://127.0.0.1:9", "api_key": KEY}
+    assert surprises(build, given, argument) == []
