@@ -14,7 +14,7 @@ from tinker_actors.api.chunks import (
     estimate_input_bytes,
     split,
 )
-from tinker_actors.errors import APIResponseValidationError
+from tinker_actors.api.metrics import LEGACY
 from tinker_actors.types import (
     Chunk,
     Datum,
@@ -86,32 +86,12 @@ def test_every_chunk_keeps_to_both_limits_and_none_could_take_another(
         assert len(chunk) == max_data or sum(chunk) + following[0] > max_bytes
 
 
-@pytest.mark.parametrize("wrong", [{"loss": 1.0}, {"a:b:sum": 1.0}, {"h:hash2": float("nan")}])
-def test_metrics_that_cannot_be_combined_are_a_typed_error(wrong: dict[str, float]) -> None:
-    with pytest.raises(APIResponseValidationError):
-        combine([output(wrong), output(wrong)])
+def test_results_are_put_together_in_the_order_of_the_data() -> None:
+    both = combine([output({"loss:sum": 1.0}), output({"loss:sum": 4.0, "late:sum": 1.0}, data=2)])
+    assert (both.metrics, len(both.loss_fn_outputs)) == ({"loss:sum": 5.0}, 3)
 
 
-def test_metrics_are_reduced_by_their_suffix() -> None:
-    first = {
-        "a:mean": 1.0,
-        "a:sum": 1.0,
-        "a:min": 1.0,
-        "a:max": 1.0,
-        "a:slack": 1.0,
-        "a:hash2": 2**63,
-        "a:unique": 1.0,
-    }
-    second = dict.fromkeys(first, 4.0) | {"a:hash2": 2**63 + 1, "b:sum": 1.0}
-    both = combine([output(first | {"c:sum": 1.0, "a:odd": 1.0}), output(second | {"a:odd": 1.0}, data=2)])
-    assert both.metrics == {
-        "a:mean": 3.0,
-        "a:sum": 5.0,
-        "a:min": 1.0,
-        "a:max": 4.0,
-        "a:slack": 1.0,
-        "a:hash2": 1,
-        "a:unique": 1.0,
-        "a:unique_1": 4.0,
-    }
-    assert len(both.loss_fn_outputs) == 3
+def test_metrics_follow_the_rules_of_the_services_generation() -> None:
+    outputs = [output({"a:odd": 1.0}), output({"a:odd": 4.0}, data=2)]
+    assert combine(outputs).metrics == {}
+    assert combine(outputs, LEGACY).metrics == {"a:odd": 3.0}

@@ -13,6 +13,7 @@ from tinker_actors.actors.futures import Settler, Submissions
 from tinker_actors.api import training as calls
 from tinker_actors.api.chunks import combine, split
 from tinker_actors.api.futures import Expectation, forward_result, json_result, output_result
+from tinker_actors.api.metrics import CURRENT, LEGACY
 from tinker_actors.api.setup import ClientConfig
 from tinker_actors.config import Secret
 from tinker_actors.errors import ConfigError
@@ -29,7 +30,7 @@ from tinker_actors.types import (
     SaveWeightsResponse,
 )
 from tinker_actors.types.optimizers import ADAMW
-from tinker_actors.wire.calls import Answer, Call, json_body
+from tinker_actors.wire.calls import PROTOBUF, Answer, Call, json_body
 from tinker_actors.wire.documents import FutureHandle
 from tinker_actors.wire.protobuf import encode_training_content
 
@@ -192,7 +193,8 @@ def read_result(kind: Kind, answers: Sequence[Answer]) -> Any:
     """
     results = [_EXPECTED[kind].read(answer) for answer in answers]
     if kind in (Kind.FORWARD_BACKWARD, Kind.FORWARD):
-        return combine(results)
+        is_of_today = any(answer.content_type == PROTOBUF for answer in answers)
+        return combine(results, CURRENT if is_of_today else LEGACY)
     return results[0]
 
 

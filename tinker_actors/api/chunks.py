@@ -1,9 +1,8 @@
 """One forward_backward as several requests: how data are split, and how results are put together again."""
 
-import math
 from collections.abc import Iterator, Sequence
 
-from tinker_actors.errors import APIResponseValidationError
+from tinker_actors.api.metrics import CURRENT, MetricRules, reduce_metrics
 from tinker_actors.types import (
     Chunk,
     Datum,
@@ -74,52 +73,14 @@ def split(
         yield chunk
 
 
-def combine(outputs: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
-    """The results of all chunks as one.
-
-    Metrics are named `name:reduction`. Those of the first chunk that every chunk has are reduced: `mean`
-    (weighted by data), `sum`, `min`, `max`, `slack` (max - mean), `unique` (the first, then name_1, name_2, ...),
-    `hash2` (sum modulo 2**64); others are left out. Source: the official SDK 0.38.
-
-    Raises:
-        APIResponseValidationError: a metric's name has not exactly one colon, or a hash is no number.
-    """
-    first = outputs[0]
-    metrics: dict[str, float] = {}
-    for key in first.metrics:
-        if key.count(":") != 1:
-            raise APIResponseValidationError(f"metrics are named name:reduction, got {key!r}")
-        if all(key in output.metrics for output in outputs):
-            weights = [len(output.loss_fn_outputs) for output in outputs]
-            metrics |= _reduce(key, [output.metrics[key] for output in outputs], weights)
+def combine(outputs: Sequence[ForwardBackwardOutput], rules: MetricRules = CURRENT) -> ForwardBackwardOutput:
+    """The results of all chunks as one; their metrics reduced, see `reduce_metrics`."""
     return ForwardBackwardOutput(
         loss_fn_outputs=[entry for output in outputs for entry in output.loss_fn_outputs],
-        metrics=metrics,
-        loss_fn_output_type=first.loss_fn_output_type,
+        metrics=reduce_metrics(
+            [output.metrics for output in outputs],
+            [len(output.loss_fn_outputs) for output in outputs],
+            rules,
+        ),
+        loss_fn_output_type=outputs[0].loss_fn_output_type,
     )
-
-
-def _reduce(key: str, values: list[float], weights: list[int]) -> dict[str, float]:
-    total = sum(weights)
-    mean = (
-        sum(value * weight for value, weight in zip(values, weights, strict=True)) / total if total else 0.0
-    )
-    match key.partition(":")[2]:
-        case "mean":
-            return {key: mean}
-        case "sum":
-            return {key: sum(values)}
-        case "min":
-            return {key: min(values)}
-        case "max":
-            return {key: max(values)}
-        case "slack":
-            return {key: max(values) - mean}
-        case "hash2":
-            if not all(math.isfinite(value) for value in values):
-                raise APIResponseValidationError(f"metric {key!r} must be a number, got {values}")
-            return {key: sum(int(value) % 2**64 for value in values) % 2**64}
-        case "unique":
-            return {key: values[0]} | {f"{key}_{n}": value for n, value in enumerate(values[1:], 1)}
-        case _:
-            return {}
