@@ -288,8 +288,9 @@ def search_for_sessions(flow: Flow) -> None:
 
 
 def change_sessions(flow: Flow) -> None:
-    flow.rest.assign_session_project("session-1", "project-2").result(WAIT_S)
-    flow.rest.export_session_trace("session-1").result(WAIT_S)
+    session_id = flow.rest.list_sessions().result(WAIT_S).sessions[0]
+    flow.rest.assign_session_project(session_id, "project-2").result(WAIT_S)
+    flow.rest.export_session_trace(session_id).result(WAIT_S)
 
 
 def copy_weights(flow: Flow) -> None:
