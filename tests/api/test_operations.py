@@ -6,12 +6,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from tinker_actors.api import sampling, sessions, setup, telemetry, training
+from tinker_actors.api import checkpoints, futures, rest, sampling, sessions, setup, telemetry, training
+from tinker_actors.api.sampling import SampleOptions
 from tinker_actors.api.training import SaveContent
-from tinker_actors.errors import APIResponseValidationError
-from tinker_actors.types import LoraConfig
+from tinker_actors.errors import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
+    ConflictError,
+)
+from tinker_actors.types import LoraConfig, ModelInput, SamplingParams
 from tinker_actors.wire.calls import Answer, Call, json_body
-from tinker_actors.wire.retry import NEVER
+from tinker_actors.wire.protobuf import encode_training_content
+from tinker_actors.wire.retry import is_repeatable
 
 LORA = LoraConfig(rank=8)
 LORA_DOCUMENT = {"rank": 8, "train_unembed": True, "train_mlp": True, "train_attn": True}
@@ -175,8 +182,60 @@ def test_another_answer_is_a_typed_error(call: Call[Any], body: bytes) -> None:
         call.read(Answer(200, {}, body))
 
 
-def test_what_cannot_be_done_twice_is_not_repeated() -> None:
-    assert setup.revoke_own_key().retry == NEVER
+MODEL_IDS = "m", 1
+CONTENT = encode_training_content([], "cross_entropy")
+
+# How long each operation is repeated when it fails in passing, and why.
+REPEATED_S = [
+    # What a run depends on outlives an hour of outage.
+    (sessions.create_session(), 3600.0),
+    (sessions.get_server_capabilities(), 3600.0),
+    (training.create_model("s", 0, "m", LORA), 3600.0),
+    (training.load_weights("s", 0, PATH, optimizer=True), 3600.0),
+    (training.load_weights_into(*MODEL_IDS, PATH, optimizer=True), 3600.0),
+    (training.get_info("m"), 3600.0),
+    (training.forward_backward(*MODEL_IDS, CONTENT), 3600.0),
+    (training.optim_step(*MODEL_IDS, b"{}"), 3600.0),
+    (training.save_weights(*MODEL_IDS, saved(name="n")), 3600.0),
+    (training.save_weights_for_sampler(*MODEL_IDS, saved(name="n")), 3600.0),
+    (training.save_weights_external(*MODEL_IDS, saved(name="n")), 3600.0),
+    (training.unload_model("m"), 3600.0),
+    (sampling.create_sampling_session("s", 0, base_model="m"), 3600.0),
+    (sampling.join_sampling_session("s"), 3600.0),
+    (sampling.asample("s", 0, ModelInput.empty(), SamplingParams(), SampleOptions()), 3600.0),
+    # What somebody waits for tells of a longer outage.
+    (sessions.healthz(), 300.0),
+    (setup.get_own_key(), 300.0),
+    (rest.get_session("s", None), 300.0),
+    (rest.get_sampler("s"), 300.0),
+    (checkpoints.delete_checkpoint(PATH), 300.0),
+    (checkpoints.publish_checkpoint(PATH), 300.0),
+    (checkpoints.set_checkpoint_ttl(PATH, None), 300.0),
+    # What matters for a moment.
+    (sessions.finish_session("s", "success"), 5.0),
+    (telemetry.send_telemetry("s", "u", []), 5.0),
+    # The next beat is the repetition; so is the next poll; flags and tokens are part of the try that needs them.
+    (sessions.session_heartbeat("s"), 0.0),
+    (futures.cancel_future("7"), 0.0),
+    (setup.client_config(), 0.0),
+    (setup.dynamic_config(), 0.0),
+    (setup.exchange_key(), 0.0),
+    # A second one would be told that the key is none.
+    (setup.revoke_own_key(), 0.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "repeated_s"), REPEATED_S, ids=lambda value: getattr(value, "operation", "")
+)
+def test_each_operation_has_its_rule_for_failures_and_none_repeats_a_conflict(
+    call: Call[Any], repeated_s: float
+) -> None:
+    assert call.retry.max_elapsed_s == repeated_s
+    assert is_repeatable(call.retry, APIConnectionError("gone")) is (repeated_s > 0)
+    assert is_repeatable(call.retry, APIStatusError.of(503, None)) is (repeated_s > 0)
+    for should_retry in (None, True):
+        assert not is_repeatable(call.retry, ConflictError("no", status=409, should_retry=should_retry))
 
 
 def test_the_content_of_a_save_has_the_bytes_it_always_had() -> None:

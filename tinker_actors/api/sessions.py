@@ -26,6 +26,8 @@ SDK_VERSION = "0.38.0"
 CHECK_URL = "this may be no Tinker server: check base_url and its path"
 """What to do about a server that lacks what every one has."""
 HEARTBEAT_TIMEOUT_S = 10.0
+_HURRIED = msgspec.structs.replace(BRIEF, max_elapsed_s=5.0)
+"""For the last word of a program that wants to end; without it the session ends for want of beats."""
 
 
 class _Health(msgspec.Struct, frozen=True):
@@ -105,6 +107,7 @@ def finish_session(session_id: str, reason: str, detail: str | None = None) -> C
         body=json_body({"reason": {"type": reason}, "detail": detail}),
         pool=Pool.SESSION,
         timeout_s=HEARTBEAT_TIMEOUT_S,
+        retry=_HURRIED,
         read=_nothing,
     )
 
