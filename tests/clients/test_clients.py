@@ -192,6 +192,52 @@ def test_data_that_cannot_be_trained_on_are_refused(
             method(data, "cross_entropy")
 
 
+POLICY = {"target_tokens": [1, 2], "logprobs": [-1.0, -2.0], "advantages": [1.0, 1.0]}
+
+
+@pytest.mark.usefixtures("nothing_sent")
+@pytest.mark.parametrize("loss_fn", ["importance_sampling", "ppo", "cispo", "dro", "gspo"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"logprobs": None}, "needs logprobs; datum 1 has"),
+        ({"logprobs": None, "advantages": None}, "needs logprobs and advantages; datum 1"),
+        ({"target_tokens": None}, "needs target_tokens; datum 1"),
+        (
+            {"advantages": [1.0]},
+            r"advantages must have the shape of target_tokens, \(2,\); datum 1 has \(1,\)",
+        ),
+        ({"target_tokens": [1, 999]}, "target_tokens of datum 1.*999"),
+        ({"target_tokens": [1]}, "one entry per input token, 2; datum 1"),
+        ({"target_tokens": np.array([1.0, 2.0])}, "target_tokens must be integers"),
+        ({"logprobs": [float("-inf"), 0.0]}, "logprobs must be finite"),
+    ],
+)
+def test_data_that_no_policy_can_be_trained_on_are_refused(
+    training: ta.TrainingClient, loss_fn: str, changes: dict[str, Any], message: str
+) -> None:
+    inputs = {name: value for name, value in {**POLICY, **changes}.items() if value is not None}
+    data = [SimpleNamespace(model_input=[1, 2], loss_fn_inputs=one) for one in (POLICY, inputs)]
+    with pytest.raises(ValidationError, match=message):
+        training.forward_backward(data, loss_fn)  # type: ignore[arg-type]  # a duck type
+
+
+def test_settings_of_a_loss_may_be_numpys_numbers(training: ta.TrainingClient) -> None:
+    data: Any = [SimpleNamespace(model_input=[1, 2], loss_fn_inputs=POLICY)]
+    config: Any = {"clip_low_threshold": np.float32(0.5), "clip_high_threshold": np.int64(2)}
+    assert training.forward(data, "ppo", config).result(WAIT_S).metrics
+
+
+def test_a_path_of_the_other_kind_is_refused_with_what_makes_the_right_one(
+    service: ta.ServiceClient, training: ta.TrainingClient
+) -> None:
+    with pytest.raises(ta.TinkerPathError, match="save_state makes one"):
+        service.create_training_client_from_state("tinker://m/sampler_weights/a")
+    for sample_from in (service.create_sampling_client, training.create_sampling_client):
+        with pytest.raises(ta.TinkerPathError, match="save_weights_for_sampler makes one"):
+            sample_from("tinker://m/weights/a")
+
+
 @pytest.mark.usefixtures("nothing_sent")
 @pytest.mark.parametrize(
     "call",

@@ -161,6 +161,7 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
         "get_session": {"session_id": "s"},
         "list_sessions": {},
         "iter_sessions": {},
+        "iter_search_sessions": {"request": ta.SessionSearchRequest()},
         "search_sessions": {"request": ta.SessionSearchRequest()},
         "assign_session_project": {"session_id": "s", "project_id": "p"},
         "export_session_trace": {"session_id": "s"},

@@ -288,6 +288,7 @@ def test_twins_are_awaited_on_any_loop(service: RestService, client: ta.RestClie
         lambda client: client.iter_sessions(page_size=0),
         lambda client: client.iter_training_runs(access_scope="mine"),
         lambda client: client.iter_user_checkpoints("many"),
+        lambda client: client.iter_search_sessions({"limit": 0}),
         lambda client: client.get_external_weights_urls(SAMPLER),
         lambda client: client.set_checkpoint_ttl_from_tinker_path(TRAINING, 1),
         lambda client: client.export_session_trace(""),
@@ -443,6 +444,24 @@ def test_all_pages_are_taken_and_none_twice(
         seen.target.partition("?")[2].split("&")[1] for seen in service.seen
     ]
     assert asyncio.run(gather()) == entries
+
+
+@pytest.mark.filterwarnings("ignore:search_sessions is experimental:FutureWarning")
+def test_a_search_goes_on_from_the_services_cursor(service: RestService, client: ta.RestClient) -> None:
+    cursor = {"last_created_at": "2026-08-01T00:00:00.123456789Z", "last_session_id": "session-1"}
+    found = {
+        "owner": "urn:me",
+        "project_id": "p",
+        "checkpoints_count": 0,
+        "created_at": "2026-08-01T00:00:00Z",
+    }
+    for number, following in enumerate([cursor, None]):
+        page = {"sessions": [{**found, "session_id": f"session-{number}"}], "next_cursor": following}
+        service.scripted.append(JSONResponse(page))
+    sessions = client.iter_search_sessions(SEARCH)
+    assert service.seen == []
+    assert [session.session_id for session in sessions] == ["session-0", "session-1"]
+    assert [seen.body.get("cursor") for seen in service.seen] == [None, cursor]
 
 
 def test_a_page_is_asked_for_when_it_is_needed(service: RestService, client: ta.RestClient) -> None:

@@ -47,6 +47,7 @@ __all__ = [
     "raw",
     "read_leniently",
     "rest_call",
+    "search_request",
     "search_sessions",
     "segment",
     "succeeded",
@@ -226,11 +227,14 @@ def _until_exported(call: Call[Answer], session_id: str) -> RoundTrips[str]:
         yield Pause(TRACE_POLL_S, "pending")
 
 
-def search_sessions(request: SessionSearchRequest) -> Call[SessionSearchResponse]:
-    """A page of the sessions that fit, the newest first; experimental."""
-    warnings.warn("search_sessions is experimental: the service may change it", FutureWarning, stacklevel=3)
+def search_request(value: Any) -> SessionSearchRequest:
+    """`value` as a search: ours, the official SDK's (by structure), or a dict of its fields.
+
+    Raises:
+        ValidationError: it is none, or asks for what the service cannot search by.
+    """
     try:
-        given = msgspec.to_builtins(request) if isinstance(request, SessionSearchRequest) else request
+        given = msgspec.to_builtins(value) if isinstance(value, SessionSearchRequest) else value
         known = msgspec.convert(given, SessionSearchRequest, from_attributes=True)
         msgspec.json.encode(known)
     except (msgspec.ValidationError, TypeError, UnicodeEncodeError) as error:
@@ -240,7 +244,13 @@ def search_sessions(request: SessionSearchRequest) -> Call[SessionSearchResponse
         raise ValidationError('owner_urns are given with the owner "user", and with no other')
     if known.owner.owner_urns is not None:
         whole("the number of owner_urns", len(known.owner.owner_urns), least=1, most=10)
-    document = _without_none(msgspec.to_builtins(known))
+    return known
+
+
+def search_sessions(request: SessionSearchRequest) -> Call[SessionSearchResponse]:
+    """A page of the sessions that fit, the newest first; experimental."""
+    warnings.warn("search_sessions is experimental: the service may change it", FutureWarning, stacklevel=3)
+    document = _without_none(msgspec.to_builtins(search_request(request)))
     return rest_call(
         "search_sessions", "sessions/search", SessionSearchResponse, method="POST", body=document
     )

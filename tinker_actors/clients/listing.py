@@ -1,7 +1,7 @@
 """Lists that the service gives in pages."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from tinker_actors.clients.future import APIFuture
 from tinker_actors.errors import APIResponseValidationError
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Page(NamedTuple, Generic[T]):
-    """One page, and where the next one begins; None after the last."""
+    """One page, and where the next one begins: an offset, or whatever else the list goes by; None after the last."""
 
     entries: Sequence[T]
-    next_offset: int | None
+    following: Any
 
 
 def page(entries: Sequence[T], cursor: Cursor | None, offset: int) -> Page[T]:
@@ -41,30 +41,31 @@ def page_without_cursor(entries: Sequence[T], offset: int, limit: int) -> Page[T
 class Listing(Generic[T]):
     """All entries of a list, asked for page by page while they are taken: by `for`, or by `async for`.
 
-    Each iteration begins anew. It ends with the error of the page that could not be had.
+    Each iteration begins anew, at `first`. It ends with the error of the page that could not be had.
     """
 
-    def __init__(self, ask: Callable[[int], APIFuture[Page[T]]]) -> None:
+    def __init__(self, ask: Callable[[Any], APIFuture[Page[T]]], first: Any = 0) -> None:
         self._ask = ask
+        self._first = first
 
     def __iter__(self) -> Iterator[T]:
-        before, offset = None, 0
+        before, place = None, self._first
         while True:
-            page = self._ask(offset).result()
+            page = self._ask(place).result()
             yield from _fresh(page, before)
-            if page.next_offset is None:
+            if page.following is None:
                 return
-            before, offset = page, page.next_offset
+            before, place = page, page.following
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        before, offset = None, 0
+        before, place = None, self._first
         while True:
-            page = await self._ask(offset)
+            page = await self._ask(place)
             for entry in _fresh(page, before):
                 yield entry
-            if page.next_offset is None:
+            if page.following is None:
                 return
-            before, offset = page, page.next_offset
+            before, place = page, page.following
 
 
 def _fresh(page: Page[T], before: Page[T] | None) -> Sequence[T]:

@@ -9,6 +9,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import msgspec
+
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.api import checkpoints, rest
 from tinker_actors.api.futures import RoundTrips
@@ -31,6 +33,7 @@ from tinker_actors.types.rest import (
     ListSessionsResponse,
     SessionSearchRequest,
     SessionSearchResponse,
+    SessionSummary,
     TrainingRun,
     TrainingRunsResponse,
     WeightsInfoResponse,
@@ -136,6 +139,15 @@ class RestClient:
         return self._ask(rest.search_sessions(request))
 
     search_sessions_async = awaited(search_sessions)
+
+    def iter_search_sessions(self, request: SessionSearchRequest) -> "Listing[SessionSummary]":
+        """All sessions that fit, page by page from where `request` begins; see `search_sessions`."""
+
+        def ask(place: SessionSearchRequest) -> APIFuture[Page[SessionSummary]]:
+            future = self.search_sessions(place)
+            return future.then(lambda answer: Page(answer.sessions, _following(place, answer)))
+
+        return Listing(ask, rest.search_request(request))
 
     def assign_session_project(self, session_id: str, project_id: str) -> APIFuture[None]:
         """Move a session, and what lives in it, into a project."""
@@ -409,6 +421,13 @@ class RestClient:
             _kept[future] = self
             future.add_done_callback(_let_go)
         return future
+
+
+def _following(request: SessionSearchRequest, answer: SessionSearchResponse) -> SessionSearchRequest | None:
+    """The request for the page behind `answer`."""
+    if answer.next_cursor is None or not answer.sessions:
+        return None
+    return msgspec.structs.replace(request, cursor=answer.next_cursor)
 
 
 _kept: dict[Future[Any], RestClient] = {}

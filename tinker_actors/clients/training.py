@@ -1,23 +1,23 @@
 """Training, as the official SDK names it."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, ClassVar, NoReturn
 
 import msgspec
-import numpy as np
 
 from tinker_actors.actors.published import TRAINING
 from tinker_actors.actors.run import Run, TrainingOperation
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.api.training import SaveContent
+from tinker_actors.clients.batch import check_batch, loss_settings
 from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.handle import Handle
 from tinker_actors.clients.sampling import SamplingClient
 from tinker_actors.clients.twins import as_coroutine, awaited
 from tinker_actors.clients.vocabulary import Vocabulary
-from tinker_actors.errors import ShapeError, ValidationError
+from tinker_actors.errors import ValidationError
 from tinker_actors.journal.history import StepRecord, steps_taken
 from tinker_actors.journal.records import Kind
 from tinker_actors.tokenization import Tokenizer, get_tokenizer
@@ -33,9 +33,8 @@ from tinker_actors.types import (
     SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
-    TensorData,
 )
-from tinker_actors.types.checks import finite, flag, metadata, one_of, shown, text, whole
+from tinker_actors.types.checks import flag, metadata, one_of, shown, text, whole
 from tinker_actors.types.console import training_run_page
 from tinker_actors.types.optimizers import optimizer_params
 
@@ -43,8 +42,6 @@ __all__ = ["TrainingClient"]
 
 MOST_RECIPIENTS = 10
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
-_REQUIRED = {"cross_entropy": ("target_tokens", "weights")}
-"""Inputs that a loss function cannot do without."""
 
 MakeSampler = Callable[..., ClientFuture[SamplingClient]]
 
@@ -161,68 +158,20 @@ class TrainingClient:
             self._run.submit(TrainingOperation.optim_step(optimizer_params(given, self._family)))
         )
 
+    optim_step_async = as_coroutine(optim_step)
+
     @property
     def _family(self) -> str:
         """Of the model's optimizer: what the service says, else what it was created with."""
         told = self._info.optimizer_config
         return str(self._run.config.optimizer["type"]) if told is None else told.type
 
-    optim_step_async = as_coroutine(optim_step)
-
     def _train(
         self, kind: Kind, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
     ) -> APIFuture[Any]:
-        if not isinstance(data, Iterable):
-            raise ValidationError(f"data is a list of Datum, got {type(data).__name__}")
-        try:
-            given = list(data)
-        except TypeError as error:  # an array without dimensions
-            raise ValidationError(f"data is a list of Datum: {error}") from error
-        known = [Datum.of(datum) for datum in given]
-        if not known:
-            raise ValidationError("No data provided")
-        text("loss_fn", loss_fn)
-        for number, datum in enumerate(known):
-            self._check(number, datum, loss_fn)
-        settings = {
-            name: value if isinstance(value, str) else finite(f"loss_fn_config[{name!r}]", value)
-            for name, value in metadata("loss_fn_config", config).items()
-        }
+        known, settings = check_batch(data, loss_fn, self._vocabulary), loss_settings(config)
         limits = self._runtime.published.config
         return APIFuture(self._run.submit(TrainingOperation.train(kind, known, loss_fn, settings, limits)))
-
-    def _check(self, number: int, datum: Datum, loss_fn: str) -> None:
-        if self._vocabulary.size is not None:
-            self._vocabulary.check(datum.model_input.text_ids(), f"datum {number}")
-        length = datum.model_input.known_length
-        if length == 0:
-            raise ValidationError(f"a datum needs at least one input token, datum {number} has none")
-        inputs = datum.loss_fn_inputs
-        missing = [name for name in _REQUIRED.get(loss_fn, ()) if name not in inputs]
-        if missing:
-            raise ValidationError(
-                f"{loss_fn} needs {' and '.join(missing)}; datum {number} has {sorted(inputs)}"
-            )
-        if not missing and "target_tokens" in _REQUIRED.get(loss_fn, ()):
-            self._check_targets(number, length, inputs["target_tokens"], inputs["weights"])
-
-    def _check_targets(
-        self, number: int, length: int | None, target_tokens: TensorData, weights: TensorData
-    ) -> None:
-        targets = target_tokens.to_numpy()
-        if length is not None and targets.shape[:1] != (length,):
-            raise ShapeError(
-                f"target_tokens must have one entry per input token, {length}; datum {number} has {targets.shape}"
-            )
-        if weights.shape != target_tokens.shape:
-            raise ShapeError(
-                f"weights must have the shape of target_tokens, {targets.shape}; datum {number} has {tuple(weights.shape)}"
-            )
-        if target_tokens.dtype != "int64":
-            raise ValidationError(f"target_tokens must be integers; datum {number} has {target_tokens.dtype}")
-        self._vocabulary.check(targets, f"target_tokens of datum {number}")
-        if not np.isfinite(weights.to_numpy()).all():
-            raise ValidationError(f"weights must be finite numbers; datum {number} has others")
 
     # Saving --------------------------------------------------------------------------------------
 

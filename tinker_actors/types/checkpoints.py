@@ -22,6 +22,12 @@ SamplingClientKind = Literal["snapshot", "inflight"]
 CheckpointKind = Literal["weights", "sampler_weights", "external_weights"]
 _KINDS: tuple[CheckpointKind, ...] = ("weights", "sampler_weights", "external_weights")
 
+_MADE_BY: dict[CheckpointKind, str] = {
+    "weights": "save_state",
+    "sampler_weights": "save_weights_for_sampler",
+    "external_weights": "save_weights_external",
+}
+
 
 class CheckpointPath(msgspec.Struct, frozen=True):
     """`tinker://<training run>/<kind>/<name>`, taken apart."""
@@ -45,7 +51,9 @@ class CheckpointPath(msgspec.Struct, frozen=True):
         match parts:
             case [run, found, name] if run and name and found in _KINDS:
                 if kind is not None and found != kind:
-                    raise TinkerPathError(f"a path of kind {kind} is wanted here, got {shown(path)}")
+                    raise TinkerPathError(
+                        f"a path of kind {kind} is wanted here, got {shown(path)}; {_MADE_BY[kind]} makes one"
+                    )
                 return cls(run, found, name)
         raise TinkerPathError(
             f"checkpoint paths read tinker://<training run>/<{'|'.join(_KINDS)}>/<name>, got {shown(path)}"
