@@ -138,7 +138,8 @@ class Intake:
             run=self._run.name,
             place=place,
             kind=operation.kind,
-            digest=operation.digest,
+            # Nobody but a later process asks for it.
+            digest="" if self._published.directory is None else operation.digest,
             ticket=None if submission is None else submission.ticket,
         )
 

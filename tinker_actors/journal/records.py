@@ -117,7 +117,7 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     """A `Kind`."""
     digest: str
-    """Of its content, ids left out: equal for equal requests."""
+    """Of its content, ids left out: equal for equal requests; empty in a journal that dies with its process."""
     ticket: str | None = None
     """The submission behind it; None for the runtime's own checkpoints."""
     state: str = State.PLACED

@@ -98,16 +98,6 @@ def encode_training_content(
     request = message_class("ForwardBackwardRequest")(
         loss_fn=text("the name of a loss function", loss_fn), forward_only=forward_only
     )
-    for datum in data:
-        message = request.data.add()
-        for chunk in datum.model_input.chunks:
-            _write_chunk(message.model_input.add(), chunk)
-        for name in sorted(datum.loss_fn_inputs):
-            write_tensor(message.loss_fn_inputs[name], datum.loss_fn_inputs[name])
-        for span in datum.model_input_spans or ():
-            _write_span(message.model_input_spans.add(), span)
-        for span in datum.loss_fn_input_spans or ():
-            _write_span(message.loss_fn_input_spans.add(), span)
     try:
         for name, value in (loss_fn_config or {}).items():
             if isinstance(value, str):
@@ -117,6 +107,22 @@ def encode_training_content(
                 request.loss_fn_config_v2[name].number = value
     except (TypeError, ValueError) as error:  # half of a surrogate pair, or no number
         raise ValidationError(f"loss_fn_config holds text and numbers by name: {error}") from error
+    # Data are serialised one by one, in memory that is still in the processor's cache; see `with_ids`.
+    return b"".join((*map(_encode_datum, data), request.SerializeToString(deterministic=True)))
+
+
+def _encode_datum(datum: Datum) -> bytes:
+    """A request with nothing but `datum`."""
+    request = message_class("ForwardBackwardRequest")()
+    message = request.data.add()
+    for chunk in datum.model_input.chunks:
+        _write_chunk(message.model_input.add(), chunk)
+    for name in sorted(datum.loss_fn_inputs):
+        write_tensor(message.loss_fn_inputs[name], datum.loss_fn_inputs[name])
+    for span in datum.model_input_spans or ():
+        _write_span(message.model_input_spans.add(), span)
+    for span in datum.loss_fn_input_spans or ():
+        _write_span(message.loss_fn_input_spans.add(), span)
     body: bytes = request.SerializeToString(deterministic=True)
     return body
 
