@@ -212,6 +212,30 @@ def test_training_bodies_are_packed_where_the_server_asks_for_it(
     assert (len(seen[0].body) < 100) == wants_zstd
 
 
+def test_training_data_are_submitted_as_far_as_the_service_has_room(bench: Callable[..., Bench]) -> None:
+    posted: list[bytes] = []
+
+    def script(call: Call[Any], _url: str) -> Answer | None:
+        if call.path == "forward_backward":
+            posted.append(call.body)
+            return None if call.body[:1] == b"a" else HANDLE
+        return SAVED if call.path == "retrieve_future" else HANDLE
+
+    config = Answer(200, JSON, b'{"fwdbwd_dispatch_bytes_semaphore_size": 100}')
+    one = bench(script, flags=flags(config=config))
+    one.address.call(Fetch(CALL))  # asks for the flags
+    for name in ("a", "b"):
+        training = msgspec.structs.replace(
+            CALL, path="forward_backward", body=name.encode() * 101, in_json=lambda: CALL
+        )
+        one.send(name, owner=name, call=training)
+    assert one.transport.is_hanging.wait(WAIT_S)
+    one.address.call(Fetch(CALL))  # what is no training data goes past them
+    assert posted == [b"a" * 101]
+    one.address.tell(Cancel("a"))
+    assert one.next() == Accepted("b", FutureHandle(request_id="7"))
+
+
 def test_what_the_queue_says_is_an_event(bench: Callable[..., Bench]) -> None:
     waiting = Answer(408, JSON, b'{"queue_state": "paused_capacity", "queue_state_reason": "full"}')
     one = bench(answers(HANDLE, waiting, SAVED))

@@ -207,6 +207,7 @@ class TransportActor(SupervisedActor):
         self._deprecations: set[tuple[str, str]] = set()
         self._is_ending = False
         self._answer_bytes = ByteBudget(lambda: self._published.config.inflight_response_bytes_semaphore_size)
+        self._training_bytes = ByteBudget(lambda: self._published.config.fwdbwd_dispatch_bytes_semaphore_size)
         self._note_endpoint()
 
     def on_receive(self, message: Any) -> Reply | None:
@@ -262,7 +263,8 @@ class TransportActor(SupervisedActor):
         clock, operation = self.context.clock.now, send.call.operation
         began = clock()
         try:
-            answer = await self._drive(operation, self._submit(send.call))
+            submit = self._drive if send.call.in_json is None else partial(self._drive_in_room, send.call)
+            answer = await submit(operation, self._submit(send.call))
             if send.expected is not None:
                 handle = send.call.read(answer)
                 _tell(send.reply_to, Accepted(send.tag, handle))
@@ -331,6 +333,11 @@ class TransportActor(SupervisedActor):
                     answer: Answer = done.value
                     return answer
                 outcome = await self._do(operation, step, reserved)
+
+    async def _drive_in_room(self, call: Call[Any], operation: str, steps: RoundTrips[Answer]) -> Answer:
+        """Drive the submission of training data, a few megabytes at a time over all models."""
+        async with self._training_bytes.taken(len(call.body)):
+            return await self._drive(operation, steps)
 
     async def _do(
         self, operation: str, step: Step, reserved: contextlib.AsyncExitStack

@@ -44,6 +44,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Data per chunk."""
     fwdbwd_max_chunk_bytes_count: int = 5_000_000
     """Estimated bytes per chunk."""
+    fwdbwd_dispatch_bytes_semaphore_size: int = 50_000_000
+    """Bytes of training data being submitted."""
     sample_max_concurrent_requests: int = 2000
     """Samples in flight per sampler."""
     sample_dispatch_bytes_semaphore_size: int = 10 * 2**20
