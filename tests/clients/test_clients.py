@@ -134,6 +134,12 @@ def test_coroutines_that_submit_give_futures_and_the_others_give_values(server: 
         asyncio.run(main(service))
 
 
+def test_what_a_service_offers_is_read_with_and_without_waiting(service: ta.ServiceClient) -> None:
+    offered = service.get_server_capabilities()
+    assert offered.supported_models == offered.result(WAIT_S).supported_models
+    assert "local/tiny" in [model.model_name for model in offered.supported_models]
+
+
 def test_adam_params_may_be_given_by_either_name(training: ta.TrainingClient) -> None:
     before = training.step
     training.optim_step(adam_params=ADAM).result(WAIT_S)

@@ -148,7 +148,10 @@ def _seconds(timeout: Any) -> float | None:
 
 
 class ClientFuture(APIFuture[T]):
-    """A client on its way that also works as the client: its attributes wait until it is there."""
+    """A client on its way that also works as the client: its attributes wait until it is there.
+
+    Other objects that the official SDK gives at once come in it, too.
+    """
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -320,9 +320,9 @@ class ServiceClient:
 
     # The service ---------------------------------------------------------------------------------
 
-    def get_server_capabilities(self) -> APIFuture[ServerCapabilities]:
-        """The base models on offer."""
-        return APIFuture(self._runtime.fetch(get_server_capabilities()))
+    def get_server_capabilities(self) -> ClientFuture[ServerCapabilities]:
+        """The base models on offer; like the official SDK's, it can be used without waiting for it first."""
+        return ClientFuture(self._runtime.fetch(get_server_capabilities()))
 
     get_server_capabilities_async = awaited(get_server_capabilities)
 
