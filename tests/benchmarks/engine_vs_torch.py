@@ -3,14 +3,17 @@
 Run by hand, in an environment of its own:
 
     python -m venv .venv-torch
-    .venv-torch/bin/pip install torch==2.13.0 numpy tokenizers safetensors msgspec pykka
-    .venv-torch/bin/pip install --no-deps -e .
+    .venv-torch/bin/pip install -e '.[local,numerics]'
     OPENBLAS_NUM_THREADS=1 .venv-torch/bin/python tests/benchmarks/engine_vs_torch.py
 
 The engine shares a batch between two threads with one BLAS thread each, PyTorch has two threads.
-Both sides start from the same weights and adapter and see the same batches; a round is forward, backward
+Both sides start from the same weights and adapter and see the same batches; a step is forward, backward
 and one Adam step. PyTorch uses autograd and its fused attention, with the adapter either merged into each
 weight within the graph or as two thin products beside it; the faster of the two counts.
+
+The sides take turns, and the ratio is the median over turns: what else the machine does then meets all sides
+alike. It does not harm them alike: PyTorch's threads wait for each other in each operation, so that the ratio
+means something only on a machine that does little else. `quiet` is the ratio of the fastest steps.
 """
 
 import time
@@ -34,6 +37,7 @@ EPS = 1e-12
 class Case:
     """One shape of batch."""
 
+    model: str
     name: str
     lengths: tuple[int, ...]
 
@@ -49,10 +53,15 @@ class Case:
 
 
 CASES = (
-    Case("32 x 28..36 tokens", tuple(28 + index % 9 for index in range(32))),
-    Case("64 x 32 tokens", (32,) * 64),
-    Case("16 x 256 tokens", (256,) * 16),
+    Case("local/small", "32 x 28..36 tokens", tuple(28 + index % 9 for index in range(32))),
+    Case("local/small", "8 x 128 tokens", (128,) * 8),
+    Case("local/small", "2 x 512 tokens", (512,) * 2),
+    Case("local/tiny", "32 x 28..36 tokens", tuple(28 + index % 9 for index in range(32))),
+    Case("local/tiny", "64 x 32 tokens", (32,) * 64),
+    Case("local/tiny", "16 x 256 tokens", (256,) * 16),
 )
+CASE_S = 9.0
+"""How long one case is measured; the models' first steps not counted."""
 
 
 class TorchModel:
@@ -179,39 +188,40 @@ def torch_round(base: BaseModel, *, merged: bool) -> Callable[[list[Example]], f
     return run
 
 
-def speeds(runs: Sequence[Callable[[list[Example]], float]], case: Case, seconds: float = 3.0) -> list[float]:
-    """Tokens a second of each contestant, by the 10th percentile of round times taken in turn.
-
-    A busy machine disturbs the fastest rounds least; PyTorch's threads suffer most from company.
-    """
-    batches = [case.examples(seed) for seed in range(8)]
-    times: list[list[float]] = [[] for _ in runs]
-    end = time.perf_counter() + seconds * len(runs)
-    while time.perf_counter() < end:
-        for run, spent in zip(runs, times, strict=True):
-            for batch in batches:
-                start = time.perf_counter()
-                run(batch)
-                spent.append(time.perf_counter() - start)
-    return [sum(case.lengths) / float(np.quantile(spent, 0.1)) for spent in times]
+def times(runs: Sequence[Callable[[list[Example]], float]], case: Case) -> Any:
+    """Seconds a step of each contestant, taken in turns, shape (turns, contestants)."""
+    batches = [case.examples(seed) for seed in range(4)]
+    turns: list[list[float]] = []
+    end = time.perf_counter() + CASE_S
+    while time.perf_counter() < end or len(turns) < 3:
+        batch, turn = batches[len(turns) % len(batches)], []
+        for run in runs:
+            start = time.perf_counter()
+            run(batch)
+            turn.append(time.perf_counter() - start)
+        turns.append(turn)
+    return np.array(turns)
 
 
 def main() -> None:
     """Print a row a case: tokens a second, their ratio, and how far the losses are apart."""
     torch.set_num_threads(THREADS)
-    base = load_base_model("local/tiny")
     print(f"numpy {np.__version__}, torch {torch.__version__}, {THREADS} threads, rank {RANK}")
     for case in CASES:
+        base = load_base_model(case.model)
         makers = (numpy_round, lambda b: torch_round(b, merged=True), lambda b: torch_round(b, merged=False))
         runs = [make(base) for make in makers]
         batch = case.examples(0)
-        losses = np.array([[run(batch) for run in runs] for _ in range(20)])
+        losses = np.array([[run(batch) for run in runs] for _ in range(3)])
         apart = float(np.abs(losses[:, 1:] / losses[:, :1] - 1.0).max())
-        ours, merged, thin = speeds(runs, case)
+        spent = times(runs, case)
+        ours, merged, thin = sum(case.lengths) / np.median(spent, axis=0)
+        faster = spent[:, 1 if merged > thin else 2]
         print(
-            f"{case.name:20s} numpy {ours:8.0f} tokens/s   torch {max(merged, thin):8.0f} "
-            f"(merged {merged:.0f}, beside {thin:.0f})   ratio {ours / max(merged, thin):.2f}   "
-            f"loss apart by {apart:.1e} over 20 steps"
+            f"{case.model:12s} {case.name:20s} numpy {ours:7.0f} tokens/s   torch {max(merged, thin):7.0f} "
+            f"(merged {merged:.0f}, beside {thin:.0f})   ratio {np.median(faster / spent[:, 0]):.2f}   "
+            f"quiet {faster.min() / spent[:, 0].min():.2f}   loss apart by {apart:.1e}",
+            flush=True,
         )
 
 
