@@ -17,6 +17,7 @@ import tinker_actors as ta
 from tinker_actors.actors.futures import Submissions
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.clients import rest, service
+from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import TinkerActorsError
 
 PATH = "tinker://m/weights/a"
@@ -233,6 +234,15 @@ CASES = [
 ]
 
 
+ELSEWHERE = {
+    "service.subscribe": "takes a function, and begins a thread for it",
+    "training.steps": "gives an iterator, which checks when it is begun",
+    "future.add_done_callback": "takes a function, as the future behind it does",
+    "future.then": "takes a function, whose error is the future's",
+}
+"""Methods with arguments that are not in the table, and why."""
+
+
 class NoRuntime:
     """Takes what a runtime takes, and starts nothing."""
 
@@ -264,6 +274,17 @@ def surprises(call: Callable[..., Any], given: dict[str, Any], argument: str) ->
     return found
 
 
+def test_every_method_with_arguments_is_tried() -> None:
+    public = {
+        f"{client}.{name}"
+        for client, kind in KINDS.items()
+        for name, method in inspect.getmembers(kind, callable)
+        if not name.startswith("_") and not name.endswith("_async") and arguments(method)
+    }
+    tried = {f"{client}.{method}" for client, methods in METHODS.items() for method in methods}
+    assert public == tried | ELSEWHERE.keys()
+
+
 @pytest.mark.filterwarnings("ignore:search_sessions is experimental:FutureWarning")
 @pytest.mark.parametrize(("client", "method", "argument"), CASES)
 def test_a_method_takes_a_value_or_refuses_it_by_a_typed_error(
@@ -291,3 +312,61 @@ def test_a_client_is_made_or_refused_by_a_typed_error(
         monkeypatch.setattr(module, "Runtime", NoRuntime)
     given = {} if build is ta.RecoveryPolicy else {"base_url": "http://127.0.0.1:9", "api_key": KEY}
     assert surprises(build, given, argument) == []
+
+
+class Unknown(Vocabulary):
+    """Of a model whose tokenizer is not here: the service would decide."""
+
+    def __init__(self) -> None:
+        super().__init__("no/model")
+
+    size = None
+
+
+INPUTS: list[Callable[[Any], Any]] = [
+    lambda value: ta.ModelInput(chunks=value),
+    lambda value: ta.ModelInput(chunks=[value]),
+    lambda value: ta.ModelInput(chunks=[ta.EncodedTextChunk(tokens=value)]),
+    lambda value: ta.ModelInput.from_ints([value]),
+    lambda value: ta.ModelInput.from_ints([1]).append_int(value),
+    lambda value: SimpleNamespace(chunks=[SimpleNamespace(type="encoded_text", tokens=value)]),
+]
+USES: list[Callable[[dict[str, Any], Any], Any]] = [
+    lambda clients, given: clients["training"].forward_backward([datum(given)], "cross_entropy"),
+    lambda clients, given: clients["training"].forward([datum(given)], "a loss of next year"),
+    lambda clients, given: clients["sampler"].sample(given, 1, ta.SamplingParams(max_tokens=1)),
+    lambda _, given: ta.ModelInput.of(given).known_length,
+    lambda _, given: ta.ModelInput.of(given).to_numpy(),
+    lambda _, given: ta.ModelInput.of(given).append_int(5).to_ints(),
+]
+
+
+def datum(model_input: Any) -> ta.Datum:
+    targets: Any = {"target_tokens": [1], "weights": [1.0]}
+    return ta.Datum(model_input=model_input, loss_fn_inputs=targets)
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["a known vocabulary", "an unknown one"])
+@pytest.mark.parametrize("make", INPUTS, ids=range(len(INPUTS)))
+@pytest.mark.parametrize("use", USES, ids=range(len(USES)))
+def test_an_input_is_used_or_refused_by_a_typed_error(
+    clients: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Any], Any],
+    use: Callable[[dict[str, Any], Any], Any],
+    is_known: bool,
+) -> None:
+    if not is_known:
+        for client in ("training", "sampler"):
+            monkeypatch.setattr(clients[client], "_vocabulary", Unknown())
+    assert surprises(lambda value: use(clients, make(value)), {}, "value") == []
+
+
+@pytest.mark.parametrize("name", ["target_tokens", "weights"])
+def test_a_loss_input_is_used_or_refused_by_a_typed_error(clients: dict[str, Any], name: str) -> None:
+    def train(value: Any) -> None:
+        inputs: Any = {"target_tokens": [1], "weights": [1.0], name: value}
+        one = ta.Datum(model_input=ta.ModelInput.from_ints([1]), loss_fn_inputs=inputs)
+        clients["training"].forward_backward([one], "cross_entropy")
+
+    assert surprises(train, {}, "value") == []

@@ -1,6 +1,7 @@
 """Chunks, model inputs and data: lengths, builders, other libraries' objects, provenance."""
 
 import base64
+from array import array
 from types import SimpleNamespace
 from typing import Any
 
@@ -311,3 +312,27 @@ def test_malformed_spans_are_refused(wrong: dict[str, Any]) -> None:
     for kind in (PromptProvenanceSpan, SampledProvenanceSpan):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             kind(**fields)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [(1, 2), range(1, 3), iter([1, 2]), np.array([1, 2]), np.array([1, 2], np.uint8), array("i", [1, 2])],
+    ids=["tuple", "range", "iterator", "array", "bytes of an array", "array of the library"],
+)
+def test_token_ids_come_in_whatever_has_an_order(tokens: Any) -> None:
+    model_input = ModelInput.from_ints(tokens)
+    assert (model_input.length, list(model_input.to_ints())) == (2, [1, 2])
+    third: Any = np.int64(3)
+    assert model_input.append_int(third).to_numpy().tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("tokens", ["12", b"12", {1, 2}, {1: 2}, 5, None, np.array(5)], ids=repr)
+def test_what_has_no_order_or_holds_no_ids_is_refused_when_it_is_given(tokens: Any) -> None:
+    with pytest.raises(ValidationError, match="flat list of integers"):
+        ModelInput.from_ints(tokens)
+
+
+@pytest.mark.parametrize("token", [-1, 2**31, 1.5, "1", True, None], ids=repr)
+def test_a_token_that_is_no_id_is_not_appended(token: Any) -> None:
+    with pytest.raises(ValidationError, match="a token id must be"):
+        ModelInput.empty().append_int(token)

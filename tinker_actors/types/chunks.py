@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
@@ -32,6 +32,10 @@ class EncodedTextChunk(msgspec.Struct, frozen=True, tag_field="type", tag="encod
     type: ClassVar[str] = "encoded_text"
     tokens: Sequence[int]
     """Token ids in the vocabulary of the model."""
+
+    def __post_init__(self) -> None:
+        if type(self.tokens) is not list:
+            msgspec.structs.force_setattr(self, "tokens", _sequence_of_ids(self.tokens))
 
     @property
     def length(self) -> int:
@@ -153,6 +157,20 @@ def token_ids(tokens: Any) -> NDArray[np.int32]:
     if array.min() < 0 or array.max() > MOST_INT32:
         raise ValidationError(f"token ids lie between 0 and 2**31 - 1, got {array.min()} to {array.max()}")
     return array.astype(np.int32, copy=False)
+
+
+def _sequence_of_ids(tokens: Any) -> Any:
+    """Something that has a length and an order; what is in it is looked at when it is used."""
+    is_array = isinstance(tokens, np.ndarray)
+    if is_array and tokens.ndim == 1:
+        return tokens
+    if hasattr(tokens, "__array__") and not isinstance(tokens, type):  # a torch tensor, a column of a table
+        return token_ids(tokens).tolist()
+    if isinstance(tokens, Iterator):
+        return list(tokens)
+    if isinstance(tokens, Sequence) and not isinstance(tokens, str | bytes | bytearray | memoryview):
+        return tokens
+    raise ValidationError(f"token ids are a flat list of integers, got {type(tokens).__name__}")
 
 
 def _content(what: str, value: Any) -> bytes:

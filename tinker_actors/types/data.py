@@ -1,6 +1,6 @@
 """What a model is trained on and asked with: model inputs and data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Self
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.types.checks import text
+from tinker_actors.types.checks import MOST_INT32, text, whole
 from tinker_actors.types.chunks import Chunk, EncodedTextChunk, chunk_of, token_ids
 from tinker_actors.types.provenance import ProvenanceSpans, check_tiling, spans_of
 from tinker_actors.types.tensors import DType, TensorData
@@ -21,7 +21,15 @@ class ModelInput(msgspec.Struct, frozen=True):
     """What a model reads: chunks, one after another."""
 
     chunks: Sequence[Chunk]
-    """The chunks in order."""
+    """The chunks in order; those of the official SDK, and duck types, become ours."""
+
+    def __post_init__(self) -> None:
+        chunks: Any = self.chunks
+        if type(chunks) is list and all(isinstance(chunk, Chunk) for chunk in chunks):
+            return
+        if not isinstance(chunks, Sequence | Iterator) or isinstance(chunks, str | bytes | bytearray):
+            raise ValidationError(f"model inputs hold a list of chunks, got {type(chunks).__name__}")
+        msgspec.structs.force_setattr(self, "chunks", [chunk_of(chunk) for chunk in chunks])
 
     @classmethod
     def empty(cls) -> Self:
@@ -40,14 +48,10 @@ class ModelInput(msgspec.Struct, frozen=True):
         Raises:
             ValidationError: something else, or a chunk of no known kind.
         """
+        if isinstance(value, cls):
+            return value
         if hasattr(value, "chunks"):
-            if not isinstance(value.chunks, Sequence) or isinstance(value.chunks, str | bytes):
-                raise ValidationError(
-                    f"model inputs hold a list of chunks, got {type(value.chunks).__name__}"
-                )
-            if isinstance(value, cls) and all(isinstance(chunk, Chunk) for chunk in value.chunks):
-                return value
-            return cls(chunks=[chunk_of(chunk) for chunk in value.chunks])
+            return cls(chunks=value.chunks)
         if isinstance(value, np.ndarray):
             return cls.from_ints(token_ids(value).tolist())
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
@@ -73,11 +77,20 @@ class ModelInput(msgspec.Struct, frozen=True):
         return self.length
 
     def append(self, chunk: Chunk) -> Self:
-        """This input with `chunk` behind it."""
+        """This input with `chunk` behind it.
+
+        Raises:
+            ValidationError: it is no chunk.
+        """
         return type(self)(chunks=[*self.chunks, chunk])
 
     def append_int(self, token: int) -> Self:
-        """This input with one token behind it, in its last chunk if that is text."""
+        """This input with one token behind it, in its last chunk if that is text.
+
+        Raises:
+            ValidationError: it is no token id.
+        """
+        token = whole("a token id", token, least=0, most=MOST_INT32)
         match self.chunks:
             case [*before, EncodedTextChunk(tokens=tokens)]:
                 return type(self)(chunks=[*before, EncodedTextChunk(tokens=[*tokens, token])])
