@@ -108,6 +108,18 @@ def test_gradients_of_two_calls_add_up(make_trainer: MakeTrainer, examples: list
     assert all(np.allclose(left[key], right[key], rtol=1e-9, atol=1e-12) for key in left)
 
 
+def test_long_sequences_give_the_same_bits_with_less_memory(
+    make_trainer: MakeTrainer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, twice = make_trainer(), make_trainer()
+    kept.forward_backward(examples)
+    monkeypatch.setattr("tinker_actors.local.engine.model.KEPT_SHARES", 0)
+    twice.forward_backward(examples)
+    assert same_bits(twice.state(), kept.state())
+    used = [max(len(scratch._block), scratch._most_used) for scratch in (kept._workers[0], twice._workers[0])]
+    assert used[1] < used[0]
+
+
 def test_forward_only_leaves_no_gradient(make_trainer: MakeTrainer, examples: list[Example]) -> None:
     trainer = make_trainer()
     trainer.forward_backward(examples, backward=False)

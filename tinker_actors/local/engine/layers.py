@@ -1,5 +1,6 @@
 """The parts of a decoder layer: each forward step and its exact gradient, on 2-D token rows."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from tinker_actors.local.engine.scratch import Scratch
 
 __all__ = [
     "Complexes",
+    "Shares",
     "attend",
     "attend_backward",
     "causal_mask",
@@ -140,15 +142,31 @@ def split_heads(qkv: Floats, config: ModelConfig, rows: int) -> tuple[Floats, Fl
     return q.transpose(order), k.transpose(order), v.transpose(order)
 
 
-@lru_cache(maxsize=64)
 def causal_mask(steps: int, dtype: str) -> Floats:
     """0 on and under the diagonal, -inf above, shape (steps, steps)."""
+    return _whole_mask(1 << (steps - 1).bit_length(), dtype)[:steps, :steps]
+
+
+@lru_cache(maxsize=32)
+def _whole_mask(steps: int, dtype: str) -> Floats:
     mask = np.zeros((steps, steps), dtype)
-    mask[np.triu_indices(steps, 1)] = -np.inf
+    mask[np.triu(np.ones((steps, steps), bool), 1)] = -np.inf
     return mask
 
 
-def attend(qkv: Floats, config: ModelConfig, rows: int, scratch: Scratch) -> tuple[Floats, Floats, Floats]:
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What attention took from where, as `attend_backward` reads it."""
+
+    numerators: Floats
+    """Of the softmax, shape (rows, kv_heads, group, steps, steps)."""
+    inverse: Floats
+    """Of their sums, the last axis 1."""
+
+
+def attend(
+    qkv: Floats, config: ModelConfig, rows: int, scratch: Scratch, *, keep: bool = True
+) -> tuple[Floats, Shares | None]:
     """Causal softmax attention within each sequence.
 
     Args:
@@ -156,22 +174,30 @@ def attend(qkv: Floats, config: ModelConfig, rows: int, scratch: Scratch) -> tup
         config: the model's shape.
         rows: sequences in the batch; each has `len(qkv) / rows` steps.
         scratch: where the results lie.
+        keep: whether the shares stay; they take most of a long sequence's memory.
 
     Returns:
-        Mixed values, shape (rows * steps, query_width); and what `attend_backward` reads: the softmax's
-        numerators, shape (rows, kv_heads, group, steps, steps), and the inverse of their sums, with the
-        last axis 1.
+        Mixed values, shape (rows * steps, query_width), and the shares if they stay.
     """
-    q, k, v = split_heads(qkv, config, rows)
-    steps = q.shape[-2]
-    shares = np.matmul(q, k.swapaxes(-1, -2), out=scratch.take(*q.shape[:-1], steps))
-    shares += causal_mask(steps, shares.dtype.str)
-    inverse = softmax_parts(shares)
     mixed = scratch.take(len(qkv), config.query_width)
+    mark = scratch.mark()
+    shares = _shares(qkv, config, rows, scratch)
     by_head = _by_head(mixed, config, rows)
-    np.matmul(shares, v, out=by_head)
-    by_head *= inverse
-    return mixed, shares, inverse
+    np.matmul(shares.numerators, split_heads(qkv, config, rows)[2], out=by_head)
+    by_head *= shares.inverse
+    if keep:
+        return mixed, shares
+    scratch.release(mark)
+    return mixed, None
+
+
+def _shares(qkv: Floats, config: ModelConfig, rows: int, scratch: Scratch) -> Shares:
+    q, k, _ = split_heads(qkv, config, rows)
+    steps = q.shape[-2]
+    scores = np.matmul(q, k.swapaxes(-1, -2), out=scratch.take(*q.shape[:-1], steps))
+    scores += causal_mask(steps, scores.dtype.str)
+    inverse = softmax_parts(scores)
+    return Shares(scores, inverse)
 
 
 def softmax_parts(scores: Floats) -> Floats:
@@ -190,31 +216,33 @@ def attend_backward(
     gradient: Floats,
     qkv: Floats,
     mixed: Floats,
-    parts: tuple[Floats, Floats],
+    shares: Shares | None,
     *,
     config: ModelConfig,
+    rows: int,
     scratch: Scratch,
 ) -> Floats:
     """Gradient of `attend` by `qkv`, shape of `qkv`; `gradient` (by `mixed`) is overwritten.
 
+    Shares that did not stay are computed again, to the same bits.
     The softmax gradient's row sums are taken as gradient . mixed per head: head_dim products instead of
     one for each earlier step.
 
     Source: Dao et al., "FlashAttention" (2022), appendix B.
     """
-    shares, inverse = parts
-    rows = len(shares)
+    shares = shares or _shares(qkv, config, rows, scratch)
+    numerators, inverse = shares.numerators, shares.inverse
     q, k, v = split_heads(qkv, config, rows)
     result = scratch.take(*qkv.shape)
     to_q, to_k, to_v = split_heads(result, config, rows)
     outgoing = _by_head(gradient, config, rows)
     outgoing *= inverse
-    scores = np.matmul(outgoing, v.swapaxes(-1, -2), out=scratch.take(*shares.shape))
+    scores = np.matmul(outgoing, v.swapaxes(-1, -2), out=scratch.take(*numerators.shape))
     scores -= np.einsum("...i,...i->...", outgoing, _by_head(mixed, config, rows))[..., None]
-    scores *= shares
+    scores *= numerators
     np.matmul(scores, k, out=to_q)
     _sum_group(scores.swapaxes(-1, -2), q, to_k, scratch)
-    _sum_group(shares.swapaxes(-1, -2), outgoing, to_v, scratch)
+    _sum_group(numerators.swapaxes(-1, -2), outgoing, to_v, scratch)
     return result
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from tinker_actors.local.engine.catalog import Floats, LayerWeights, ModelConfig, Weights
 from tinker_actors.local.engine.layers import (
     Complexes,
+    Shares,
     attend,
     attend_backward,
     head_norm,
@@ -24,6 +25,10 @@ from tinker_actors.local.engine.scratch import Scratch
 
 __all__ = ["LayerTape", "Tape", "backward", "forward"]
 
+KEPT_SHARES = 2**26
+"""Most values that all layers may keep of what attention took from where: those of longer sequences, which grow
+with the square of the length, are computed twice instead."""
+
 
 @dataclass(slots=True)
 class LayerTape:
@@ -35,7 +40,7 @@ class LayerTape:
     heads: tuple[Floats, Floats, Floats] | None
     qkv: Floats
     mixed: Floats
-    shares: tuple[Floats, Floats]
+    shares: Shares | None
     before_mlp: Floats
     mlp_input: Floats
     mlp_inverse: Floats
@@ -56,6 +61,8 @@ class Tape:
     """Final normalised states, shape (tokens, hidden): what the unembedding reads."""
     inverse: Floats
     """1/rms of `last`, shape (tokens, 1)."""
+    rows: int
+    """Sequences side by side."""
 
 
 def forward(weights: Weights, tokens: npt.NDArray[np.int64], scratch: Scratch) -> Tape:
@@ -82,7 +89,7 @@ def forward(weights: Weights, tokens: npt.NDArray[np.int64], scratch: Scratch) -
         x = scratch.product(tapes[-1].gated, layer.down.T)
         x += tapes[-1].before_mlp
     hidden, inverse = rms_norm(x, weights.final_norm, config.rms_norm_eps, scratch)
-    return Tape(tapes, x, hidden, inverse)
+    return Tape(tapes, x, hidden, inverse, len(tokens))
 
 
 def _layer_forward(
@@ -93,7 +100,8 @@ def _layer_forward(
     qkv = scratch.product(attention_input, layer.qkv.T)
     heads = head_norm(qkv, layer, config, scratch) if config.qk_norm else None
     rotate(qkv, table, rows)
-    mixed, numerators, inverse = attend(qkv, config, rows, scratch)
+    keep = config.layers * config.heads * len(x) * len(table) <= KEPT_SHARES
+    mixed, shares = attend(qkv, config, rows, scratch, keep=keep)
     middle = scratch.product(mixed, layer.o.T)
     middle += x
     mlp_input, mlp_inverse = rms_norm(middle, layer.mlp_norm, config.rms_norm_eps, scratch)
@@ -106,7 +114,7 @@ def _layer_forward(
         heads=heads,
         qkv=qkv,
         mixed=mixed,
-        shares=(numerators, inverse),
+        shares=shares,
         before_mlp=middle,
         mlp_input=mlp_input,
         mlp_inverse=mlp_inverse,
@@ -132,7 +140,7 @@ def backward(weights: Weights, tape: Tape, outgoing: Floats, gradient: Gradient,
     rms_norm_backward(outgoing, tape.last, tape.hidden, tape.inverse, weights.final_norm, into=flow)
     for index in reversed(range(len(weights.layers))):
         place, kept = (
-            _Place(index, weights.layers[index], weights.config, gradient, scratch),
+            _Place(index, weights.layers[index], weights.config, tape.rows, gradient, scratch),
             tape.layers[index],
         )
         mark = scratch.mark()
@@ -149,6 +157,7 @@ class _Place:
     index: int
     layer: LayerWeights
     config: ModelConfig
+    rows: int
     gradient: Gradient
     scratch: Scratch
 
@@ -167,10 +176,11 @@ def _attention_backward(place: _Place, kept: LayerTape, flow: Floats) -> None:
     layer, config, gradient, scratch = place.layer, place.config, place.gradient, place.scratch
     gradient.add(place.index, "o", kept.mixed, flow)
     to_mixed = scratch.product(flow, layer.o)
-    to_qkv = attend_backward(to_mixed, kept.qkv, kept.mixed, kept.shares, config=config, scratch=scratch)
-    rows = len(kept.shares[0])
-    table = rotary_table(config, flow.dtype.str)[: len(flow) // rows]
-    rotate(to_qkv, table.conj(), rows)
+    to_qkv = attend_backward(
+        to_mixed, kept.qkv, kept.mixed, kept.shares, config=config, rows=place.rows, scratch=scratch
+    )
+    table = rotary_table(config, flow.dtype.str)[: len(flow) // place.rows]
+    rotate(to_qkv, table.conj(), place.rows)
     if kept.heads is not None:
         head_norm_backward(to_qkv, kept.heads, layer, config)
     gradient.add(place.index, "qkv", kept.attention_input, to_qkv)
