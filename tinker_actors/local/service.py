@@ -1,7 +1,6 @@
 """The server's parts put together, without the network: what the routes work with."""
 
 import asyncio
-import platform
 import secrets
 import threading
 import time
@@ -10,14 +9,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-
 from tinker_actors.local import checkpoint_records, completions, ledger, records
 from tinker_actors.local.access import Access
 from tinker_actors.local.bodies import digest_of
 from tinker_actors.local.checkpoints import Checkpoints
 from tinker_actors.local.data_dir import DataDirectory
 from tinker_actors.local.engine.catalog import ModelConfig, model_config
+from tinker_actors.local.engine.numerics import numerics
 from tinker_actors.local.executor import Executor, Limits
 from tinker_actors.local.faults.switches import Switches
 from tinker_actors.local.ledger import Accepted
@@ -53,7 +51,7 @@ class Service:
     def __init__(self, options: Options, data: DataDirectory, now: Callable[[], float] = time.time) -> None:
         self.options = options
         self.now = now
-        self.numerics = f"numpy {np.__version__}, {options.threads} BLAS threads, {platform.machine()}"
+        self.numerics = numerics(options.threads)
         self.store = Store(data.database, now)
         self.signer = Signer(data.secret(), now)
         self.access = Access(options, self.signer)
