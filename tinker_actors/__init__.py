@@ -51,6 +51,7 @@ from tinker_actors.errors import (
 if TYPE_CHECKING:
     from tinker_actors import types
     from tinker_actors.clients.future import APIFuture, ClientFuture
+    from tinker_actors.clients.program import run
     from tinker_actors.clients.rest import RestClient
     from tinker_actors.clients.sampling import SamplingClient
     from tinker_actors.clients.service import ServiceClient
@@ -104,6 +105,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "clients.future": ["APIFuture", "ClientFuture"],
+    "clients.program": ["run"],
     "clients.rest": ["RestClient"],
     "clients.sampling": ["SamplingClient"],
     "clients.service": ["ServiceClient"],
@@ -241,6 +243,7 @@ __all__ = [
     "UnprocessableEntityError",
     "ValidationError",
     "WouldDeadlockError",
+    "run",
     "types",
 ]
 

@@ -41,6 +41,8 @@ __all__ = ["Runtime"]
 FETCH_TIMEOUT_S = 3600.0
 HISTORY_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 5.0
+SAVING_SHARE = 0.8
+"""Of the time to close, what waiting for results and saving may take; the rest is for ending everything."""
 
 
 class Runtime:
@@ -202,14 +204,14 @@ class Runtime:
         clock = self.tree.clock
         give_up_at = clock.now() + timeout_s
         try:
-            is_saved = self._save(timeout_s)
+            is_saved = self._save(timeout_s * SAVING_SHARE)
             if is_saved or self._directory is None:  # else the next process can go on in the session
                 left_s = max(0.1, min(FINISH_TIMEOUT_S, give_up_at - clock.now()))
                 self.tree.address(HEARTBEAT).ask(FinishSession(status, detail), timeout_s=left_s).exception()
         finally:  # also when the wait was interrupted from the keyboard
             self.tree.stop(max(1.0, give_up_at - clock.now()))
             self.published.stop(RuntimeStoppedError("the service client is closed"))
-            self._release()
+            self._release(max(1.0, give_up_at - clock.now()))
         return is_saved
 
     def _save(self, timeout_s: float) -> bool:
@@ -226,9 +228,9 @@ class Runtime:
         ]
         return all(_succeeded(reply) for reply in replies)
 
-    def _release(self) -> None:
+    def _release(self, timeout_s: float = 5.0) -> None:
         if hasattr(self, "_settler"):
-            self._settler.close(timeout_s=5.0)
+            self._settler.close(timeout_s=min(5.0, timeout_s))
         if hasattr(self, "_store"):
             self._store.close()
         if getattr(self, "_scratch", None) is not None:

@@ -1,6 +1,9 @@
 """The command `tinker-actors`: one module per group of commands."""
 
 import sys
+from functools import partial
+
+from tinker_actors.clients.program import run
 
 __all__ = ["main"]
 
@@ -11,4 +14,4 @@ def main() -> None:
         from tinker_actors.cli.commands import commands
     except ModuleNotFoundError as error:
         sys.exit(f'the command line needs {error.name}; install "tinker-actors[cli,local]"')
-    commands(prog_name="tinker-actors")
+    run(partial(commands, prog_name="tinker-actors"))

@@ -17,6 +17,7 @@ from tinker_actors.actors.run import Run, RunConfig
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.actors.sampling import Sampler
 from tinker_actors.api.sessions import get_server_capabilities
+from tinker_actors.clients import program
 from tinker_actors.clients.application import Application
 from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.rest import RestClient
@@ -116,6 +117,7 @@ class ServiceClient:
         """Taken for good by who closes the client."""
         self._closed: Future[None] = Future()
         self._closed.set_running_or_notify_cancel()
+        program.note_open(self)
 
     # Clients -------------------------------------------------------------------------------------
 
@@ -407,7 +409,7 @@ class ServiceClient:
 
     def _close(self, status: str, detail: str | None) -> None:
         try:
-            self._runtime.close(status, CLOSE_TIMEOUT_S, detail)
+            self._runtime.close(status, program.closing_limit_s(CLOSE_TIMEOUT_S), detail)
         except BaseException as error:  # noqa: BLE001 - it belongs to who waits
             self._closed.set_exception(error)
         else:
@@ -423,7 +425,8 @@ class ServiceClient:
         if error is not None:
             status = "errored" if isinstance(error, Exception) else "interrupted"
         if self._closing.acquire(blocking=False):
-            self._close(status, None)  # on this thread, so that another Ctrl-C cuts it short
+            with program.closing():
+                self._close(status, None)  # on this thread, so that another Ctrl-C cuts it short
         if not self._runtime.is_forked:
             self._closed.result()
 
