@@ -11,7 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "tinker_actors"
 EDGES = {
     "actors/futures.py": 1,  # a done-callback of the caller's, on the thread that settles futures
     "clients/future.py": 1,  # the error of one future becomes the error of the one made from it
-    "clients/training.py": 1,  # likewise
+    "clients/service.py": 1,  # the error of a close belongs to whoever waits for it
+    "clients/training.py": 1,  # as in clients/future.py
+    "tokenization.py": 1,  # a library that raises nothing narrower over a file of the user
 }
 
 
