@@ -17,6 +17,7 @@ from tinker_actors.local.engine.layers import (
     split_heads,
     swiglu,
 )
+from tinker_actors.local.engine.products import product
 from tinker_actors.local.engine.scratch import Scratch
 
 __all__ = ["KVCache", "Prefix", "Row", "advance", "kept_steps", "read", "step_bytes"]
@@ -244,7 +245,7 @@ def _projected(
 ) -> Floats:
     """Rotated queries, keys and values of tokens at the positions of `turns`."""
     normed, _ = rms_norm(x, layer.attention_norm, config.rms_norm_eps, scratch)
-    qkv = scratch.product(normed, layer.qkv.T)
+    qkv = _product(normed, layer.qkv, scratch)
     if config.qk_norm:
         head_norm(qkv, layer, config, scratch)
     rotate(qkv, turns, 1)
@@ -253,10 +254,14 @@ def _projected(
 
 def _add_rest(x: Floats, mixed: Floats, layer: LayerWeights, config: ModelConfig, scratch: Scratch) -> None:
     """Add what attention and the MLP give to `x`, in place."""
-    x += scratch.product(mixed, layer.o.T)
+    x += _product(mixed, layer.o, scratch)
     normed, _ = rms_norm(x, layer.mlp_norm, config.rms_norm_eps, scratch)
-    gated, _, _ = swiglu(scratch.product(normed, layer.gate_up.T), scratch)
-    x += scratch.product(gated, layer.down.T)
+    gated, _, _ = swiglu(_product(normed, layer.gate_up, scratch), scratch)
+    x += _product(gated, layer.down, scratch)
+
+
+def _product(left: Floats, weight: Floats, scratch: Scratch) -> Floats:
+    return product(left, weight, out=scratch.take(len(left), len(weight)))
 
 
 def _attend(qkv: Floats, prefix: Prefix, index: int, config: ModelConfig) -> Floats:
