@@ -144,6 +144,8 @@ def test_errors_have_the_bases_and_attributes_of_the_official_sdk() -> None:
             {"detail": [{"loc": ["body", "seq_id"], "msg": "no integer", "input": {"tokens": [4711]}}]},
             "body.seq_id: no integer",
         ),
+        ({"detail": [{"loc": 7, "msg": "no"}, {"msg": None}]}, "no; None"),
+        ({"detail": []}, ""),
         ("<!DOCTYPE html><html>", "a page for browsers"),
         ("x" * 501, "x" * 500 + "..."),
     ],

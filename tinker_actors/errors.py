@@ -259,15 +259,15 @@ def _words(body: Any) -> str:
         body.get("detail", body.get("message", body.get("error", body))) if isinstance(body, dict) else body
     )
     if isinstance(detail, list) and all(isinstance(one, dict) and "msg" in one for one in detail):
-        places = [".".join(str(step) for step in one.get("loc", ())) for one in detail]
-        detail = "; ".join(
-            f"{place}: {one['msg']}" if place else str(one["msg"])
-            for place, one in zip(places, detail, strict=True)
-        )
+        detail = "; ".join(_place(one.get("loc")) + str(one["msg"]) for one in detail)
     text = str(detail)
     if text.lstrip()[:1] == "<":
         return "a page for browsers"
     return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]}..."
+
+
+def _place(steps: Any) -> str:
+    return f"{'.'.join(str(step) for step in steps)}: " if isinstance(steps, list) and steps else ""
 
 
 class BadRequestError(APIStatusError, status=400):

@@ -185,6 +185,31 @@ def test_a_training_result_comes_back_in_the_order_of_its_data(rows: list[list[f
     assert np.array_equal(got.metrics["loss:sum"], loss, equal_nan=True)
 
 
+def owner_of(array: Any) -> Any:
+    """What holds the numbers of an array that is a view."""
+    while getattr(array, "base", None) is not None:
+        array = array.base
+    return array
+
+
+def test_rows_of_a_result_are_views_of_the_bytes_that_came() -> None:
+    rows = [{"logprobs": TensorData(np.full(n, -1.0, np.float32))} for n in (3, 1, 2)]
+    body = protobuf.encode_output(ForwardBackwardOutput(loss_fn_outputs=rows, metrics={}))
+    got = protobuf.decode_output(body)
+    owners = [owner_of(row["logprobs"].to_numpy()) for row in got.loss_fn_outputs]
+    assert [(type(owner), len(owner)) for owner in owners] == [(bytes, 4 * 6)] * 3
+    assert len({id(owner) for owner in owners}) == 1
+
+
+def test_tensors_of_a_request_are_views_of_the_bytes_that_came() -> None:
+    targets = TensorData(np.arange(4, dtype=np.int64).reshape(2, 2))
+    datum = Datum(model_input=ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": targets})
+    content = protobuf.encode_training_content([datum], "cross_entropy")
+    got = protobuf.decode_training_request(content).data[0].loss_fn_inputs["target_tokens"]
+    assert got == targets
+    assert type(owner_of(got.to_numpy())) is bytes
+
+
 def test_rows_with_trailing_dimensions_keep_their_shape() -> None:
     rows = [TensorData(np.arange(n * 3, dtype=np.float32).reshape(n, 3)) for n in (2, 0, 1)]
     output = ForwardBackwardOutput(loss_fn_outputs=[{"logprobs": row} for row in rows], metrics={})
