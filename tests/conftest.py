@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 from harness import Server
+from hypothesis import HealthCheck, settings
+
+# How long anything takes says nothing on a machine that does other things, too.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="module")
