@@ -23,3 +23,12 @@ def test_a_run_goes_on_while_its_reward_model_crashes() -> None:
     assert re.findall(r"restarted \(restart (\d)\)", lines) == ["1", "2", "3"]
     assert lines.count("asking again after: the reward model ran out of memory") == 3
     assert sum(means[-4:]) > sum(means[:4])
+
+
+def test_a_run_goes_through_an_outage() -> None:
+    lines = printed("outage.py", "3")
+    assert re.findall(r"step (\d) is taken", lines) == ["1", "2", "3", "4"]
+    assert set(re.findall(r"circuit of (\w+) opened", lines)) == {"optim_step"}
+    assert "circuit of optim_step closed" in lines
+    assert lines.splitlines()[-1].startswith("4 steps taken; closed circuits: ")
+    assert "optim_step" in lines.splitlines()[-1]

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "actors": {"journal", "api", "wire", "types", "config", "events", "supervision"},
     "clients": {"actors", "journal", "api", "types", "config", "supervision", "tokenization"},
     "local": {"types", "wire", "tokenization"},
-    "observe": {"supervision"},
+    "observe": {"events", "supervision"},
     "cli": {"clients", "types", "config", "events", "supervision", "tokenization", "local"},
 }
 

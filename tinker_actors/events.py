@@ -139,6 +139,8 @@ class QueueStateChanged(RuntimeEvent, frozen=True, kw_only=True):
     """The service says where a request waits, or that it goes on."""
 
     operation: str
+    client: str
+    """Path of the actor whose request it is."""
     request_id: str
     state: str
     """active, paused_capacity, paused_rate_limit or unknown."""

@@ -142,3 +142,27 @@ def test_a_field_of_any_length_is_cut() -> None:
         log_events(stream)
         stream.publish(restarting(1, at=0.0, error=ValueError("x" * 10_000)))
     assert len(logs[0]["reason"]) < 600
+
+
+def waiting(client: str, state: str = "paused_capacity") -> runtime_events.QueueStateChanged:
+    return runtime_events.QueueStateChanged(
+        operation="asample", client=client, request_id="7", state=state, reason="short of machines"
+    )
+
+
+def test_wait_in_the_services_queue_is_logged_once_a_minute_for_each_client() -> None:
+    stream, now = Stream(), [0.0]
+    with structlog.testing.capture_logs() as logs:
+        log_events(stream, now=lambda: now[0])
+        for at, event in (
+            (0.0, waiting("a")),
+            (1.0, waiting("a", "paused_rate_limit")),
+            (2.0, waiting("b")),
+            (3.0, waiting("a", "active")),
+            (59.0, waiting("a")),
+            (60.0, waiting("a")),
+        ):
+            now[0] = at
+            stream.publish(event)
+    assert [entry["client"] for entry in logs] == ["a", "b", "a"]
+    assert [(entry["reason"], entry["log_level"]) for entry in logs[:1]] == [("short of machines", "warning")]

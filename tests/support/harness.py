@@ -70,6 +70,7 @@ class Server:
                 "--owned",
                 "--threads=1",
                 "--deterministic",
+                *options,
                 "--control",
                 *options,
             ],

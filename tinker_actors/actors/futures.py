@@ -234,6 +234,11 @@ class Submissions(Generic[T]):
         with self._lock:
             return not self._open
 
+    def count(self) -> int:
+        """How many are open."""
+        with self._lock:
+            return len(self._open)
+
     def _remove(self, ticket: str | None) -> Submission[T] | None:
         if ticket is None:
             return None

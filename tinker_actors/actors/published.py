@@ -10,6 +10,8 @@ import msgspec
 from tinker_actors.actors.circuits import Circuits
 from tinker_actors.actors.futures import Settler
 from tinker_actors.actors.liveness import Pulse
+from tinker_actors.actors.requests import Request
+from tinker_actors.actors.status import Client
 from tinker_actors.api.codecs import Capabilities, Codec
 from tinker_actors.api.setup import ClientConfig, DynamicConfig
 from tinker_actors.config import RecoveryPolicy, Settings
@@ -87,6 +89,10 @@ class Published:
         """Which operations are called as usual, and which are not; the transport actor adds to them."""
         self.pulse: Pulse | None = None
         """The session, and how alive it is; written by the heartbeat actor, None before there is one."""
+        self.under_way: Callable[[], list[Request]] = list
+        """The requests under way; written by the transport actor."""
+        self.clients: dict[str, Client] = {}
+        """Runs and samplers by the paths of their actors; written by whoever makes clients."""
         self._lock = threading.Lock()
         self._children: dict[str, dict[str, ChildSpec]] = {
             APPLICATION: {},
@@ -136,6 +142,11 @@ class Published:
         """Whoever this was, nobody waits for it any more."""
         with self._lock:
             self._closers.pop(owner, None)
+
+    @property
+    def stopped(self) -> BaseException | None:
+        """Why the tree is down; None while it is not."""
+        return self._stopped
 
     def stop(self, reason: BaseException) -> None:
         """The tree is down: what callers still hold ends with `reason`."""

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tinker_actors.actors.futures import Settler, Submissions
+from tinker_actors.actors.status import Hold
 from tinker_actors.api import training as calls
 from tinker_actors.api.chunks import combine, split
 from tinker_actors.api.futures import Expectation, forward_result, json_result, output_result
@@ -219,6 +220,8 @@ class Run:
         """Done once the model is there and all that an earlier process committed to has ended."""
         self.left_behind: list[OperationRecord] = []
         """What a dead process asked for behind its last optimizer step, until it is asked for again."""
+        self.hold: Hold | None = None
+        """What keeps it from sending; None while nothing does."""
         self.ended: BaseException | None = None
         """Why it will not go on in this process."""
         self._settler = settler
@@ -280,5 +283,6 @@ class Run:
     def close(self, error: BaseException) -> None:
         """It will not go on in this process."""
         self.ended = self.ended or error
+        self.hold = Hold(f"nothing more: {error}")
         self._settler.fail(self.ready, error)
         self.submissions.close(error)

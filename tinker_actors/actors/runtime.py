@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tinker_actors.actors.application import ApplicationChildren
 from tinker_actors.actors.circuits import Circuits
 from tinker_actors.actors.futures import Settler
@@ -18,6 +20,7 @@ from tinker_actors.actors.published import HEARTBEAT, JOURNAL, SAMPLING, TRAININ
 from tinker_actors.actors.run import Run
 from tinker_actors.actors.sampling import Sampler, Woken
 from tinker_actors.actors.session import FinishSession
+from tinker_actors.actors.status import Hold, status_of
 from tinker_actors.actors.training import Drain
 from tinker_actors.actors.transport import Fetch
 from tinker_actors.actors.tree import sampler_spec, service_spec, training_spec
@@ -34,6 +37,7 @@ from tinker_actors.supervision import (
     ShutdownEnded,
     StartChild,
 )
+from tinker_actors.types import ServiceStatus
 from tinker_actors.wire.calls import Call
 
 __all__ = ["Runtime"]
@@ -122,12 +126,10 @@ class Runtime:
     def start_run(self, run: Run) -> None:
         """Supervise `run`; whether that works shows in its `ready`."""
         self._runs.append(run)
-        self.published.when_stopped(run, run.close)
         self._start_child(TRAINING, training_spec(run, self.published), run)
 
     def start_sampler(self, sampler: Sampler) -> None:
         """Supervise `sampler`; whether that works shows in its `ready`."""
-        self.published.when_stopped(sampler, sampler.close)
         self._start_child(SAMPLING, sampler_spec(sampler, self.published), sampler)
 
     def retire_sampler(self, sampler: Sampler) -> None:
@@ -138,11 +140,15 @@ class Runtime:
         sampler.is_retired = True
         child = sampler_spec(sampler, self.published).id
         self.published.remove_child(SAMPLING, child)
+        self.published.clients.pop(f"{SAMPLING}/{child}", None)
         self.published.forget(sampler)
         with contextlib.suppress(TinkerActorsError):  # it has ended already, or the whole tree has
             self.tree.address(f"{SAMPLING}/{child}").tell(Woken())
 
     def _start_child(self, supervisor: str, spec: ChildSpec, owner: Run | Sampler) -> None:
+        owner.hold = Hold("its start", self.tree.clock.now())
+        self.published.clients[f"{supervisor}/{spec.id}"] = owner
+        self.published.when_stopped(owner, owner.close)
         self.published.add_child(supervisor, spec)
 
         def look(reply: Reply) -> None:
@@ -153,6 +159,19 @@ class Runtime:
                 owner.close(error)
 
         self.tree.address(supervisor).ask(StartChild(spec)).add_done_callback(look)
+
+    def status(self) -> ServiceStatus:
+        """What everybody waits for, at this moment."""
+        published = self.published
+        status = status_of(
+            published.clients.copy(),
+            published.under_way(),
+            published.circuits.all(),
+            published.pulse,
+            self.tree.clock.now(),
+        )
+        stopped = published.stopped
+        return status if stopped is None else msgspec.structs.replace(status, stopped=str(stopped))
 
     def fetch(self, call: Call[Any]) -> "Future[Any]":
         """The result of a request that needs neither order nor journal."""

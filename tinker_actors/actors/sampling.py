@@ -12,6 +12,7 @@ from tinker_actors.actors.futures import Settler, Submission, Submissions
 from tinker_actors.actors.journal import AllocateSampler
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
+from tinker_actors.actors.status import Hold
 from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send
 from tinker_actors.api.futures import sample_result
 from tinker_actors.api.rest import get_sampler
@@ -87,6 +88,8 @@ class Sampler:
         self.submissions: Submissions[SampleOrder] = Submissions(settler, cancellable=True)
         self.ready: Future[None] = Future()
         """Done once the service knows the sampler."""
+        self.hold: Hold | None = None
+        """What keeps it from sending; None while nothing does."""
         self.is_retired = False
         """Whether nobody can ask it anything any more."""
         self._settler = settler
@@ -102,6 +105,7 @@ class Sampler:
 
     def close(self, error: BaseException) -> None:
         """It will never work again."""
+        self.hold = Hold(f"nothing more: {error}")
         self._settler.fail(self.ready, error)
         self.submissions.close(error)
 
@@ -130,6 +134,7 @@ class SamplingActor(SupervisedActor):
         if self._sampler.sampling_session_id is not None and self._sampler.is_ephemeral:
             self._serve_session(self._sampler.sampling_session_id)
         else:
+            self._sampler.hold = Hold("the session", self.context.clock.now(), HEARTBEAT)
             self.context.address(HEARTBEAT).tell(AwaitSession(self.context.me))
 
     def on_receive(self, message: Any) -> None:
@@ -171,6 +176,7 @@ class SamplingActor(SupervisedActor):
                 self._note_failure(number, error)
 
     def _create(self, session_id: str) -> None:
+        self._sampler.hold = Hold("its sampling session", self.context.clock.now())
         number = self.context.address(JOURNAL).call(AllocateSampler(session_id))
         self._creating = create_sampling_session(
             session_id, number, base_model=self._sampler.base_model, model_path=self._sampler.model_path
@@ -205,6 +211,7 @@ class SamplingActor(SupervisedActor):
 
     def _serve_session(self, sampling_session_id: str) -> None:
         self._session_id = sampling_session_id
+        self._sampler.hold = None
         self._sampler.note_ready()
         self._take()
 

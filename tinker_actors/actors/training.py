@@ -19,6 +19,7 @@ from tinker_actors.actors.recovery import Attached, Recovery
 from tinker_actors.actors.results import Conclusion, Progress, conclude, digest_of, progress_of
 from tinker_actors.actors.run import Run, call_for, expectation_of
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
+from tinker_actors.actors.status import Hold
 from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send
 from tinker_actors.config import LOCAL
 from tinker_actors.errors import (
@@ -103,10 +104,14 @@ class TrainingActor(SupervisedActor):
         self._transport = self.context.address(TRANSPORT)
         self.context.me.tell(_Begin())  # a start that fails would not be repeated
 
+    def _hold(self, reason: str, behind: str = "") -> None:
+        self._run.hold = Hold(reason, self.context.clock.now(), behind)
+
     def _start_over(self) -> None:
         self._is_parked = False
         if self._run.ended is not None:
             return
+        self._hold("its journal")
         self._recovery = Recovery(
             self._run,
             self._published,
@@ -129,6 +134,7 @@ class TrainingActor(SupervisedActor):
         self._run.submissions.restart(
             known={one.ticket for one in image.operations if one.ticket is not None}
         )
+        self._hold("the session", HEARTBEAT)
         self.context.address(HEARTBEAT).tell(AwaitSession(self.context.me))
 
     def on_receive(self, message: Any) -> Any:
@@ -151,6 +157,7 @@ class TrainingActor(SupervisedActor):
             case Woken():
                 self._go_on()
             case SessionReady(session_id):
+                self._hold("its model")
                 self._recovery.begin(session_id)
             case SessionFailed(error):
                 self._close(error)
@@ -207,7 +214,7 @@ class TrainingActor(SupervisedActor):
             outbox.put(Pending(operation, contents, recorded, sends))
         if fresh:
             self._journal.call(Append(tuple(fresh)))
-        self._outbox, self._info = outbox, attached.info
+        self._outbox, self._info, self._run.hold = outbox, attached.info, None
         self.context.emit(attached.event(len(lacking)))
         self._go_on()
 
@@ -231,6 +238,7 @@ class TrainingActor(SupervisedActor):
             self._close(error)
             return
         self._outbox, self._is_parked = None, True
+        self._hold(f"a journal that can be written ({error})")
         self._transport.tell(Cancel(self.context.path))
         self.context.emit(JournalParked(run=self._run.name, reason=str(error), retry_in_s=JOURNAL_RETRY_S))
         self.context.send_after(JOURNAL_RETRY_S, _Begin())
@@ -422,6 +430,7 @@ class TrainingActor(SupervisedActor):
 
     def _restore(self, reason: str, *, counts: bool = True) -> None:
         self._outbox = None
+        self._hold(f"its model, brought back because {reason}", HEARTBEAT)
         self._recovery.restore(reason, counts=counts)
 
     def _halt(self, cause: TinkerActorsError | str) -> None:

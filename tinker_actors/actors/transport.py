@@ -17,6 +17,7 @@ from tinker_actors.actors.bytes import ByteBudget
 from tinker_actors.actors.futures import forbid_waiting
 from tinker_actors.actors.identity import Identity, is_token_rejected
 from tinker_actors.actors.published import Published
+from tinker_actors.actors.requests import Request
 from tinker_actors.api.codecs import Codec, in_a_known_codec
 from tinker_actors.api.futures import (
     PENDING,
@@ -189,7 +190,7 @@ class TransportActor(SupervisedActor):
         super().__init__()
         self._published = published
         self._make_transport = make_transport or partial(_http_transport, published)
-        self._under_way: dict[asyncio.Task[None], Send | None] = {}
+        self._under_way: dict[asyncio.Task[None], tuple[Request, Send | None]] = {}
         """Filled and emptied on the event loop."""
 
     def on_start(self) -> None:
@@ -208,15 +209,22 @@ class TransportActor(SupervisedActor):
         self._is_ending = False
         self._answer_bytes = ByteBudget(lambda: self._published.config.inflight_response_bytes_semaphore_size)
         self._training_bytes = ByteBudget(lambda: self._published.config.fwdbwd_dispatch_bytes_semaphore_size)
+        self._published.under_way = self._requests
         self._note_endpoint()
+
+    def _requests(self) -> list[Request]:
+        """Those under way. Callable from anywhere."""
+        return [request for request, _ in self._under_way.copy().values()]
 
     def on_receive(self, message: Any) -> Reply | None:
         match message:
-            case Send():
-                self._loop.call(partial(self._begin, self._run(message), message))
+            case Send(call):
+                request = Request(call, message.reply_to.path, message.owner, self.context.clock.now())
+                self._loop.call(partial(self._begin, self._run(message, request), request, message))
             case Fetch(call):
                 reply = Reply()
-                self._loop.call(partial(self._begin, self._fetch(call, reply), None))
+                request = Request(call, "", "", self.context.clock.now())
+                self._loop.call(partial(self._begin, self._fetch(call, reply, request), request, None))
                 return reply
             case Cancel(owner):
                 self._loop.call(partial(self._cancel, owner))
@@ -232,7 +240,7 @@ class TransportActor(SupervisedActor):
             self._is_ending = True
             self._admission.close()
             self._loop.finish(self._transport.close, timeout_s=2.0)
-        for send in self._under_way.copy().values():
+        for _, send in self._under_way.copy().values():
             if send is not None:
                 error = OutcomeUnknownError("the transport was restarted")
                 _tell(send.reply_to, Failed(send.tag, error, accepted=False))
@@ -242,14 +250,14 @@ class TransportActor(SupervisedActor):
 
     # On the event loop ---------------------------------------------------------------------------
 
-    def _begin(self, work: Coroutine[Any, Any, None], send: Send | None) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None], request: Request, send: Send | None) -> None:
         task = asyncio.create_task(work)
-        self._under_way[task] = send  # from here on it can be cancelled
+        self._under_way[task] = request, send  # from here on it can be cancelled
         task.add_done_callback(self._note_ended)
 
     def _cancel(self, owner: str) -> None:
-        for task, send in self._under_way.items():
-            if send is not None and send.owner == owner:
+        for task, (request, _) in self._under_way.items():
+            if request.owner == owner:
                 task.cancel()
 
     def _note_ended(self, task: "asyncio.Task[None]") -> None:
@@ -258,15 +266,16 @@ class TransportActor(SupervisedActor):
         if not task.cancelled() and (error := task.exception()) is not None:
             self.context.me.tell(_Broke(error))
 
-    async def _run(self, send: Send) -> None:
+    async def _run(self, send: Send, request: Request) -> None:
         handle: FutureHandle | None = None
         clock, operation = self.context.clock.now, send.call.operation
         began = clock()
         try:
             submit = self._drive if send.call.in_json is None else partial(self._drive_in_room, send.call)
-            answer = await submit(operation, self._submit(send.call))
+            answer = await submit(request, self._submit(send.call))
             if send.expected is not None:
                 handle = send.call.read(answer)
+                request.is_accepted = True
                 _tell(send.reply_to, Accepted(send.tag, handle))
                 steps = follow(
                     handle.request_id,
@@ -276,7 +285,7 @@ class TransportActor(SupervisedActor):
                     created_in_s=clock() - began,
                     max_billing_pause_s=self._published.config.billing_exception_max_pause_duration_sec,
                 )
-                answer = await self._drive(operation, steps)
+                answer = await self._drive(request, steps)
             _tell(send.reply_to, Answered(send.tag, answer))
         except TinkerActorsError as error:
             _tell(send.reply_to, Failed(send.tag, error, accepted=handle is not None))
@@ -316,13 +325,13 @@ class TransportActor(SupervisedActor):
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
 
-    async def _fetch(self, call: Call[Any], reply: Reply) -> None:
+    async def _fetch(self, call: Call[Any], reply: Reply, request: Request) -> None:
         try:
-            reply.set(call.read(await self._drive(call.operation, self._submit(call))))
+            reply.set(call.read(await self._drive(request, self._submit(call))))
         except TinkerActorsError as error:
             reply.fail(error)
 
-    async def _drive(self, operation: str, steps: RoundTrips[Answer]) -> Answer:
+    async def _drive(self, request: Request, steps: RoundTrips[Answer]) -> Answer:
         """Do what `steps` yield, and send it the outcomes."""
         outcome: Answer | TinkerActorsError | None = None
         async with contextlib.AsyncExitStack() as reserved:
@@ -332,27 +341,38 @@ class TransportActor(SupervisedActor):
                 except StopIteration as done:
                     answer: Answer = done.value
                     return answer
-                outcome = await self._do(operation, step, reserved)
+                outcome = await self._do(request, step, reserved)
 
-    async def _drive_in_room(self, call: Call[Any], operation: str, steps: RoundTrips[Answer]) -> Answer:
+    async def _drive_in_room(self, call: Call[Any], request: Request, steps: RoundTrips[Answer]) -> Answer:
         """Drive the submission of training data, a few megabytes at a time over all models."""
         async with self._training_bytes.taken(len(call.body)):
-            return await self._drive(operation, steps)
+            return await self._drive(request, steps)
 
     async def _do(
-        self, operation: str, step: Step, reserved: contextlib.AsyncExitStack
+        self, request: Request, step: Step, reserved: contextlib.AsyncExitStack
     ) -> Answer | TinkerActorsError | None:
         """Take one step; what was reserved is given back with the last one."""
         match step:
             case Pause(delay_s, cause):
                 if cause != PENDING:
-                    self.context.emit(RequestRetried(operation=operation, reason=cause, delay_s=delay_s))
+                    self.context.emit(
+                        RequestRetried(operation=request.operation, reason=cause, delay_s=delay_s)
+                    )
+                    request.repeats = self.context.clock.now() + delay_s, cause
                 await asyncio.sleep(delay_s)
+                request.repeats = None
             case Reserve(size):
                 await reserved.enter_async_context(self._answer_bytes.taken(size))
             case QueueChanged(request_id, state, reason):
+                request.queue = None if state == "active" else (state, reason)
                 self.context.emit(
-                    QueueStateChanged(operation=operation, request_id=request_id, state=state, reason=reason)
+                    QueueStateChanged(
+                        operation=request.operation,
+                        client=request.client,
+                        request_id=request_id,
+                        state=state,
+                        reason=reason,
+                    )
                 )
             case _:
                 try:

@@ -27,7 +27,7 @@ from tinker_actors.clients.twins import awaited
 from tinker_actors.config import RecoveryPolicy, Secret, Settings
 from tinker_actors.errors import ConfigError, ValidationError
 from tinker_actors.supervision import Address, BreakerSettings, TreeNode
-from tinker_actors.types import CheckpointPath, OptimizerConfig, ServerCapabilities
+from tinker_actors.types import CheckpointPath, OptimizerConfig, ServerCapabilities, ServiceStatus
 from tinker_actors.types.checks import flag, metadata, one_of, secret, shown, text, whole
 from tinker_actors.types.console import session_page, sessions_page
 from tinker_actors.types.optimizers import family_fields
@@ -357,6 +357,14 @@ class ServiceClient:
     def tree(self) -> TreeNode:
         """The supervision tree as it stands: states, restarts, last exits."""
         return self._runtime.tree.snapshot()
+
+    def status(self) -> ServiceStatus:
+        """Why one is waiting: the session, what each client waits for and since when, the circuit breakers.
+
+        It is read off what the actors publish, so it answers at once, also while one of them is stuck.
+        `print(service.status())` gives a line for each.
+        """
+        return self._runtime.status()
 
     def address(self, path: str) -> Address:
         """The address of an actor in the tree, such as `service/session/heartbeat`."""

@@ -2,12 +2,14 @@
 
 import dataclasses
 import re
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 
+from tinker_actors.events import QueueStateChanged
 from tinker_actors.observe.repeats import Repeats
 from tinker_actors.supervision import Event
 
@@ -28,6 +30,7 @@ _WARNINGS = (
     "runtime.session_unauthorized",
     "runtime.journal_parked",
     "runtime.local_server_ended",
+    "runtime.queue_state_changed",
     "runtime.model_restored",
     "runtime.request_retried",
     "runtime.run_halted",
@@ -35,6 +38,8 @@ _WARNINGS = (
 )
 _LEFT_OUT = ("seq", "at")
 _MAX_CHARACTERS = 500
+_QUEUE_S = 60.0
+"""How long it is enough to have said that a client waits; the official SDK's time."""
 
 
 class Source(Protocol):
@@ -52,17 +57,21 @@ def event_name(kind: type) -> str:
     return f"{area}.{words}"
 
 
-def log_events(source: Source, log: Any = None) -> Callable[[], None]:
+def log_events(
+    source: Source, log: Any = None, *, now: Callable[[], float] = time.monotonic
+) -> Callable[[], None]:
     """Log what happens in `source` from now on; returns the way to end that.
 
     Events of the tree that repeat, of one kind and about one actor, are written ten times a second; the others are
-    counted, and written as one entry `supervision.repeated` with the next event after that second.
+    counted, and written as one entry `supervision.repeated` with the next event after that second. That a client
+    waits in the service's queue is written once a minute.
 
     Args:
         source: whose events.
         log: a structlog logger; by default one named `tinker_actors`.
+        now: the time in seconds.
     """
-    writer = _Writer(log or structlog.get_logger("tinker_actors"))
+    writer = _Writer(log or structlog.get_logger("tinker_actors"), now)
     unsubscribe = source.subscribe(writer.write)
 
     def end() -> None:
@@ -75,9 +84,11 @@ def log_events(source: Source, log: Any = None) -> Callable[[], None]:
 class _Writer:
     """Writes the events of one source; called by one thread at a time."""
 
-    def __init__(self, logger: Any) -> None:
+    def __init__(self, logger: Any, now: Callable[[], float]) -> None:
         self._logger = logger
+        self._now = now
         self._repeats = Repeats()
+        self._queues = Repeats(limit=1, within_s=_QUEUE_S)
 
     def write(self, event: object) -> None:
         name = event_name(type(event))
@@ -85,8 +96,19 @@ class _Writer:
             self.write_repeats(event.at)
             if not self._repeats.admits((name, event.path), event.at):
                 return
+        if isinstance(event, QueueStateChanged) and not self._is_news(event):
+            return
         level = "warning" if name in _WARNINGS else "info"
         getattr(self._logger, level)(name, **_fields(event))
+
+    def _is_news(self, event: QueueStateChanged) -> bool:
+        """Whether nobody was told within the last minute that this client waits."""
+        if event.state == "active":
+            return False
+        now = self._now()
+        for _ in self._queues.over(now):
+            pass  # how often it was not told is no matter
+        return self._queues.admits((event_name(type(event)), event.client), now)
 
     def write_repeats(self, at: float | None) -> None:
         """Say how many entries were kept back in the seconds that are over at `at`; in all, when None."""

@@ -58,6 +58,7 @@ from tinker_actors.types.sampling import (
     StopReason,
 )
 from tinker_actors.types.sessions import ServerCapabilities, SupportedModel
+from tinker_actors.types.status import BreakerStatus, ClientStatus, ServiceStatus, SessionStatus
 from tinker_actors.types.tensors import DType, TensorData
 from tinker_actors.types.topk import TopkLogprobs
 from tinker_actors.types.training import (
@@ -78,6 +79,7 @@ __all__ = [
     "AccessScope",
     "AdamOptimizerConfig",
     "AdamParams",
+    "BreakerStatus",
     "Checkpoint",
     "CheckpointArchiveUrlResponse",
     "CheckpointKind",
@@ -85,6 +87,7 @@ __all__ = [
     "CheckpointType",
     "CheckpointsListResponse",
     "Chunk",
+    "ClientStatus",
     "Cursor",
     "DType",
     "Datum",
@@ -123,10 +126,12 @@ __all__ = [
     "SaveWeightsForSamplerResponse",
     "SaveWeightsResponse",
     "ServerCapabilities",
+    "ServiceStatus",
     "SessionSearchCursor",
     "SessionSearchOwner",
     "SessionSearchRequest",
     "SessionSearchResponse",
+    "SessionStatus",
     "SessionStatusQuery",
     "SessionSummary",
     "StopReason",

@@ -1,0 +1,124 @@
+"""What a service client is doing, read off what its actors publish: none is asked, so none can hold it up."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from tinker_actors.actors.futures import Submissions
+from tinker_actors.actors.liveness import Pulse
+from tinker_actors.actors.requests import Request
+from tinker_actors.supervision import Circuit
+from tinker_actors.supervision.breaker import Closed, HalfOpen, Open
+from tinker_actors.types import BreakerStatus, ClientStatus, ServiceStatus, SessionStatus
+
+__all__ = ["Client", "Hold", "status_of"]
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """What keeps a client from sending anything."""
+
+    reason: str
+    since: float | None = None
+    """On the tree's clock; None where it is for good."""
+    behind: str = ""
+    """Path of the actor whose requests it hangs on, where that is another one."""
+
+
+class Client(Protocol):
+    """A run or a sampler, whatever incarnation serves it."""
+
+    submissions: Submissions[Any]
+    hold: Hold | None
+
+
+def status_of(
+    clients: Mapping[str, Client],
+    requests: Iterable[Request],
+    circuits: Mapping[str, Circuit],
+    pulse: Pulse | None,
+    now: float,
+) -> ServiceStatus:
+    """What everybody waits for.
+
+    Args:
+        clients: by the paths of their actors, in the order to list them in.
+        requests: under way.
+        circuits: by operation.
+        pulse: of the session.
+        now: the time, in seconds on the tree's clock.
+    """
+    of_client: dict[str, list[Request]] = {}
+    for one in sorted(requests, key=lambda one: one.since):
+        of_client.setdefault(one.client, []).append(one)
+    hangs_on = {path: (client.hold and client.hold.behind) or path for path, client in clients.items()}
+    breakers = {operation: _breaker(circuit, now) for operation, circuit in circuits.items()}
+    session = None
+    if pulse is not None:
+        age_s = now - pulse.good_at
+        session = SessionStatus(session_id=pulse.session_id, health=pulse.health, last_good_beat_s=age_s)
+    return ServiceStatus(
+        session=session,
+        clients=tuple(
+            _client(path, client, of_client.get(hangs_on[path], []), breakers, now)
+            for path, client in clients.items()
+        ),
+        breakers=breakers,
+    )
+
+
+def _breaker(circuit: Circuit, now: float) -> BreakerStatus:
+    match circuit.state:
+        case Open(until=until):
+            return BreakerStatus(state="open", retry_in_s=max(0.0, until - now), refused=circuit.refused)
+        case HalfOpen():
+            return BreakerStatus(state="half_open", refused=circuit.refused)
+        case Closed():
+            return BreakerStatus(state="closed", refused=circuit.refused)
+        case _:
+            return BreakerStatus(state="disabled")
+
+
+def _client(
+    path: str,
+    client: Client,
+    requests: list[Request],
+    breakers: Mapping[str, BreakerStatus],
+    now: float,
+) -> ClientStatus:
+    unanswered = client.submissions.count()
+    oldest = requests[0] if requests else None
+    waits_for, since = "nothing", now
+    if oldest is not None and unanswered:
+        waits_for, since = _waits_for(oldest, breakers, now), oldest.since
+    hold = client.hold
+    if hold is not None:
+        waits_for = hold.reason if oldest is None else f"{hold.reason}: {waits_for}"
+        since = now if hold.since is None else hold.since
+    queue = (None, "") if oldest is None or oldest.queue is None else oldest.queue
+    return ClientStatus(
+        name=path.rpartition("/")[2],
+        unanswered=unanswered,
+        waits_for=waits_for,
+        since_s=now - since,
+        operation=None if oldest is None else oldest.operation,
+        requests=len(requests),
+        queue_state=queue[0],
+        queue_reason=queue[1],
+    )
+
+
+def _waits_for(request: Request, breakers: Mapping[str, BreakerStatus], now: float) -> str:
+    """In words, what the answer to `request` hangs on."""
+    breaker = breakers.get("retrieve_future" if request.is_accepted else request.operation)
+    if request.repeats is not None:
+        at, why = request.repeats
+        return f"another try of {request.operation} in {max(0.0, at - now):.1f} s, after: {why}"
+    if breaker is not None and breaker.state == "open":
+        return f"the circuit of {request.operation}, open for another {breaker.retry_in_s:.1f} s"
+    if request.queue is not None:
+        state, reason = request.queue
+        return f"its turn on the service ({state}{f': {reason}' if reason else ''})"
+    if request.is_accepted:
+        return f"the result of {request.operation}"
+    return f"the answer to {request.operation}"
