@@ -91,15 +91,23 @@ def test_closing_is_awaited_without_holding_the_loop(
     assert len(finishes(recorder)) == 1
 
 
-def test_a_program_that_ends_while_its_client_closes_still_ends_the_session(recorder: Recorder) -> None:
+CLOSE = "service.close('success', 'left')"
+
+
+@pytest.mark.parametrize(
+    "close", [CLOSE, f"atexit.register(lambda: {CLOSE})"], ids=["at its end", "after it"]
+)
+def test_a_program_that_ends_while_its_client_closes_still_ends_the_session(
+    recorder: Recorder, close: str
+) -> None:
     program = (
-        "import sys, tinker_actors as ta\n"
+        "import atexit, tinker_actors as ta\n"
         f"service = ta.ServiceClient(base_url={recorder.url!r}, api_key={KEY!r})\n"
         f"service.create_sampling_client(base_model={BASE_MODEL!r}).result({WAIT_S})\n"
-        "service.close('success', 'left at once')\n"
+        f"{close}\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=WAIT_S)
-    assert [finish["detail"] for finish in finishes(recorder)] == ["left at once"]
+    assert [finish["detail"] for finish in finishes(recorder)] == ["left"]
 
 
 @pytest.mark.parametrize("arguments", [("done",), (None,), (5,), ("success", 5), ("success", "")], ids=repr)

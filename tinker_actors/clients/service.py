@@ -409,9 +409,9 @@ class ServiceClient:
         known = one_of("status", status, "success", "errored", "interrupted")
         close = partial(self._close, known, None if detail is None else text("detail", detail))
         if self._closing.acquire(blocking=False):
-            try:
+            if threading.main_thread().is_alive():
                 threading.Thread(target=close, name="service-close").start()
-            except RuntimeError:  # the interpreter is on its way down, and starts no thread any more
+            else:  # the interpreter is on its way down, and waits for no thread any more
                 close()
         return APIFuture(self._closed)
 
