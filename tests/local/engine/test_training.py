@@ -1,6 +1,7 @@
 import hashlib
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,19 @@ def test_gradients_of_two_calls_add_up(make_trainer: MakeTrainer, examples: list
     twice.forward_backward(examples[2:])
     left, right = once.state(), twice.state()
     assert all(np.allclose(left[key], right[key], rtol=1e-9, atol=1e-12) for key in left)
+
+
+def test_many_targets_in_one_example_cost_the_others_nothing(
+    make_trainer: MakeTrainer, examples: list[Example]
+) -> None:
+    inputs = {"target_tokens": np.zeros((1, 200_000), np.int64), "weights": np.full((1, 200_000), 1e-6)}
+    wide = Example(np.array([1]), inputs)
+    trainer = make_trainer()
+    tracemalloc.start()
+    trainer.forward_backward([wide, *examples * 10])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6  # side by side they would take 7 times as much
 
 
 def test_long_sequences_give_the_same_bits_with_less_memory(

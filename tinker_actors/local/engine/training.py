@@ -18,7 +18,7 @@ from tinker_actors.local.engine.model import backward as run_backward
 from tinker_actors.local.engine.model import forward as run_forward
 from tinker_actors.local.engine.optimizer import AdamState, adam_step, clip_scale
 from tinker_actors.local.engine.scratch import Scratch
-from tinker_actors.local.engine.unembedding import target_logprobs, target_logprobs_backward
+from tinker_actors.local.engine.unembedding import TargetTokens, target_logprobs, target_logprobs_backward
 
 __all__ = ["Example", "Objective", "Trainer", "check"]
 
@@ -285,22 +285,24 @@ class _Work:
         """Logprobs and loss of the examples of one rectangle; the first is the longest."""
         scratch.reset()
         batch = [self.examples[index] for index in group]
-        tokens, targets = _rectangle(batch)
+        tokens, targets = _rectangle(batch), _targets(batch)
         tape = run_forward(self.weights, tokens, scratch)
         head = (tape.hidden, self.weights.unembedding, targets)
         logprobs, normalizers = target_logprobs(*head, scratch)
-        by_row = logprobs.reshape(*tokens.shape, -1)
-        slopes = np.zeros_like(by_row)
-        results = []
-        for index, example, row, slope in zip(group, batch, by_row, slopes, strict=True):
-            values, place = _own(row, example).copy(), _own(slope, example)
+        slopes = np.zeros_like(logprobs)
+        results, start = [], 0
+        for index, example in zip(group, batch, strict=True):
+            shape = example.inputs["target_tokens"].shape
+            own = slice(start, start + math.prod(shape))
+            start = own.stop
+            values, place = logprobs[own].reshape(shape), slopes[own].reshape(shape)
             losses, place[...] = self.objective.per_token(values, example.inputs)
             total = float(losses.sum(dtype=np.float64))
             self._check_finite(index, total, place)
             results.append((index, values, total))
         if gradient is not None:
             outgoing = target_logprobs_backward(
-                slopes.reshape(logprobs.shape), *head, normalizers, gradient=gradient, scratch=scratch
+                slopes, *head, normalizers, gradient=gradient, scratch=scratch
             )
             run_backward(self.weights, tape, outgoing, gradient, scratch)
         return results
@@ -314,18 +316,20 @@ class _Work:
             )
 
 
-def _rectangle(batch: Sequence[Example]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Tokens, shape (examples, tokens of the first), and targets, (all tokens, most targets), filled up with 0."""
-    shape = (len(batch), len(batch[0].tokens))
-    most = max(math.prod(example.inputs["target_tokens"].shape[1:]) for example in batch)
-    tokens, targets = np.zeros(shape, np.int64), np.zeros((*shape, most), np.int64)
+def _rectangle(batch: Sequence[Example]) -> npt.NDArray[np.int64]:
+    """Tokens side by side, shape (examples, tokens of the first), filled up with 0."""
+    tokens = np.zeros((len(batch), len(batch[0].tokens)), np.int64)
     for row, example in enumerate(batch):
         tokens[row, : len(example.tokens)] = example.tokens
-        _own(targets[row], example)[...] = example.inputs["target_tokens"]
-    return tokens, targets.reshape(-1, most)
+    return tokens
 
 
-def _own(row: npt.NDArray[Any], example: Example) -> npt.NDArray[Any]:
-    """The part of a row, shape (steps, most targets), that an example fills, in the shape of its targets."""
-    tokens, *targets = example.inputs["target_tokens"].shape
-    return row[:tokens, : targets[0]] if targets else row[:tokens, 0]
+def _targets(batch: Sequence[Example]) -> TargetTokens:
+    """The targets of all examples, by their rows in the flat rectangle."""
+    width, rows, ids = len(batch[0].tokens), [], []
+    for index, example in enumerate(batch):
+        targets = example.inputs["target_tokens"]
+        steps = index * width + np.arange(len(targets))
+        rows.append(np.repeat(steps, math.prod(targets.shape[1:])))
+        ids.append(targets.reshape(-1))
+    return TargetTokens(np.concatenate(rows), np.concatenate(ids))
