@@ -1,7 +1,8 @@
 """Models in training, in memory: restored from their last snapshot and what was executed after it."""
 
-from collections import OrderedDict
-from functools import cache
+from collections import OrderedDict, deque
+from threading import Lock
+from weakref import WeakValueDictionary
 
 from tinker_actors.local import ledger, records
 from tinker_actors.local.bodies import adam_params, decode, examples_of, read_training
@@ -19,10 +20,25 @@ from tinker_actors.wire.documents import LoadWeightsRequest, OptimStepRequest
 __all__ = ["Models", "base_model", "train", "untrained"]
 
 
-@cache
+_IN_USE: WeakValueDictionary[str, BaseModel] = WeakValueDictionary()
+_RECENT: deque[BaseModel] = deque(maxlen=2)
+"""Base models that stay in memory although nothing uses them."""
+_LOADING = Lock()
+
+
 def base_model(name: str) -> BaseModel:
-    """A base model, loaded once."""
-    return load_base_model(name)
+    """A base model, loaded once for all that use it at a time; any thread may ask.
+
+    Raises:
+        ValidationError: there is none of that name, or it cannot be loaded.
+    """
+    with _LOADING:
+        base = _IN_USE.get(name)
+        if base is None:
+            base = _IN_USE[name] = load_base_model(name)
+        if base not in _RECENT:
+            _RECENT.append(base)
+        return base
 
 
 class Models:

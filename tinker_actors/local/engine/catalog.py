@@ -52,7 +52,7 @@ _SHAPES = {
 """Models of random weights: `local/small` has 24 million parameters, `local/tiny` 400 thousand."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class BaseModel:
     """A frozen model under its public name."""
 
