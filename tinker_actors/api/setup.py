@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from tinker_actors.api.chunks import MAX_CHUNK_BYTES, MAX_CHUNK_DATA
 from tinker_actors.api.sessions import CHECK_URL, SDK_VERSION
 from tinker_actors.errors import APIStatusError
 from tinker_actors.wire.calls import NO_ENDPOINT, Call, Pool, json_body, read_json
@@ -40,9 +41,9 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Whether bodies of forward_backward are to come in zstd."""
     parallel_fwdbwd_chunks: bool = True
     """Whether chunks of one operation may come out of order."""
-    fwdbwd_max_chunk_len: int = 1024
+    fwdbwd_max_chunk_len: int = MAX_CHUNK_DATA
     """Data per chunk."""
-    fwdbwd_max_chunk_bytes_count: int = 5_000_000
+    fwdbwd_max_chunk_bytes_count: int = MAX_CHUNK_BYTES
     """Estimated bytes per chunk."""
     fwdbwd_dispatch_bytes_semaphore_size: int = 50_000_000
     """Bytes of training data being submitted."""

@@ -14,7 +14,6 @@ from tinker_actors.types import AdamOptimizerConfig, LoraConfig, ModelInput, Sam
 
 __all__ = [
     "CancelFutureRequest",
-    "ClientConfigRequest",
     "ClonedSampler",
     "CompleteMetadata",
     "CreateModelRequest",
@@ -47,12 +46,6 @@ __all__ = [
 
 
 # Service and sessions ---------------------------------------------------------------------------
-
-
-class ClientConfigRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """POST client/config."""
-
-    sdk_version: str
 
 
 class CreateSessionRequest(msgspec.Struct, frozen=True, kw_only=True):
