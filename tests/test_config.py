@@ -60,3 +60,20 @@ def test_a_wrong_key_is_not_repeated_in_its_error() -> None:
 def test_a_policy_out_of_range_is_refused_by_name(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         RecoveryPolicy(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("argument", "variable", "codec"),
+    [(None, None, None), (None, "json", "json"), ("protobuf", "json", "protobuf"), (None, "", None)],
+)
+def test_the_codec_is_found_out_unless_it_is_chosen(
+    argument: str | None, variable: str | None, codec: str | None
+) -> None:
+    environment = {} if variable is None else {"TINKER_ACTORS_CODEC": variable}
+    settings = Settings.resolve(base_url="local", codec=argument, environment=environment)
+    assert settings.codec == codec
+
+
+def test_a_codec_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="codec must be"):
+        Settings.resolve(base_url="local", codec="xml", environment={})

@@ -158,9 +158,8 @@ def test_a_run_on_such_a_server_goes_on_in_another_process(recorder: Recorder, t
 
 
 @pytest.mark.parametrize("profile", [Profile()], ids=["hosted"])
-def test_the_codec_may_be_chosen(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TINKER_ACTORS_CODEC", "json")
-    with ta.ServiceClient(base_url=recorder.url, api_key=KEY) as service:
+def test_the_codec_may_be_chosen(recorder: Recorder) -> None:
+    with ta.ServiceClient(base_url=recorder.url, api_key=KEY, codec="json") as service:
         training = service.create_lora_training_client(BASE_MODEL, rank=8).result(WAIT_S)
         training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)
     assert {request.headers["content-type"] for request in recorder.requests if request.document} == {
@@ -178,12 +177,11 @@ def test_a_server_of_protobufs_time_is_believed_when_it_refuses(recorder: Record
     assert len(recorder.to("forward_backward")) == 1
 
 
-def test_json_trains_like_protobuf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_trains_like_protobuf(tmp_path: Path) -> None:
     losses = {}
     with Server(tmp_path / "data") as server:
         for codec in ("protobuf", "json"):
-            monkeypatch.setenv("TINKER_ACTORS_CODEC", codec)
-            with ta.ServiceClient(base_url=server.url, api_key=KEY) as service:
+            with ta.ServiceClient(base_url=server.url, api_key=KEY, codec=codec) as service:
                 training = service.create_lora_training_client(BASE_MODEL, rank=8, seed=7).result(WAIT_S)
                 losses[codec] = [step(training, number)["loss:sum"] for number in range(2)]
     assert losses["json"] == losses["protobuf"]

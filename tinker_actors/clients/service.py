@@ -59,6 +59,8 @@ class ServiceClient:
         proxy: URL of an HTTP proxy; by default what the environment says.
         transport: "fast" (extra `fast`) or "httpx"; by default `TINKER_ACTORS_TRANSPORT`, else the fast one where
             it is installed.
+        codec: "protobuf" or "json" for what travels of training; by default `TINKER_ACTORS_CODEC`, else what the
+            service turns out to read.
         circuit_breaker: when endpoints that fail are left alone: settings for all, or by the API's name of the
             operation.
         sampling_waits: samples wait for a circuit that is open; by default they fail with `CircuitOpenError`.
@@ -84,6 +86,7 @@ class ServiceClient:
         default_query: Mapping[str, Any] | None = None,
         proxy: str | None = None,
         transport: str | None = None,
+        codec: str | None = None,
         circuit_breaker: BreakerSettings | Mapping[str, BreakerSettings] | None = None,
         sampling_waits: bool = False,
         **unknown: Any,
@@ -100,6 +103,7 @@ class ServiceClient:
             default_query=default_query,
             proxy=proxy,
             transport=transport,
+            codec=codec,
         )
         self._runtime = Runtime(
             settings,
