@@ -101,9 +101,11 @@ def test_a_program_that_ends_while_its_client_closes_still_ends_the_session(
     recorder: Recorder, close: str
 ) -> None:
     program = (
-        "import atexit, tinker_actors as ta\n"
+        "import atexit, time, tinker_actors as ta\n"
         f"service = ta.ServiceClient(base_url={recorder.url!r}, api_key={KEY!r})\n"
         f"service.create_sampling_client(base_model={BASE_MODEL!r}).result({WAIT_S})\n"
+        "close = service._runtime.close\n"
+        "service._runtime.close = lambda *status: (time.sleep(0.5), close(*status))\n"  # who does not wait, loses
         f"{close}\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=WAIT_S)
