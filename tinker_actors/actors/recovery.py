@@ -241,10 +241,12 @@ class Recovery:
 
     def _check_model_is_served(self, capabilities: ServerCapabilities) -> None:
         names = [model.model_name for model in capabilities.supported_models if model.model_name]
-        if names and self._run.config.base_model not in names:
+        wanted = self._run.config.base_model
+        # No list names the directories a service could load.
+        if names and wanted not in names and not wanted.startswith("/"):
             self._refused(
                 ValidationError(
-                    f"a model that the service has is wanted ({', '.join(names)}), got {self._run.config.base_model!r}"
+                    f"a model that the service has is wanted ({', '.join(names)}), got {wanted!r}"
                 )
             )
             return
