@@ -22,7 +22,11 @@ POSTS = [
     "load_weights",
     "create_sampling_session",
     "asample",
+    "stream_sample",
+    "join_sampling_session",
     "retrieve_future",
+    "retrieve_futures",
+    "cancel_future",
     "unload_model",
 ]
 
@@ -110,6 +114,55 @@ def test_ids_nobody_was_given_are_not_found(caller: Any) -> None:
     assert caller.post("unload_model", {"model_id": model}).status_code == 404
     assert caller.post("asample", caller.sample_document("nobody:sample:0")).status_code == 404
     assert caller.http.get("samplers/nobody:sample:0").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prev_cursor": -1},
+        {"prev_cursor": 2**63},
+        {"target": {"cloned_sampler_id": -1}},
+        {"target": {"cloned_sampler_id": 2**40}},
+        {"timeout": -1.0},
+        {"timeout": "soon"},
+        {"retrieved_request_ids": [1]},
+    ],
+)
+def test_polls_for_many_that_make_no_sense_are_refused(caller: Any, more: dict[str, Any]) -> None:
+    target = {"sampling_session_id": caller.sampler(caller.session()), **more.get("target", {})}
+    response = caller.post("retrieve_futures", {"timeout": 0, **more, "target": target})
+    assert response.status_code == 422
+    assert response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"topk_prompt_logprobs": 2**40},
+        {"topk_sample_logprobs": -1},
+        {"prompt_alt_tokens_k": 2**62},
+        {"prompt_logprobs": True, "prompt_logprobs_last_n": 2**62},
+        {"target_prompt_logprobs": {"data": [1], "dtype": "int64", "shape": [4, 2**40]}},
+        {"target_prompt_logprobs": {"data": [1.5] * 4, "dtype": "float32", "shape": [4, 1]}},
+        {"target_prompt_logprobs": {"data": [2**62] * 4, "dtype": "int64", "shape": [4, 1]}},
+        {"target_prompt_logprobs": {"data": [], "dtype": "int64", "shape": [4, 0]}},
+        {
+            "target_prompt_logprobs": {
+                "data": [1],
+                "dtype": "int64",
+                "shape": [4, 2**50],
+                "sparse_crow_indices": [0, 1, 1, 1, 1],
+                "sparse_col_indices": [2**49],
+            }
+        },
+    ],
+)
+def test_questions_that_have_no_answer_are_refused(caller: Any, more: dict[str, Any]) -> None:
+    document = caller.sample_document(caller.sampler(caller.session()), **more)
+    assert len(document["prompt"]["chunks"][0]["tokens"]) == 5
+    response = caller.post("asample", document)
+    assert response.status_code == 400
+    assert response.json()["detail"]
 
 
 def test_a_sampling_session_of_another_session_cannot_be_taken(caller: Any) -> None:

@@ -16,6 +16,8 @@ from tinker_actors.local.executor import Limits
 from tinker_actors.local.options import Options
 from tinker_actors.local.refusals import BusyError
 from tinker_actors.local.service import Service
+from tinker_actors.local.specs import Ticket, as_json
+from tinker_actors.local.store import Connection
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,20 @@ def test_one_sessions_queue_is_not_anothers(busy: tuple[Any, list[str]]) -> None
     assert pending["queue_state"] == "paused_capacity"
 
 
+def test_training_goes_on_beside_samples_and_samples_beside_training(busy: tuple[Any, list[str]]) -> None:
+    caller, ids = busy
+    model_id = caller.model()
+    steps = [caller.optim_step(model_id, seq_id).json()["request_id"] for seq_id in range(1, 20)]
+    assert "metrics" in caller.poll(steps[-1]).json()
+    short = caller.sample_document(caller.sampler(caller.session()), sampling_params={"max_tokens": 2})
+    request_id = caller.ask("asample", short)["request_id"]
+    steps = [caller.optim_step(model_id, seq_id).json()["request_id"] for seq_id in range(20, 40)]
+    assert caller.post("cancel_future", {"request_id": ids[0]}).status_code == 200
+    assert caller.poll(request_id).json()["sequences"]
+    assert "metrics" in caller.poll(steps[-1]).json()
+    assert caller.post("retrieve_future", {"request_id": ids[-1]}).status_code == 408
+
+
 def test_operations_far_ahead_wait_outside(caller: Any) -> None:
     model_id = caller.model()
     assert caller.optim_step(model_id, ledger.MOST_AHEAD).status_code == 200
@@ -126,21 +142,39 @@ def test_ten_thousand_open_futures_are_borne(tmp_path: Path) -> None:
         "padding": "x" * 4_000,
     }
 
+    def fill(db: Connection, sampler: str) -> list[Ticket]:
+        """Accept most of them at once."""
+        tickets = []
+        for number in range(1000, 10_000):
+            request = ledger.Request(
+                request_id=f"{sampler}:{number}",
+                kind="sample",
+                queue=sampler,
+                seq_id=number,
+                digest=b"",
+                body=as_json({**body, "sampling_session_id": sampler, "seq_id": number}),
+            )
+            ledger.accept(db, request)
+            tickets.append(request.ticket)
+        return tickets
+
     async def open_all(sampler: str) -> list[str]:
         ids: list[str] = []
-        for first in range(0, 10_000, 200):
+        for first in range(0, 1000, 200):
             asked = [
                 Asked(service, "asample", {**body, "sampling_session_id": sampler, "seq_id": number})
                 for number in range(first, first + 200)
             ]
             ids += [(await one.document())["request_id"] for one in asked]
-        return ids
+        tickets = await service.run(lambda db: fill(db, sampler))
+        service.executor.offer(tickets)
+        return ids + [ticket.request_id for ticket in tickets]
 
     async def ask() -> tuple[set[str], str]:
         sampler = await a_sampler(service)
         before = memory()
         ids = await open_all(sampler)
-        polls = [Asked(service, "retrieve_future", {"request_id": request_id}) for request_id in ids[::10]]
+        polls = [Asked(service, "retrieve_future", {"request_id": request_id}) for request_id in ids[::20]]
         states = {(await poll.document())["type"] for poll in polls}
         assert memory() - before < 50 * 2**20  # the bodies alone have 80 MB
         service.start()

@@ -30,6 +30,40 @@ def test_json_and_protobuf_give_the_same_samples(caller: Any) -> None:
     assert plain["prompt_logprobs"][0] is None
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_every_answer_comes_in_both_encodings(caller: Any, sparse: bool) -> None:
+    target = {"data": [-1, 7, 8, 9], "dtype": "int64", "shape": [4, 1]}
+    if sparse:
+        indices = {"sparse_crow_indices": [0, 0, 1, 2, 3], "sparse_col_indices": [0, 0, 0]}
+        target = {**target, "data": [7, 8, 9], **indices}
+    document = caller.sample_document(
+        caller.sampler(caller.session()),
+        prompt_logprobs=True,
+        prompt_logprobs_last_n=2,
+        topk_prompt_logprobs=3,
+        topk_sample_logprobs=2,
+        target_prompt_logprobs=target,
+        prompt_alt_tokens_k=2,
+    )
+    request_id = caller.ask("asample", document)["request_id"]
+    plain = caller.poll(request_id).json()
+    decoded = decode_sample(caller.poll(request_id, PROTOBUF).content)
+    assert plain["prompt_logprobs"][:3] == [None, None, None]
+    assert [row is None for row in plain["topk_prompt_logprobs"]] == [True, True, True, False, False]
+    assert plain["topk_prompt_logprobs"][4] == [
+        list(pair) for pair in (decoded.topk_prompt_logprobs or [])[4] or ()
+    ]
+    (sequence,) = plain["sequences"]
+    assert [len(row) for row in sequence["topk_logprobs"]] == [2] * len(sequence["tokens"])
+    assert decoded.target_prompt_logprobs is not None
+    assert plain["target_prompt_logprobs"]["data"] == decoded.target_prompt_logprobs.data
+    assert decoded.target_prompt_logprobs.is_sparse is sparse
+    assert plain["target_prompt_logprobs"].get("sparse_col_indices") == target.get("sparse_col_indices")
+    assert decoded.prompt_alt_tokens is not None
+    assert plain["prompt_alt_tokens"]["tokens"]["data"] == decoded.prompt_alt_tokens.tokens.data
+    assert plain["prompt_alt_tokens"]["logprobs"]["shape"] == [4, 2]
+
+
 def test_a_repeated_sample_is_the_same_request_and_a_changed_one_is_refused(caller: Any) -> None:
     sampler = caller.sampler(caller.session())
     first = caller.ask("asample", caller.sample_document(sampler))

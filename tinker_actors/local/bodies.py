@@ -23,6 +23,7 @@ from tinker_actors.wire.documents import (
 from tinker_actors.wire.protobuf import TrainingRequest, check_cells, decode_training_request
 
 __all__ = [
+    "LARGEST_ID",
     "adam_params",
     "decode",
     "digest_of",

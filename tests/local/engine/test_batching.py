@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinker_actors.local.engine import batching
+from tinker_actors.local.engine import batching, decoding
 from tinker_actors.local.engine.batching import Batch, Generation, Token, generate
 from tinker_actors.local.engine.catalog import BaseModel, random_weights
 from tinker_actors.local.engine.prompts import PromptQuestions
@@ -67,6 +67,25 @@ def test_requests_come_to_the_same_together_and_alone(
     assert len(drained(batch)) == len(SPECS)
     for one, other in zip(alone, together, strict=True):
         assert_alike(one, other)
+
+
+def test_a_long_prompt_is_read_in_pieces_whose_attention_fits(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [SPECS[2], SPECS[1]]
+    whole = [generate(base, None, spec) for spec in asked]
+    monkeypatch.setattr(decoding, "SCORES_AT_ONCE", 4 * 600 * 40)
+    pieces: list[int] = []
+
+    def watched(weights: Any, read_now: Any, scratch: Any) -> Any:
+        pieces.extend(len(ids) for _, ids in read_now)
+        return decoding.read(weights, read_now, scratch)
+
+    monkeypatch.setattr(batching, "read", watched)
+    for spec, expected in zip(asked, whole, strict=True):
+        assert_alike(expected, generate(base, None, spec))
+    assert max(pieces) <= 40 * 600 // 512
+    assert sum(pieces) == 300 + 70
 
 
 def test_requests_join_and_leave_between_tokens(base: BaseModel) -> None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from tinker_actors.errors import ValidationError
 from tinker_actors.local.engine.catalog import BaseModel, Floats, Weights
-from tinker_actors.local.engine.decoding import KVCache, Prefix, Row, advance, read
+from tinker_actors.local.engine.decoding import KVCache, Prefix, Row, advance, read, steps_at_once
 from tinker_actors.local.engine.drawing import Decode, Filter, StopRule, Text, draw, likeliest, log_softmax
 from tinker_actors.local.engine.lora import Adapter
 from tinker_actors.local.engine.prompts import PromptScores
@@ -184,7 +184,8 @@ class Batch:
             prefix = generation.prefix
             if budget == 0 or prefix is None:
                 break
-            ids = generation.prompt[prefix.length : prefix.length + budget]
+            steps = steps_at_once(self._weights.config, prefix.length, budget)
+            ids = generation.prompt[prefix.length : prefix.length + steps]
             pieces.append((generation, prefix, ids))
             budget -= len(ids)
         hidden = read(self._weights, [(prefix, ids) for _, prefix, ids in pieces], self._scratch)

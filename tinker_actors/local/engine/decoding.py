@@ -20,12 +20,15 @@ from tinker_actors.local.engine.layers import (
 from tinker_actors.local.engine.products import product
 from tinker_actors.local.engine.scratch import Scratch
 
-__all__ = ["KVCache", "Prefix", "Row", "advance", "kept_steps", "read", "step_bytes"]
+__all__ = ["KVCache", "Prefix", "Row", "advance", "kept_steps", "read", "step_bytes", "steps_at_once"]
 
 LEAST_STEPS = 64
 """Steps a row of the smallest pool has room for; each further pool has twice as many."""
 ROWS_AT_ONCE = 8
 """A pool that is full grows by a quarter, but at least by so many rows."""
+
+SCORES_AT_ONCE = 2**24
+"""Attention scores of one text in one layer that are held at once."""
 
 Ids = npt.NDArray[np.int64]
 
@@ -38,6 +41,11 @@ def step_bytes(config: ModelConfig, itemsize: int = 4) -> int:
 def kept_steps(length: int) -> int:
     """Steps of memory that a row of `length` tokens takes: the next power of two."""
     return max(LEAST_STEPS, 1 << (length - 1).bit_length())
+
+
+def steps_at_once(config: ModelConfig, length: int, most: int) -> int:
+    """So many tokens behind `length` others, at most `most`, that their attention scores take bounded memory."""
+    return max(1, min(most, SCORES_AT_ONCE // (config.heads * (length + most))))
 
 
 class Prefix:

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tinker_actors.local import completions, ledger
-from tinker_actors.local.bodies import decode
+from tinker_actors.local.bodies import LARGEST_ID, decode
 from tinker_actors.local.completions import Completion
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
@@ -61,15 +61,25 @@ async def _result(service: Service, request_id: str) -> Result | None:
 async def retrieve_futures(service: Service, request: Request) -> Response:
     """Which samples of a clone have ended after a cursor; held until there is one, but not for ever."""
     document, _, _ = decode(await read_body(request), RetrieveFuturesRequest)
-    target, cursor = document.target, document.prev_cursor
-    known = list(document.retrieved_request_ids)
+    target, known = document.target, list(document.retrieved_request_ids)
+    _check_poll(document)
     if known:
         await service.ask(lambda db: completions.forget(db, target.sampling_session_id, known))
     hold_s = service.options.hold_s
     if isinstance(document.timeout, float | int):
-        hold_s = min(hold_s, max(0.0, document.timeout))
-    ended, following = await _completions(service, document, hold_s)
-    return answer({"completions": ended, "cursor": max(cursor, following)})
+        hold_s = min(hold_s, document.timeout)
+    ended, cursor = await _completions(service, document, hold_s)
+    return answer({"completions": ended, "cursor": cursor})
+
+
+def _check_poll(document: RetrieveFuturesRequest) -> None:
+    cursor, clone = document.prev_cursor, document.target.cloned_sampler_id
+    if not 0 <= cursor <= LARGEST_ID:
+        raise RefusedError(422, f"prev_cursor must lie in [0, 2**63), got {cursor}")
+    if not 0 <= clone < LARGEST_ID // completions.CLONE_IDS:
+        raise RefusedError(422, f"cloned_sampler_id must lie in [0, 2**63 / 10**9), got {clone}")
+    if isinstance(document.timeout, float | int) and not document.timeout >= 0:
+        raise RefusedError(422, f"timeout must be 0 s or more, got {document.timeout}")
 
 
 async def _completions(
