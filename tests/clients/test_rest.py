@@ -8,13 +8,14 @@ import inspect
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from harness import KEY, WAIT_S
-from rest_service import EXTERNAL, RUN, SAMPLER, TRAINING, RestService, checkpoint
+from rest_service import ENTRIES, SAVED, Kept, RestService
 from starlette.responses import JSONResponse, Response
 
 import tinker_actors as ta
@@ -22,21 +23,28 @@ from tinker_actors.api import checkpoints, rest
 from tinker_actors.clients.rest import RestClient
 
 SEARCH = ta.SessionSearchRequest(display_name="nightly")
-CHECKPOINT = f"training_runs/{RUN}/checkpoints/weights/step-1"
+TRAINING = "tinker://nobody:train:0/weights/step-1"
+SAMPLER = "tinker://nobody:train:0/sampler_weights/step-1"
+LISTED = {
+    "checkpoint_id": "weights/step-1",
+    "checkpoint_type": "training",
+    "time": "2026-08-01T00:00:00Z",
+    "tinker_path": TRAINING,
+    "size_bytes": "1001",
+    "a field of next year": True,
+}
 TOKEN = "top-secret"  # noqa: S105 - nobody's
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[RestService]:
-    with RestService() as service:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestService]:
+    with RestService(tmp_path_factory.mktemp("rest") / "data") as service:
         yield service
 
 
 @pytest.fixture
 def service(running: RestService) -> RestService:
-    running.seen.clear()
-    running.scripted.clear()
-    running.page_entries = 5
+    running.reset()
     return running
 
 
@@ -54,182 +62,183 @@ def jwt(**claims: Any) -> str:
 # The table of operations ------------------------------------------------------------------------------------
 
 
-OPERATIONS: list[tuple[str, Callable[[ta.RestClient], Any], str, Any, Callable[[Any], Any], Any]] = [
+Row = tuple[str, Callable[[ta.RestClient, Kept], Any], str, Any, Callable[[Any], Any], Callable[[Kept], Any]]
+OPERATIONS: list[Row] = [
     (
         "row-3-list-sessions",
-        lambda client: client.list_sessions(2, 1),
+        lambda client, _: client.list_sessions(2, 1),
         "GET sessions?limit=2&offset=1&access_scope=owned",
         None,
         lambda page: page.sessions,
-        ["session-1", "session-2"],
+        lambda it: list(it.sessions[1:3]),
     ),
     (
         "row-4-get-session",
-        lambda client: client.get_session("session-1", "accessible"),
-        "GET sessions/session-1?access_scope=accessible",
+        lambda client, it: client.get_session(it.session, "accessible"),
+        "GET sessions/{it.session}?access_scope=accessible",
         None,
         lambda session: (session.training_run_ids, session.sampler_ids, session.display_name),
-        ([RUN], ["session-1:sample:0"], None),
+        lambda it: ([it.run], [it.sampling_session], "The nightly run"),
     ),
     (
         "row-23-list-user-checkpoints",
-        lambda client: client.list_user_checkpoints(),
+        lambda client, _: client.list_user_checkpoints(),
         "GET checkpoints?limit=100&offset=0",
         None,
-        lambda page: (len(page.checkpoints), page.checkpoints[0].time, page.cursor.total_count),
-        (5, datetime(2026, 8, 1, tzinfo=UTC), 5),
+        lambda page: (len(page.checkpoints), page.cursor.total_count),
+        lambda _: (ENTRIES + 1, ENTRIES + 1),
     ),
     (
         "row-24-list-checkpoints",
-        lambda client: client.list_checkpoints(RUN),
-        f"GET training_runs/{RUN}/checkpoints",
+        lambda client, it: client.list_checkpoints(it.run),
+        "GET training_runs/{it.run}/checkpoints",
         None,
-        lambda page: (page.checkpoints[0].tinker_path, page.cursor),
-        (TRAINING, None),
+        lambda page: (len(page.checkpoints), page.checkpoints[0].time, page.cursor),
+        lambda _: (ENTRIES, SAVED, None),
     ),
     (
         "row-25-delete-checkpoint",
-        lambda client: client.delete_checkpoint(RUN, "weights/step-1"),
-        f"DELETE {CHECKPOINT}",
+        lambda client, it: client.delete_checkpoint(it.spare_run, "weights/step-1"),
+        "DELETE training_runs/{it.spare_run}/checkpoints/weights/step-1",
         None,
         lambda nothing: nothing,
-        None,
+        lambda _: None,
     ),
     (
         "row-25-delete-checkpoint-by-path",
-        lambda client: client.delete_checkpoint_from_tinker_path(EXTERNAL),
-        f"DELETE training_runs/{RUN}/checkpoints/external_weights/step-1",
+        lambda client, it: client.delete_checkpoint_from_tinker_path(it.spare),
+        "DELETE training_runs/{it.spare_run}/checkpoints/weights/step-1",
         None,
         lambda nothing: nothing,
-        None,
+        lambda _: None,
     ),
     (
         "row-26-publish",
-        lambda client: client.publish_checkpoint_from_tinker_path(TRAINING),
-        f"POST {CHECKPOINT}/publish",
+        lambda client, it: client.publish_checkpoint_from_tinker_path(it.training),
+        "POST training_runs/{it.run}/checkpoints/weights/step-1/publish",
         None,
         lambda nothing: nothing,
-        None,
+        lambda _: None,
     ),
     (
         "row-26-unpublish",
-        lambda client: client.unpublish_checkpoint_from_tinker_path(TRAINING),
-        f"DELETE {CHECKPOINT}/publish",
+        lambda client, it: client.unpublish_checkpoint_from_tinker_path(it.external),
+        "DELETE training_runs/{it.run}/checkpoints/external_weights/step-1/publish",
         None,
         lambda nothing: nothing,
-        None,
+        lambda _: None,
     ),
     (
         "row-27-set-ttl",
-        lambda client: client.set_checkpoint_ttl_from_tinker_path(TRAINING, 3600),
-        f"PUT {CHECKPOINT}/ttl",
-        {"ttl_seconds": 3600},
+        lambda client, it: client.set_checkpoint_ttl_from_tinker_path(it.training, 3600),
+        "PUT training_runs/{it.run}/checkpoints/weights/step-1/ttl",
+        lambda _: {"ttl_seconds": 3600},
         lambda nothing: nothing,
-        None,
+        lambda _: None,
     ),
     (
         "row-27-clear-ttl-sends-null",
-        lambda client: client.set_checkpoint_ttl_from_tinker_path(TRAINING, None),
-        f"PUT {CHECKPOINT}/ttl",
-        {"ttl_seconds": None},
+        lambda client, it: client.set_checkpoint_ttl_from_tinker_path(it.training, None),
+        "PUT training_runs/{it.run}/checkpoints/weights/step-1/ttl",
+        lambda _: {"ttl_seconds": None},
         lambda nothing: nothing,
-        None,
+        lambda _: None,
     ),
     (
         "row-28-archive-url",
-        lambda client: client.get_checkpoint_archive_url(RUN, "sampler_weights/step-1"),
-        f"GET training_runs/{RUN}/checkpoints/sampler_weights/step-1/archive",
+        lambda client, it: client.get_checkpoint_archive_url(it.run, "sampler_weights/step-1"),
+        "GET training_runs/{it.run}/checkpoints/sampler_weights/step-1/archive",
         None,
-        lambda archive: (archive.url, archive.expires),
-        ("https://store.example/x.tar", datetime(2026, 8, 1, 1, tzinfo=UTC)),
+        lambda archive: (archive.url.startswith("http://127.0.0.1:"), archive.expires - SAVED),
+        lambda _: (True, timedelta(hours=1)),
     ),
     (
         "row-29-external-weights-urls",
-        lambda client: client.get_external_weights_urls(EXTERNAL),
-        f"GET training_runs/{RUN}/checkpoints/external_weights/step-1/external_weights_urls",
+        lambda client, it: client.get_external_weights_urls(it.external),
+        "GET training_runs/{it.run}/checkpoints/external_weights/step-1/external_weights_urls",
         None,
-        lambda external: (list(external.urls), external.expires),
-        (["adapter_config.json"], datetime(2026, 8, 1, 1, tzinfo=UTC)),
+        lambda external: (sorted(external.urls), external.expires - SAVED),
+        lambda _: (["adapter_config.json", "adapter_model.safetensors"], timedelta(hours=1)),
     ),
     (
         "row-30-list-training-runs",
-        lambda client: client.list_training_runs(project_id="proj a"),
+        lambda client, _: client.list_training_runs(project_id="proj a"),
         "GET training_runs?limit=20&offset=0&access_scope=owned&project_id=proj+a",
         None,
-        lambda page: (len(page.training_runs), page.cursor.offset),
-        (5, 0),
+        lambda page: (len(page.training_runs), page.cursor.offset, page.cursor.total_count),
+        lambda _: (0, 0, 0),
     ),
     (
         "row-30-get-training-run",
-        lambda client: client.get_training_run(RUN),
-        f"GET training_runs/{RUN}?access_scope=owned",
+        lambda client, it: client.get_training_run(it.run),
+        "GET training_runs/{it.run}?access_scope=owned",
         None,
         lambda run: (run.training_run_id, run.lora_rank, run.corrupted, run.last_checkpoint.name),
-        (RUN, 16, False, "step-1"),
+        lambda it: (it.run, 16, False, "step-1"),
     ),
     (
         "row-30-get-training-run-by-path",
-        lambda client: client.get_training_run_by_tinker_path(SAMPLER, "accessible"),
-        f"GET training_runs/{RUN}?access_scope=accessible",
+        lambda client, it: client.get_training_run_by_tinker_path(it.sampler, "accessible"),
+        "GET training_runs/{it.run}?access_scope=accessible",
         None,
         lambda run: run.user_metadata,
-        {"recipe_name": "pig-latin"},
+        lambda _: {"recipe_name": "pig-latin"},
     ),
     (
         "row-31-weights-info",
-        lambda client: client.get_weights_info_by_tinker_path(TRAINING),
+        lambda client, it: client.get_weights_info_by_tinker_path(it.training),
         "POST weights_info",
-        {"tinker_path": TRAINING},
+        lambda it: {"tinker_path": it.training},
         lambda info: (info.base_model, info.is_lora, info.lora_rank, info.optimizer_config.type),
-        ("local/tiny", True, 16, "adamw"),
+        lambda _: ("local/tiny", True, 16, "adamw"),
     ),
     (
         "row-32-sampler-info",
-        lambda client: client.get_sampler("session-1:sample:0"),
-        "GET samplers/session-1:sample:0",
+        lambda client, it: client.get_sampler(it.sampling_session),
+        "GET samplers/{it.sampling_session}",
         None,
         lambda sampler: (sampler.sampler_id, sampler.base_model, sampler.model_path),
-        ("session-1:sample:0", "local/tiny", SAMPLER),
+        lambda it: (it.sampling_session, "local/tiny", it.sampler),
     ),
     (
         "row-33-copy-weights",
-        lambda client: client.copy_weights(TRAINING, "proj", ttl_seconds=7200),
+        lambda client, it: client.copy_weights(it.training, "proj", ttl_seconds=7200),
         "POST copy_weights",
-        {"source_path": TRAINING, "destination_project_id": "proj", "ttl_seconds": 7200},
-        lambda path: path,
-        "tinker://copy:train:0/weights/step-1",
+        lambda it: {"source_path": it.training, "destination_project_id": "proj", "ttl_seconds": 7200},
+        lambda path: path.endswith("/weights/step-1"),
+        lambda _: True,
     ),
     (
         "row-35-capabilities",
-        lambda client: client.get_server_capabilities(),
+        lambda client, _: client.get_server_capabilities(),
         "GET get_server_capabilities",
         None,
         lambda offered: [model.model_name for model in offered.supported_models],
-        ["local/tiny"],
+        lambda _: ["local/small", "local/tiny"],
     ),
     (
         "row-41-assign-project",
-        lambda client: client.assign_session_project("session-1", "proj"),
-        "PUT sessions/session-1/project",
-        {"project_id": "proj"},
+        lambda client, it: client.assign_session_project(it.session, "proj"),
+        "PUT sessions/{it.session}/project",
+        lambda _: {"project_id": "proj"},
         lambda nothing: nothing,
-        None,
+        lambda _: None,
     ),
     (
         "row-42-trace-export",
-        lambda client: client.export_session_trace("session-1"),
-        "GET sessions/session-1/trace_export",
+        lambda client, it: client.export_session_trace(it.session),
+        "GET sessions/{it.session}/trace_export",
         None,
-        lambda url: url,
-        "https://store.example/trace?signature=1",
+        lambda url: url.startswith("http://127.0.0.1:"),
+        lambda _: True,
     ),
     (
         "row-43-session-search",
-        lambda client: client.search_sessions(SEARCH),
+        lambda client, _: client.search_sessions(SEARCH),
         "POST sessions/search",
-        {"user_metadata": {}, "display_name": "nightly", "owner": {"type": "own"}, "limit": 50},
-        lambda page: (page.sessions[0].session_id, page.next_cursor.last_created_at),
-        ("session-1", "2026-08-01T00:00:00.123456789Z"),
+        lambda _: {"user_metadata": {}, "display_name": "nightly", "owner": {"type": "own"}, "limit": 50},
+        lambda page: ([one.session_id for one in page.sessions], page.next_cursor),
+        lambda it: (list(it.sessions), None),
     ),
 ]
 
@@ -243,17 +252,28 @@ OPERATIONS: list[tuple[str, Callable[[ta.RestClient], Any], str, Any, Callable[[
 def test_each_operation_is_one_request_and_its_answer_is_read(
     service: RestService,
     client: ta.RestClient,
-    ask: Callable[[ta.RestClient], Any],
+    ask: Callable[[ta.RestClient, Kept], Any],
     target: str,
-    body: Any,
+    body: Callable[[Kept], Any] | None,
     look: Callable[[Any], Any],
-    expected: Any,
+    expected: Callable[[Kept], Any],
 ) -> None:
-    result = ask(client).result(WAIT_S)
-    assert service.targets == [target]
-    assert service.seen[0].body == body
+    it = service.spared()
+    result = ask(client, it).result(WAIT_S)
+    assert service.targets == [target.format(it=it)]
+    assert service.seen[0].body == (None if body is None else body(it))
     assert service.seen[0].headers["x-api-key"] == KEY
-    assert look(result) == expected
+    assert look(result) == expected(it)
+
+
+def test_what_a_service_writes_otherwise_is_read_all_the_same(
+    service: RestService, client: ta.RestClient
+) -> None:
+    page = {"checkpoints": [LISTED], "cursor": {"offset": "0", "limit": 100, "total_count": "1"}}
+    service.scripted.append(JSONResponse(page))
+    found = client.list_user_checkpoints().result(WAIT_S)
+    assert found.cursor is not None
+    assert (found.cursor.offset, found.cursor.total_count, found.checkpoints[0].size_bytes) == (0, 1, 1001)
 
 
 def test_every_method_that_gives_a_future_has_a_twin_that_gives_the_value() -> None:
@@ -269,11 +289,12 @@ def test_every_method_that_gives_a_future_has_a_twin_that_gives_the_value() -> N
 def test_twins_are_awaited_on_any_loop(service: RestService, client: ta.RestClient) -> None:
     async def main() -> tuple[list[str], str]:
         page, info = await asyncio.gather(
-            client.list_sessions_async(limit=1), client.get_weights_info_by_tinker_path_async(TRAINING)
+            client.list_sessions_async(limit=1),
+            client.get_weights_info_by_tinker_path_async(service.kept.training),
         )
         return page.sessions, info.base_model
 
-    assert [asyncio.run(main()) for _ in "12"] == [(["session-0"], "local/tiny")] * 2
+    assert [asyncio.run(main()) for _ in "12"] == [([service.kept.sessions[0]], "local/tiny")] * 2
     assert len(service.seen) == 4
 
 
@@ -292,7 +313,7 @@ def test_twins_are_awaited_on_any_loop(service: RestService, client: ta.RestClie
         lambda client: client.get_external_weights_urls(SAMPLER),
         lambda client: client.set_checkpoint_ttl_from_tinker_path(TRAINING, 1),
         lambda client: client.export_session_trace(""),
-        lambda client: client.get_checkpoint_archive_url(RUN, "step-1"),
+        lambda client: client.get_checkpoint_archive_url("nobody:train:0", "step-1"),
     ],
 )
 def test_what_is_wrong_is_refused_by_the_call_itself(
@@ -312,7 +333,8 @@ def test_a_conflict_is_told_and_not_repeated(service: RestService, client: ta.Re
 
 def test_what_fails_in_passing_is_asked_again(service: RestService, client: ta.RestClient) -> None:
     service.scripted.append(Response(status_code=503))
-    assert client.get_training_run(RUN).result(WAIT_S).training_run_id == RUN
+    run = service.kept.run
+    assert client.get_training_run(run).result(WAIT_S).training_run_id == run
     assert len(service.seen) == 2
 
 
@@ -325,7 +347,7 @@ def test_what_the_service_does_not_know_is_a_typed_error(service: RestService, c
 def test_one_copy_has_one_key_however_often_it_is_sent(service: RestService, client: ta.RestClient) -> None:
     service.scripted.append(Response(status_code=500))
     for _ in "12":
-        client.copy_weights(TRAINING, "proj", weights_access_token=TOKEN).result(WAIT_S)
+        client.copy_weights(service.kept.training, "proj", weights_access_token=TOKEN).result(WAIT_S)
     first, repeated, other = (seen.headers["x-idempotency-key"] for seen in service.seen)
     assert first == repeated != other
     assert {seen.headers["x-tinker-weights-access-token"] for seen in service.seen} == {TOKEN}
@@ -337,7 +359,7 @@ def test_a_copy_goes_to_the_project_of_the_environment(
 ) -> None:
     monkeypatch.setenv("TINKER_PROJECT_ID", "proj-env")
     with ta.RestClient(base_url=service.url, api_key=KEY) as client:
-        client.copy_weights(TRAINING).result(WAIT_S)
+        client.copy_weights(service.kept.training).result(WAIT_S)
     assert service.seen[0].body["destination_project_id"] == "proj-env"
 
 
@@ -354,11 +376,18 @@ def test_an_archive_is_waited_for_while_it_is_being_built(
 ) -> None:
     monkeypatch.setattr(checkpoints, "ARCHIVE_PAUSE_S", 0.01)
     service.scripted.extend([Response(status_code=503)] * 5)
-    archive = client.get_checkpoint_archive_url_from_tinker_path(SAMPLER).result(WAIT_S)
-    assert (archive.url, len(service.seen)) == ("https://store.example/x.tar", 6)
+    archive = client.get_checkpoint_archive_url_from_tinker_path(service.kept.sampler).result(WAIT_S)
+    assert (archive.url.startswith(f"{service.url}/files/"), len(service.seen)) == (True, 6)
     service.scripted.extend([Response(status_code=503)] * 6)
     with pytest.raises(ta.InternalServerError):
         client.get_checkpoint_archive_url_from_tinker_path(SAMPLER).result(WAIT_S)
+
+
+def test_an_archive_may_be_told_without_a_redirect(service: RestService, client: ta.RestClient) -> None:
+    place = {"url": "https://store.example/x.tar", "expires": "2026-08-01T01:00:00Z"}
+    service.scripted.append(JSONResponse(place))
+    archive = client.get_checkpoint_archive_url_from_tinker_path(SAMPLER).result(WAIT_S)
+    assert (archive.url, archive.expires) == (place["url"], datetime(2026, 8, 1, 1, tzinfo=UTC))
 
 
 def test_a_redirect_to_an_archive_is_told_and_not_followed(
@@ -379,8 +408,9 @@ def test_a_trace_is_looked_at_until_it_is_there(
     service.scripted.extend(
         [JSONResponse({"status": "pending"}), Response(status_code=502), JSONResponse({"status": "pending"})]
     )
-    assert client.export_session_trace("session-1").result(WAIT_S).startswith("https://store.example/trace")
-    assert service.targets == ["GET sessions/session-1/trace_export"] * 4
+    session = service.kept.session
+    assert client.export_session_trace(session).result(WAIT_S).startswith(f"{service.url}/files/")
+    assert service.targets == [f"GET sessions/{session}/trace_export"] * 4
 
 
 def test_a_trace_that_failed_is_a_typed_error(service: RestService, client: ta.RestClient) -> None:
@@ -389,9 +419,12 @@ def test_a_trace_that_failed_is_a_typed_error(service: RestService, client: ta.R
         client.export_session_trace("session-1").result(WAIT_S)
 
 
-def test_waiting_for_a_trace_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_trace_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "TRACE_POLL_S", 0.01)
-    with RestService() as service, ta.RestClient(base_url=service.url, api_key=KEY) as client:
+    with (
+        RestService(tmp_path, entries=0) as service,
+        ta.RestClient(base_url=service.url, api_key=KEY) as client,
+    ):
         service.scripted.extend([JSONResponse({"status": "pending"})] * 100_000)
         waiting = client.export_session_trace("session-1")
         assert service.came.acquire(timeout=WAIT_S)
@@ -399,12 +432,12 @@ def test_waiting_for_a_trace_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(CancelledError):
             waiting.result(WAIT_S)
         service.scripted.clear()
-        assert client.get_session("session-1").result(WAIT_S).training_run_ids == [RUN]
+        assert client.list_sessions().result(WAIT_S).sessions == []
 
 
 @pytest.mark.usefixtures("no_thread_left")
-def test_a_client_that_is_closed_leaves_nobody_waiting() -> None:
-    with RestService() as service:
+def test_a_client_that_is_closed_leaves_nobody_waiting(tmp_path: Path) -> None:
+    with RestService(tmp_path, entries=0) as service:
         client = ta.RestClient(base_url=service.url, api_key=KEY)
         service.scripted.append(JSONResponse({"status": "pending"}))
         waiting = client.export_session_trace("session-1")
@@ -467,13 +500,17 @@ def test_a_search_goes_on_from_the_services_cursor(service: RestService, client:
 def test_a_page_is_asked_for_when_it_is_needed(service: RestService, client: ta.RestClient) -> None:
     runs = client.iter_training_runs(2, "accessible", "proj")
     assert service.seen == []
-    assert next(iter(runs)).training_run_id == RUN
+    assert list(runs) == []
     assert service.targets == ["GET training_runs?limit=2&offset=0&access_scope=accessible&project_id=proj"]
 
 
-def test_an_empty_list_has_no_entries(service: RestService, client: ta.RestClient) -> None:
-    service.page_entries = 0
-    assert (list(client.iter_sessions()), list(client.iter_training_runs())) == ([], [])
+def test_an_empty_list_has_no_entries(tmp_path: Path) -> None:
+    with (
+        RestService(tmp_path, entries=0) as service,
+        ta.RestClient(base_url=service.url, api_key=KEY) as client,
+    ):
+        lists = (client.iter_sessions(), client.iter_training_runs(), client.iter_user_checkpoints())
+        assert [list(entries) for entries in lists] == [[], [], []]
 
 
 def test_a_list_of_checkpoints_without_a_cursor_is_whole(service: RestService, client: ta.RestClient) -> None:
@@ -490,7 +527,7 @@ def test_a_service_that_gives_one_page_again_and_again_is_not_believed(
     assert len(service.seen) == 2
 
 
-@pytest.mark.parametrize("entries", [[], [checkpoint(1)]], ids=["an empty page", "a page that stays"])
+@pytest.mark.parametrize("entries", [[], [LISTED]], ids=["an empty page", "a page that stays"])
 def test_a_cursor_that_does_not_go_on_holds_nobody(
     service: RestService, client: ta.RestClient, entries: list[Any]
 ) -> None:
@@ -556,7 +593,7 @@ def test_a_client_of_a_service_client_opens_no_session_and_ends_with_it(service:
     with ta.ServiceClient(base_url=service.url, api_key=KEY) as service_client:
         client = service_client.create_rest_client()
         client.close()
-        assert client.list_sessions(1).result(WAIT_S).sessions == ["session-0"]
+        assert client.list_sessions(1).result(WAIT_S).sessions == [service.kept.sessions[0]]
         assert service_client.get_console_url() == "https://tinker.thinkingmachines.ai/sessions"
     with pytest.raises(ta.TinkerActorsError):
         client.list_sessions().result(WAIT_S)
@@ -565,10 +602,10 @@ def test_a_client_of_a_service_client_opens_no_session_and_ends_with_it(service:
 
 def test_a_service_client_copies_into_its_project(service: RestService) -> None:
     with ta.ServiceClient(base_url=service.url, api_key=KEY, project_id="proj-mine") as service_client:
-        path = service_client.copy_weights(SAMPLER, ttl_seconds=3600, weights_access_token=TOKEN).result(
-            WAIT_S
+        copying = service_client.copy_weights(
+            service.kept.sampler, ttl_seconds=3600, weights_access_token=TOKEN
         )
-    assert path == "tinker://copy:train:0/weights/step-1"
+        assert copying.result(WAIT_S).endswith("/sampler_weights/step-1")
     assert service.seen[0].body["destination_project_id"] == "proj-mine"
 
 

@@ -2,11 +2,13 @@
 
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from tinker_actors.local.app import make_app
 from tinker_actors.local.data_dir import DataDirectory
@@ -33,10 +35,17 @@ class Embedded:
     Args:
         data: its directory.
         clock: what tells it the time.
+        wrap: what stands before its application.
         options: as `Options`.
     """
 
-    def __init__(self, data: Path, clock: WallClock, **options: Any) -> None:
+    def __init__(
+        self,
+        data: Path,
+        clock: WallClock,
+        wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+        **options: Any,
+    ) -> None:
         self.clock = clock
         self.data = data
         self._directory = DataDirectory(data)
@@ -45,7 +54,7 @@ class Embedded:
         self.service.start()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(make_app(self.service), log_level="error", lifespan="off", ws="none")
+        config = uvicorn.Config(wrap(make_app(self.service)), log_level="error", lifespan="off", ws="none")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="embedded"
