@@ -342,7 +342,12 @@ def test_wrong_arguments_of_a_run_are_refused(service: ta.ServiceClient, argumen
         {"api_key": "tml-s\u00e9cret"},
         {"api_key": 5},
         {"user_metadata": {"a": object()}},
+        {"display_name": 5},
+        {"display_name": "\ud800"},
+        {"project_id": 5},
+        {"recovery": 5},
         {"run_dir": 5},
+        {"run_dir": "a\0b"},
     ],
 )
 def test_wrong_arguments_of_a_service_client_are_refused(arguments: dict[str, Any]) -> None:

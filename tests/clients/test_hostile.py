@@ -50,6 +50,13 @@ def looped() -> list[Any]:
     return loop
 
 
+def looped_mapping() -> dict[str, Any]:
+    """A mapping that holds itself."""
+    loop: dict[str, Any] = {}
+    loop["a"] = loop
+    return loop
+
+
 VALUES: dict[str, Any] = {
     "None": None,
     "object": object(),
@@ -79,6 +86,7 @@ VALUES: dict[str, Any] = {
     "loop": looped(),
     "nested": [[[1]]],
     "dict": {"a": 1},
+    "loop of a mapping": looped_mapping(),
     "wrong keys": {1: object()},
     "set": {1},
     "generator": "made anew",

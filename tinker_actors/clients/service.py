@@ -67,7 +67,7 @@ class ServiceClient:
 
     Raises:
         ConfigError: an argument or a variable of the environment is wrong.
-        ValidationError: `user_metadata` cannot be sent.
+        ValidationError: `user_metadata` or `display_name` cannot be sent.
         JournalError: the run directory cannot be used.
     """
 
@@ -110,7 +110,7 @@ class ServiceClient:
             _policy(recovery),
             None if run_dir is None else _path(run_dir),
             metadata("user_metadata", user_metadata),
-            display_name,
+            _display_name(display_name),
             Circuits(circuit_breaker, sampling_waits=flag("sampling_waits", sampling_waits)),
         )
         self._server = settings.base_url
@@ -464,6 +464,12 @@ class SessionHolder:
                 "the session opens with the first training or sampling client, and there is none yet; create one"
             )
         return session_id
+
+
+def _display_name(given: Any) -> str | None:
+    """An empty one is none, as elsewhere in the settings."""
+    is_empty = given is None or (isinstance(given, str) and not given)
+    return None if is_empty else text("display_name", given)
 
 
 def _policy(recovery: Any) -> RecoveryPolicy:

@@ -126,6 +126,6 @@ def metadata(name: str, value: Any) -> dict[str, Any]:
         raise ValidationError(f"{name} must be a mapping with strings as keys, got {type(value).__name__}")
     try:
         msgspec.json.encode(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValidationError(f"{name} must hold what JSON can: {error}") from error
     return dict(value)
