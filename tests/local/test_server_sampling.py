@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tinker_actors.local import samplers
 from tinker_actors.wire.protobuf import decode_sample
 
 PROTOBUF = "application/x-protobuf"
@@ -115,6 +116,19 @@ def test_an_ephemeral_save_is_a_sampling_session_with_the_trained_weights(caller
         for each in (sampler, caller.sampler(session_id, 1))
     ]
     assert sum(scored[0]) > sum(scored[1])
+
+
+def test_more_adapters_than_are_kept_are_sampled_from_at_once(caller: Any) -> None:
+    session_id = caller.session()
+    model_id = caller.model(session_id)
+    asked = []
+    for number in range(samplers.ADAPTERS_KEPT + 3):
+        caller.optim_step(model_id, 2 * number + 1)
+        save = {"model_id": model_id, "seq_id": 2 * number + 2, "sampling_session_seq_id": number}
+        sampler = caller.do("save_weights_for_sampler", save)["sampling_session_id"]
+        asked.append(caller.sample_document(sampler, sampling_params={"max_tokens": 100, "stop": []}))
+    ids = [caller.ask("asample", document)["request_id"] for document in asked]
+    assert all(len(caller.poll(one).json()["sequences"][0]["tokens"]) == 100 for one in ids)
 
 
 def test_a_sampling_session_is_made_once(caller: Any) -> None:

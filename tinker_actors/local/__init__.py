@@ -5,8 +5,9 @@ A request on its way:
 ```text
 start > server > app > routes/   a POST is read (bodies), checked (validation), accepted durably (ledger)
                           service   lines it up and answers; the client polls, and waits in waiters
-executor < queues                   takes tickets in turn, each model's in the order of its seq_ids
-operations                          does what a ticket says, with live_models, samplers and checkpoints
+executor < queues                   gives operations and samples their turns, each model's in the order of its seq_ids
+operations                          does what an operation's ticket says, with live_models and checkpoints
+samplers                            lets samples grow together in batches; completions tells which have ended
 engine/                             the numbers: model, gradients, optimizer, sampling
 listings, checkpoint_records        what is kept, for REST; session_search finds sessions, traces tell of one
 access, tokens                      who may ask, and what is signed
