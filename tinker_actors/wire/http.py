@@ -21,6 +21,10 @@ __all__ = ["HttpOptions", "HttpTransport", "Request", "Transport", "TransportCho
 CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 2**30
 """More than the largest result of one chunk has; SkyRL takes as much in a request."""
+MAX_IN_FLIGHT = {Pool.SESSION: 100, Pool.TRAIN: 100, Pool.SAMPLE: 256, Pool.FUTURE: 1000}
+"""Requests under way at a time. A poll is held for as long as its future takes; all others are short, so that more
+at a time would take more memory and no less time.
+"""
 MAX_REDIRECTS = 5
 MAX_EDGE_REFUSALS = 16
 """In a row and in one pool; the official SDK believes as many."""

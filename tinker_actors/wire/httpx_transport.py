@@ -6,13 +6,11 @@ import httpx
 
 from tinker_actors.errors import APIConnectionError, APITimeoutError
 from tinker_actors.wire.calls import Answer, Pool
-from tinker_actors.wire.http import HttpOptions, HttpTransport, Request
+from tinker_actors.wire.http import MAX_IN_FLIGHT, HttpOptions, HttpTransport, Request
 from tinker_actors.wire.lanes import Lanes
 
 __all__ = ["HttpxTransport"]
 
-LIMIT = 1000
-"""Requests in flight of one kind."""
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED", "RECORD_LAYER_FAILURE"})
 """Reasons of OpenSSL that no repetition changes."""
 
@@ -32,7 +30,8 @@ class HttpxTransport(HttpTransport):
         self._handler = handler
         self._tls = httpx.create_ssl_context(trust_env=not options.direct) if handler is None else True
         self._lanes = {
-            pool: Lanes(self._client, httpx.AsyncClient.aclose, width=1, limit=LIMIT) for pool in Pool
+            pool: Lanes(self._client, httpx.AsyncClient.aclose, width=1, limit=MAX_IN_FLIGHT[pool])
+            for pool in Pool
         }
 
     def _client(self) -> httpx.AsyncClient:

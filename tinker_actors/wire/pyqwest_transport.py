@@ -4,13 +4,11 @@ import pyqwest
 
 from tinker_actors.errors import APIConnectionError, APITimeoutError
 from tinker_actors.wire.calls import Answer, Pool
-from tinker_actors.wire.http import HttpOptions, HttpTransport, Request
+from tinker_actors.wire.http import MAX_IN_FLIGHT, HttpOptions, HttpTransport, Request
 from tinker_actors.wire.lanes import Lanes
 
 __all__ = ["PyqwestTransport"]
 
-LIMIT = 1000
-"""Requests in flight of one kind, each on a connection of its own where there is no TLS."""
 WIDTH_OVER_TLS = 50
 """Streams of one HTTP/2 connection, which servers bound; the official SDK opens as many."""
 SMALL_BODY_BYTES = 2**16
@@ -52,8 +50,10 @@ class PyqwestTransport(HttpTransport):
         key = request.pool, read_s, over_tls
         lanes = self._lanes.get(key)
         if lanes is None:
-            width = WIDTH_OVER_TLS if over_tls else LIMIT
-            lanes = Lanes(lambda: self._client(read_s), _end, width=width, limit=LIMIT)
+            limit = MAX_IN_FLIGHT[request.pool]
+            # Without TLS there is HTTP/1.1: each request has a connection of its own, whatever the width.
+            width = WIDTH_OVER_TLS if over_tls else limit
+            lanes = Lanes(lambda: self._client(read_s), _end, width=width, limit=limit)
             self._lanes[key] = lanes
         return lanes
 
@@ -64,7 +64,7 @@ class PyqwestTransport(HttpTransport):
                 proxy=self._options.proxy or (_NOWHERE if self._options.direct else None),
                 connect_timeout=self._options.connect_timeout_s,
                 read_timeout=read_s,
-                pool_max_idle_per_host=LIMIT,
+                pool_max_idle_per_host=max(MAX_IN_FLIGHT.values()),
                 enable_gzip=False,
                 enable_brotli=False,
                 enable_zstd=False,
