@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tinker_actors.local import ledger, records
+from tinker_actors.local import ledger, records, samplers
 from tinker_actors.local.checkpoints import Checkpoints
 from tinker_actors.local.engine.batching import Batch, Token
 from tinker_actors.local.queues import FairQueue
@@ -125,6 +125,24 @@ def test_a_request_for_which_there_is_no_room_waits_for_it(desk: Desk) -> None:
     assert list(desk.done) == [f"{first}:1"]
     desk.step(3)
     assert list(desk.done) == [f"{first}:1", f"{second}:1"]
+
+
+def test_small_requests_of_others_do_not_keep_a_large_one_out_for_ever(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samplers, "MOST_PASSES", 5)
+    others = [desk.session(), desk.session()]
+    large = desk.session()
+    for number, other in enumerate(others):
+        desk.ask(other, 0, params={"max_tokens": 2 + number})
+    desk.ask(large, 0, num_samples=8)
+    for seq_id in range(1, 40):  # at each step there is a small one that could begin
+        for other in others:
+            desk.ask(other, seq_id)
+        desk.step()
+    assert f"{large}:0" in desk.done
+    desk.run()
+    assert len(desk.done) == 1 + 2 * 40
 
 
 def test_a_request_that_is_larger_than_all_room_grows_alone(desk: Desk) -> None:

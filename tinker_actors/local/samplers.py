@@ -41,6 +41,9 @@ ADAPTERS_KEPT = 8
 ADAPTER_BYTES = 2**30
 """Most memory that the weights of all adapters may take, unless one alone takes more."""
 
+MOST_PASSES = 64
+"""Requests that may begin before one for which there was no room; then they wait until it has begun."""
+
 Finished = tuple[Ticket, Result]
 
 
@@ -54,7 +57,7 @@ class Stream:
     """Called on the executor's thread."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
     """A request on its way through a batch."""
 
@@ -67,6 +70,8 @@ class _Job:
     cache_bytes: int
     told: Callable[[Token], None] | None = None
     generation: Generation | None = None
+    passed: int = 0
+    """Requests that began while it waited for room."""
 
     @property
     def session(self) -> str:
@@ -112,7 +117,9 @@ class Samplers:
 
     def may_take(self, session: str) -> bool:
         """Whether a session's next request should be taken: it has none that waits, and one row is free."""
-        return session not in self._held and self._has_room(session, rows=1, cache_bytes=0)
+        if session in self._held or self._overdue() is not None:
+            return False
+        return self._has_room(session, rows=1, cache_bytes=0)
 
     def admit(self, take: Callable[[], Ticket | None], streams: dict[str, Stream]) -> list[Finished]:
         """Let requests into the batches for which there is room; those that fail at once.
@@ -212,13 +219,21 @@ class Samplers:
             group = self._groups[key] = _Group(batch, job.weights)
         job.generation = group.batch.join(job.spec, job.told)
         group.jobs.append(job)
+        for waiting in self._held.values():
+            waiting.passed += 1
 
     # Room
 
     def _running(self) -> Iterator[_Job]:
         return chain.from_iterable(group.jobs for group in self._groups.values())
 
+    def _overdue(self) -> _Job | None:
+        """What others may not begin before, so that a stream of small requests does not keep out a large one."""
+        return next((job for job in self._held.values() if job.passed >= MOST_PASSES), None)
+
     def _fits(self, job: _Job) -> bool:
+        if self._overdue() not in (None, job):
+            return False
         return self._has_room(
             job.session, rows=job.spec.num_samples, cache_bytes=job.cache_bytes
         ) and self._has_adapter_room(job)
