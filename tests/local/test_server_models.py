@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from model_directories import LLAMA, write_json, write_model
+from safetensors.numpy import save_file
 
 
 def create(caller: Any, base_model: str) -> Any:
@@ -59,3 +60,20 @@ def test_a_model_of_another_architecture_is_refused(caller: Any, tmp_path: Path)
     response = create(caller, str(tmp_path))
     assert response.status_code == 400
     assert response.json()["detail"].endswith('model_type must be "llama" or "qwen3", got "mixtral"')
+
+
+def test_other_files_under_a_model_are_named_after_a_restart(
+    start: Any, open_caller: Any, tmp_path: Path
+) -> None:
+    base = tmp_path / "model"
+    arrays = write_model(base)
+    process = start(tmp_path / "s")
+    model_id = create(open_caller(process), str(base)).json()["model_id"]
+    process.stop()
+    arrays["model.norm.weight"][0] += 1.0
+    save_file(arrays, base / "model.safetensors")
+    caller = open_caller(start(tmp_path / "s"))
+    failed = caller.do("optim_step", caller.step_document(model_id, 1))
+    assert "must be those that the model was made with, and have changed since" in failed["error"]
+    write_model(base)
+    assert "metrics" in caller.do("optim_step", caller.step_document(model_id, 2))

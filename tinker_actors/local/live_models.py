@@ -4,10 +4,11 @@ from collections import OrderedDict, deque
 from threading import Lock
 from weakref import WeakValueDictionary
 
+from tinker_actors.errors import ValidationError
 from tinker_actors.local import ledger, records
 from tinker_actors.local.bodies import adam_params, decode, examples_of, read_training
 from tinker_actors.local.checkpoints import Checkpoints, encode
-from tinker_actors.local.engine.catalog import BaseModel, load_base_model
+from tinker_actors.local.engine.catalog import BaseModel, load_base_model, model_digest
 from tinker_actors.local.engine.training import Trainer
 from tinker_actors.local.files import remove
 from tinker_actors.local.refusals import RefusedError, StorageError
@@ -203,7 +204,16 @@ def train(trainer: Trainer, media: str, body: bytes) -> object:
 
 
 def untrained(spec: ModelSpec) -> Trainer:
-    """A model as its seed makes it."""
+    """A model as its seed makes it.
+
+    Raises:
+        ValidationError: the files of its base model are gone, or others than when it was made.
+    """
+    if model_digest(spec.base_model) != spec.base_digest:
+        raise ValidationError(
+            f"the files in {spec.base_model} must be those that the model was made with, and have changed since;"
+            " put them back, or train a new model"
+        )
     base = base_model(spec.base_model)
     return Trainer(base, spec.make(base.config))
 

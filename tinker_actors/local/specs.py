@@ -60,6 +60,8 @@ class ModelSpec(AdapterSpec, frozen=True, kw_only=True):
     optimizer: bool = False
     """Whether the optimizer's state comes from the checkpoint, too."""
     user_metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    base_digest: str = ""
+    """Digest of the base model's files as they were; empty if it has none."""
 
     @classmethod
     def of(

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from safetensors.numpy import save_file
 
 from tinker_actors.errors import ShapeError, ValidationError
 from tinker_actors.local.engine.catalog import load_base_model, model_config
-from tinker_actors.local.engine.hugging_face import read_config, read_weights
+from tinker_actors.local.engine.hugging_face import digest_of, read_config, read_weights
 from tinker_actors.local.engine.lora import new_adapter
 from tinker_actors.local.engine.training import Example, Trainer
 from tinker_actors.local.engine.weights import RopeScaling, Weights, rope_order
@@ -227,3 +228,21 @@ def test_other_names_are_refused_with_those_that_exist(name: str) -> None:
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="none is none"):
         model_config(str(tmp_path / "none"))
+
+
+def test_a_digest_tells_other_weights_and_shapes_apart(tmp_path: Path) -> None:
+    arrays = write_model(tmp_path)
+    found = [digest_of(tmp_path), digest_of(tmp_path)]
+    arrays["model.norm.weight"][3] += 0.5
+    save_file(arrays, tmp_path / "model.safetensors")
+    found.append(digest_of(tmp_path))
+    write_json(tmp_path / "config.json", {**LLAMA, "rope_theta": 20_000.0})
+    found.append(digest_of(tmp_path))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_a_copy_has_the_same_digest(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    shutil.copytree(tmp_path / "model", tmp_path / "copy", copy_function=shutil.copyfile)
+    assert digest_of(tmp_path / "copy") == digest_of(tmp_path / "model")

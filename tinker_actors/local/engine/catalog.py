@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local.engine.hugging_face import read_config, read_weights
+from tinker_actors.local.engine.hugging_face import digest_of, read_config, read_weights
 from tinker_actors.local.engine.weights import Floats, LayerWeights, ModelConfig, Weights, rope_order
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Weights",
     "load_base_model",
     "model_config",
+    "model_digest",
     "model_names",
     "random_weights",
     "rope_order",
@@ -89,6 +90,15 @@ def model_config(name: str) -> ModelConfig:
             f" model, got {name!r}"
         )
     return read_config(Path(name))
+
+
+def model_digest(name: str) -> str:
+    """A digest of the files of the base model called `name`; empty for models that have none.
+
+    Raises:
+        ValidationError: a file is missing or cannot be read.
+    """
+    return "" if name in _SHAPES else digest_of(Path(name))
 
 
 def load_base_model(name: str, dtype: npt.DTypeLike = np.float32) -> BaseModel:

@@ -1,7 +1,9 @@
 """Models in Hugging Face format: `config.json` and safetensors of a Llama or Qwen3 as our shape and arrays."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from tinker_actors.local.engine.weights import (
     rope_order,
 )
 
-__all__ = ["read_config", "read_weights"]
+__all__ = ["digest_of", "read_config", "read_weights"]
 
 SCORES_BYTES = 2**29
 """Most memory the attention scores of one layer and sequence may take: bounds the context length."""
@@ -127,6 +129,32 @@ def read_weights(directory: Path, config: ModelConfig, dtype: npt.DTypeLike) -> 
             final_norm=get("model.norm.weight"),
             unembedding=embedding if tied else get("lm_head.weight"),
         )
+
+
+def digest_of(directory: Path) -> str:
+    """A digest of all that a model's numbers come from: equal digests, equal weights and shape.
+
+    Raises:
+        ValidationError: a file is missing or cannot be read.
+    """
+    with _Arrays(directory) as arrays:
+        files = [CONFIG, *arrays.files()]
+    return ":".join(_file_digest(directory / file) for file in files)
+
+
+def _file_digest(file: Path) -> str:
+    try:
+        state = file.stat()
+        return _content_digest(file, state.st_size, state.st_mtime_ns, state.st_ino)
+    except OSError as error:
+        raise ValidationError(f"{file} cannot be read: {error.strerror}") from error
+
+
+@lru_cache(maxsize=256)
+def _content_digest(file: Path, *_state: int) -> str:
+    """The digest of a file's content, read once for each state of the file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def _layer(config: ModelConfig, path: str, get: Callable[[str], Floats]) -> LayerWeights:
@@ -342,6 +370,10 @@ class _Arrays:
             hint = "; set tie_word_embeddings if it is the embedding" if name == "lm_head.weight" else ""
             raise ValidationError(f"{self._directory} must hold the array {name}, and does not{hint}")
         return self._open(file).get_slice(name)
+
+    def files(self) -> list[str]:
+        """The files that hold arrays, sorted."""
+        return sorted(set(self._file_of.values()))
 
     def get(self, name: str, dtype: npt.DTypeLike) -> Floats:
         array: Floats = self._open(self._file_of[name]).get_tensor(name).astype(dtype)

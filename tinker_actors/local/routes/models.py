@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 from msgspec import UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,7 +13,7 @@ from tinker_actors.errors import TinkerPathError, ValidationError
 from tinker_actors.local import ledger, records
 from tinker_actors.local.bodies import decode
 from tinker_actors.local.checkpoints import Facts
-from tinker_actors.local.engine.catalog import model_config
+from tinker_actors.local.engine.catalog import model_config, model_digest
 from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
@@ -74,6 +75,8 @@ async def _create(
     service: Service, session_id: str, model_seq_id: int, digest: bytes, spec: ModelSpec
 ) -> Response:
     model_id = f"{session_id}:train:{model_seq_id}"
+    base_digest = await service.in_thread(_digest_of, spec.base_model)
+    spec = msgspec.structs.replace(spec, base_digest=base_digest)
     made = ledger.Request(
         request_id=f"{model_id}:0", kind="create_model", queue=model_id, seq_id=0, digest=digest, body=b""
     )
@@ -82,6 +85,14 @@ async def _create(
         before=partial(service.model_added, model_id, spec.base_model),
     )
     return answer({"request_id": request_id, "model_id": model_id})
+
+
+def _digest_of(base_model: str) -> str:
+    """The digest of a base model's files; takes its time, so not on the event loop."""
+    try:
+        return model_digest(base_model)
+    except ValidationError as error:
+        raise RefusedError(400, str(error)) from error
 
 
 async def load_weights(service: Service, _media: str, body: bytes) -> Response:
