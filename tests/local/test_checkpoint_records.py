@@ -198,12 +198,14 @@ def test_a_deleted_checkpoint_is_gone_with_its_files_and_its_name_is_free(
 def test_a_checkpoint_that_is_being_overwritten_is_not_deleted(talker: Any, rest: ta.RestClient) -> None:
     (path,) = saved(talker, "a")
     run = path.split("/")[2]
-    talker.save(run, 3, "a", overwrite=True)  # waits for the operation before it
+    other = talker.do("save_weights_for_sampler", {"model_id": run, "seq_id": 2, "path": "a"})["path"]
+    talker.save(run, 4, "a", overwrite=True)  # waits for the operation before it
     with pytest.raises(ta.APIStatusError, match="being saved") as refusal:
         rest.delete_checkpoint_from_tinker_path(path).result(WAIT_S)
     assert refusal.value.status == 425
-    talker.poll(talker.optim_step(run, 2).json()["request_id"])
-    talker.poll(f"{run}:3")
+    rest.delete_checkpoint_from_tinker_path(other).result(WAIT_S)
+    talker.poll(talker.optim_step(run, 3).json()["request_id"])
+    talker.poll(f"{run}:4")
     rest.delete_checkpoint_from_tinker_path(path).result(WAIT_S)
 
 

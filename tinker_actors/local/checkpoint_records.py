@@ -7,8 +7,8 @@ import msgspec
 from tinker_actors.local import records
 from tinker_actors.local.checkpoints import Checkpoints, Facts
 from tinker_actors.local.refusals import RefusedError
-from tinker_actors.local.specs import as_json
-from tinker_actors.types import CheckpointPath
+from tinker_actors.local.specs import Kind, as_json
+from tinker_actors.types import CheckpointKind, CheckpointPath
 
 __all__ = [
     "Row",
@@ -24,6 +24,11 @@ __all__ = [
 ]
 
 COLUMNS = "path, created_at, expires_at, public, request_id, size_bytes, user_metadata"
+SAVES: dict[CheckpointKind, Kind] = {
+    "weights": "save_weights",
+    "sampler_weights": "save_weights_for_sampler",
+    "external_weights": "save_weights_external",
+}
 ALIVE = "coalesce(expires_at > now(), 1)"
 """Whether a checkpoint's time has not come: it is as good as gone from then on, before its files are."""
 
@@ -101,9 +106,9 @@ def delete(db: sqlite3.Connection, files: Checkpoints, path: CheckpointPath) -> 
         RefusedError: 425, a save that overwrites it is on its way.
     """
     row = db.execute(
-        "SELECT request_id FROM requests WHERE queue = ? AND form IS NULL AND kind LIKE 'save_weights%'"
+        "SELECT request_id FROM requests WHERE queue = ? AND form IS NULL AND kind = ?"
         " AND json_extract(CAST(body AS TEXT), '$.path') = ?",
-        (path.training_run_id, path.name),
+        (path.training_run_id, SAVES[path.kind], path.name),
     ).fetchone()
     if row is not None:
         raise RefusedError(425, f"{path} is being saved by {row[0]}; delete it once that is done")
