@@ -1,7 +1,7 @@
 """Train with the official SDK on your own machine: no key, no GPU, no network.
 
 The program starts `tinker-actors serve` and points the SDK at it. What it does there is what it would do with the hosted
-service: train a LoRA adapter, sample from it, save it, go on from the saved state in another client.
+service: train a LoRA adapter, sample from it, save it, go on from the saved state in another client, look up the records.
 
     pip install 'tinker-actors[local,cli]' tinker
     python examples/official_sdk.py [DATA_DIR] [STEPS]
@@ -67,7 +67,7 @@ def train(training: Any, first: int, last: int) -> None:
 
 
 def main(data: str, steps: int) -> None:
-    """Train in two clients, one after the other; sample."""
+    """Train in two clients, one after the other; sample; list what is kept."""
     with serving(data) as exports:
         settings = {"base_url": exports["TINKER_BASE_URL"], "api_key": exports["TINKER_API_KEY"]}
         with tinker.ServiceClient(**settings) as service:
@@ -85,6 +85,10 @@ def main(data: str, steps: int) -> None:
             params = tinker.SamplingParams(max_tokens=24, temperature=0.0, stop=[tokenizer.eos_token_id])
             sample = sampler.sample(prompt, 1, params).result().sequences[0]
             print("green tiger ->" + tokenizer.decode(list(sample.tokens)), flush=True)
+
+        rest = tinker.RestClient(**settings)
+        for run in rest.list_training_runs().result().training_runs:
+            print("kept", run.training_run_id, run.base_model, "rank", run.lora_rank, flush=True)
 
 
 if __name__ == "__main__":
