@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import zstandard
 from control import Control
 
 
@@ -173,6 +174,15 @@ def test_polls_are_told_apart_by_what_they_wait_for(caller: Any, control: Contro
     assert caller.poll(forward).status_code == 200
     assert step(caller, model_id, 2).status_code == 500
     assert step(caller, model_id, 2).status_code == 200
+
+
+def test_a_packed_request_is_known_by_what_it_names(caller: Any, control: Control) -> None:
+    model_id = caller.model()
+    control.arm({"effect": "status", "model_id": model_id, "seq_id": 1})
+    body = zstandard.compress(json.dumps(caller.step_document(model_id, 1)).encode())
+    headers = {"Content-Encoding": "zstd", "Content-Type": "application/json"}
+    assert caller.http.post("optim_step", content=body, headers=headers).status_code == 500
+    assert caller.http.post("optim_step", content=body, headers=headers).status_code == 200
 
 
 # To what the service keeps

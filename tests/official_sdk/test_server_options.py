@@ -24,7 +24,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("option", ["--jwt", "--batched-futures", "--join-samplers"])
+@pytest.mark.parametrize("option", ["--jwt", "--join-samplers"])
 def test_the_sdk_does_what_a_server_started_otherwise_wants(
     tinker: Any, start: Callable[..., Server], step: Step, option: str
 ) -> None:

@@ -70,7 +70,6 @@ class Server:
                 "--owned",
                 "--threads=1",
                 "--deterministic",
-                *options,
                 "--control",
                 *options,
             ],

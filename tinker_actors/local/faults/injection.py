@@ -18,6 +18,7 @@ from tinker_actors.local.reports import report
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import as_json
 from tinker_actors.local.step_log import FaultFired
+from tinker_actors.wire.compression import unpacked
 
 __all__ = ["Connections", "FaultInjector"]
 
@@ -85,7 +86,8 @@ class FaultInjector:
         read, body = await _read(receive)
         received = _Replay(read, receive)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        document = document_of(headers.get("content-type", ""), body)
+        plain = await asyncio.to_thread(_plain, body, headers.get("content-encoding", "identity"))
+        document = document_of(headers.get("content-type", ""), plain)
         seen = await self._see(path.removeprefix(PREFIX), document)
         firings = self._switches.fire(seen)
         exchange = _Exchange(self._service, self._switches, self._connections, scope, seen, document)
@@ -228,6 +230,16 @@ async def _read(receive: Receive) -> tuple[list[Message], bytes]:
         if not message.get("more_body", False):
             return read, b"".join(parts)
     return read, b""
+
+
+def _plain(body: bytes, encoding: str) -> bytes:
+    """A body as it is once it is unpacked; nothing if it cannot be."""
+    if encoding == "identity":
+        return body
+    try:
+        return unpacked(body, encoding, MOST_BODY_BYTES) or b""
+    except ValueError:
+        return b""
 
 
 async def _gone(receive: Receive) -> None:
