@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
 import msgspec
 
+from tinker_actors.actors.forks import in_forked_children
 from tinker_actors.actors.published import TRANSPORT, Endpoint, Published
 from tinker_actors.actors.transport import EndpointChanged
 from tinker_actors.errors import ConfigError
@@ -58,6 +60,7 @@ class LocalServerActor(SupervisedActor):
         self._published = published
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths = 0
+        self._forget_pipes: Callable[[], None] | None = None
 
     def on_start(self) -> None:
         self._launch()
@@ -74,6 +77,8 @@ class LocalServerActor(SupervisedActor):
     def on_exit(self, reason: ExitReason) -> None:  # noqa: ARG002 - the same for each reason
         """Close the owner's pipe, and make sure that the process is gone."""
         self._publish(None)
+        if self._forget_pipes is not None:
+            self._forget_pipes()
         process = self._process
         if process is None:
             return
@@ -98,15 +103,24 @@ class LocalServerActor(SupervisedActor):
             self._log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 [*command, "--deterministic"],
+                bufsize=0,  # no lock of a buffer stands between a forked child and the end of its copies
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=_environment(),
                 start_new_session=True,  # a Ctrl-C in the terminal is for its owner
             )
+        self._keep_from_children(self._process)
         threading.Thread(
             target=self._watch, args=(self._process,), name="local-server-watch", daemon=True
         ).start()
+
+    def _keep_from_children(self, process: "subprocess.Popen[bytes]") -> None:
+        """The pipe that says that we live must end with us, and not with the last child that has a copy."""
+        if self._forget_pipes is not None:
+            self._forget_pipes()
+        pipes = [pipe for pipe in (process.stdin, process.stdout) if pipe is not None]
+        self._forget_pipes = in_forked_children(lambda: [pipe.close() for pipe in pipes])
 
     def _watch(self, process: "subprocess.Popen[bytes]") -> None:
         """On a thread of its own: pass on the first line, then the end."""

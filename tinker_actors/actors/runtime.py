@@ -14,6 +14,7 @@ import msgspec
 
 from tinker_actors.actors.application import ApplicationChildren
 from tinker_actors.actors.circuits import Circuits
+from tinker_actors.actors.forks import in_forked_children
 from tinker_actors.actors.futures import Settler
 from tinker_actors.actors.journal import LoadHistory
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, SAMPLING, TRAINING, TRANSPORT, Published
@@ -25,7 +26,7 @@ from tinker_actors.actors.training import Drain
 from tinker_actors.actors.transport import Fetch
 from tinker_actors.actors.tree import sampler_spec, service_spec, training_spec
 from tinker_actors.config import RecoveryPolicy, Settings
-from tinker_actors.errors import RuntimeStoppedError, StartFailedError, TinkerActorsError
+from tinker_actors.errors import ForkedProcessError, RuntimeStoppedError, StartFailedError, TinkerActorsError
 from tinker_actors.journal import exports
 from tinker_actors.journal.directory import RunDirectory
 from tinker_actors.journal.records import OperationRecord
@@ -76,6 +77,7 @@ class Runtime:
     ) -> None:
         self._pid = os.getpid()
         self._directory = None if run_dir is None else RunDirectory(run_dir)
+        self._stay = in_forked_children(self._let_go)
         try:
             self._open(settings, policy, user_metadata, display_name, circuits or Circuits())
         except BaseException:
@@ -123,18 +125,32 @@ class Runtime:
         """Settles the futures of callers."""
         return self._settler
 
+    def check_process(self) -> None:
+        """Refuse to work in a forked child, where no thread of ours runs.
+
+        Raises:
+            ForkedProcessError: this is one.
+        """
+        if self.is_forked:
+            raise ForkedProcessError(
+                f"this client belongs to process {self._pid}; create one of your own after the fork"
+            )
+
     def start_run(self, run: Run) -> None:
         """Supervise `run`; whether that works shows in its `ready`."""
+        self.check_process()
         self._runs.append(run)
         self._start_child(TRAINING, training_spec(run, self.published), run)
 
     def start_sampler(self, sampler: Sampler) -> None:
         """Supervise `sampler`; whether that works shows in its `ready`."""
+        self.check_process()
         self._start_child(SAMPLING, sampler_spec(sampler, self.published), sampler)
 
     def retire_sampler(self, sampler: Sampler) -> None:
         """End its actor once what was asked of it is answered. Callable from a finalizer."""
-        self._settler.run(partial(self._retire, sampler))
+        if not self.is_forked:
+            self._settler.run(partial(self._retire, sampler))
 
     def _retire(self, sampler: Sampler) -> None:
         sampler.is_retired = True
@@ -216,8 +232,10 @@ class Runtime:
         Returns:
             Whether everything is saved. Only the first call does something.
         """
+        if self.is_forked:  # it closes nothing of ours, and takes no lock whose holder is not there
+            return True
         with self._close_lock:
-            if self._is_closed or self.is_forked:  # a forked child closes nothing of ours
+            if self._is_closed:
                 return True
             self._is_closed = True
         clock = self.tree.clock
@@ -247,7 +265,15 @@ class Runtime:
         ]
         return all(_succeeded(reply) for reply in replies)
 
+    def _let_go(self) -> None:
+        """In a forked child."""
+        if hasattr(self, "_store"):
+            self._store.abandon()
+        if self._directory is not None:
+            self._directory.abandon()
+
     def _release(self, timeout_s: float = 5.0) -> None:
+        self._stay()
         if hasattr(self, "_settler"):
             self._settler.close(timeout_s=min(5.0, timeout_s))
         if hasattr(self, "_store"):

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import math
+import os
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from tinker_actors.actors.futures import check_may_wait
-from tinker_actors.errors import APITimeoutError
+from tinker_actors.errors import APITimeoutError, ForkedProcessError
 from tinker_actors.types.checks import finite
 
 __all__ = ["APIFuture", "ClientFuture"]
@@ -29,6 +30,7 @@ class APIFuture(Generic[T]):
     def __init__(self, future: "Future[T]", *, is_cancellable: bool = False) -> None:
         self._future = future
         self._is_cancellable = is_cancellable
+        self._pid = os.getpid()
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the result, at most `timeout` seconds; also on a thread that runs an event loop.
@@ -37,10 +39,12 @@ class APIFuture(Generic[T]):
             ValidationError: `timeout` is no number.
             APITimeoutError: it did not come in time; the request goes on.
             WouldDeadlockError: this thread must not wait, because the result depends on it.
+            ForkedProcessError: this process was forked from the one that asked.
             TinkerActorsError: why there is no result.
         """
         limit_s = _seconds(timeout)
         if not self._future.done():
+            self._check_process()
             check_may_wait()
         try:
             return self._future.result(limit_s)
@@ -52,6 +56,7 @@ class APIFuture(Generic[T]):
     async def result_async(self, timeout: float | None = None) -> T:
         """Like `result`, without blocking the event loop; the end of `timeout` cancels nothing."""
         limit_s = _seconds(timeout)
+        self._check_process()
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def wake(_: "Future[T]") -> None:
@@ -71,6 +76,7 @@ class APIFuture(Generic[T]):
         return await self
 
     def __await__(self) -> Generator[Any, None, T]:
+        self._check_process()
         return asyncio.wrap_future(self._copy()).__await__()
 
     async def coroutine(self) -> T:
@@ -118,6 +124,13 @@ class APIFuture(Generic[T]):
         if is_cancellable:
             changed.add_done_callback(lambda done: source.cancel() if done.cancelled() else None)
         return APIFuture(changed, is_cancellable=is_cancellable)
+
+    def _check_process(self) -> None:
+        """Refuse to wait in a forked child for what only its parent would hear of."""
+        if os.getpid() != self._pid and not self._future.done():
+            raise ForkedProcessError(
+                f"this result comes to process {self._pid}, and not to those forked from it; wait for it there"
+            )
 
     def _copy(self) -> "Future[T]":
         """A future of its own for one await, because cancelling the await cancels it."""

@@ -360,6 +360,7 @@ class ServiceClient:
 
     def tree(self) -> TreeNode:
         """The supervision tree as it stands: states, restarts, last exits."""
+        self._runtime.check_process()
         return self._runtime.tree.snapshot()
 
     def status(self) -> ServiceStatus:
@@ -382,11 +383,13 @@ class ServiceClient:
         """
         if not callable(callback):
             raise ValidationError(f"events are given to a function, got {shown(callback)}")
+        self._runtime.check_process()
         return self._runtime.tree.events.subscribe(callback)
 
     @property
     def application(self) -> Application:
         """Actors of your own, supervised in the same tree."""
+        self._runtime.check_process()
         return Application(self._runtime.application)
 
     @property

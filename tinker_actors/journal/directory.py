@@ -69,6 +69,11 @@ class RunDirectory:
                     "name an empty or a new directory"
                 )
 
+    def abandon(self) -> None:
+        """In a forked child: it has no lock, and is no holder."""
+        _held.discard(self.path)
+        os.close(self._lock)
+
     def close(self) -> None:
         """Free the directory; does nothing the second time, nor in a forked child."""
         with _held_lock:

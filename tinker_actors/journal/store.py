@@ -1,5 +1,6 @@
 """The journal's file: records in SQLite (WAL), written in transactions, synced where a commit must survive power loss."""
 
+import ctypes
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -244,6 +245,10 @@ class Store:
             ]
         except (sqlite3.Error, msgspec.ValidationError) as error:
             raise JournalError(f"journal {self._path} cannot be read: {error}") from error
+
+    def abandon(self) -> None:
+        """In a forked child: never close the database, which would undo locks and files of its owner's."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
 
     def close(self) -> None:
         """Close the file."""

@@ -4,6 +4,7 @@ What all transports have in common is here: how a call becomes a request, which 
 no answer at all. A transport exchanges one request for one answer, and maps the errors of its library.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -189,11 +190,15 @@ class HttpTransport(ABC):
 
 
 def make_transport(options: HttpOptions, choice: TransportChoice | None = None) -> Transport:
-    """The transport that was chosen; by default the fast one, where it is installed."""
-    if choice == "fast" or (choice is None and find_spec("pyqwest") is not None):
-        from tinker_actors.wire.pyqwest_transport import PyqwestTransport
+    """The transport that was chosen; by default the fast one, where it is installed.
 
-        return PyqwestTransport(options)
+    A process that was forked after the fast one was loaded has the other one: the library would hang there.
+    """
+    if choice == "fast" or (choice is None and find_spec("pyqwest") is not None):
+        from tinker_actors.wire.pyqwest_transport import HOME, PyqwestTransport
+
+        if os.getpid() == HOME:
+            return PyqwestTransport(options)
     from tinker_actors.wire.httpx_transport import HttpxTransport
 
     return HttpxTransport(options)

@@ -1,5 +1,7 @@
 """The fast transport, on pyqwest: HTTP in compiled code, with threads of its own."""
 
+import os
+
 import pyqwest
 
 from tinker_actors.errors import APIConnectionError, APITimeoutError
@@ -7,7 +9,10 @@ from tinker_actors.wire.calls import Answer, Pool
 from tinker_actors.wire.http import MAX_IN_FLIGHT, HttpOptions, HttpTransport, Request
 from tinker_actors.wire.lanes import Lanes
 
-__all__ = ["PyqwestTransport"]
+__all__ = ["HOME", "PyqwestTransport"]
+
+HOME = os.getpid()
+"""The process that loaded the library: its threads run there, and in no child that is forked from it."""
 
 WIDTH_OVER_TLS = 50
 """Streams of one HTTP/2 connection, which servers bound; the official SDK opens as many."""
