@@ -1,6 +1,8 @@
 """Settings: where they come from, and what is refused."""
 
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,10 +58,30 @@ def test_a_wrong_key_is_not_repeated_in_its_error() -> None:
     assert "very-secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", [{"max_attempts": 0}, {"checkpoint_every_steps": -1}])
-def test_a_policy_out_of_range_is_refused_by_name(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        RecoveryPolicy(**wrong)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_attempts", 0),
+        ("max_attempts", 2.5),
+        ("checkpoint_every_steps", -1),
+        ("keep_checkpoints", 0),
+        ("max_journal_bytes", 1000),
+        ("backoff_s", -1.0),
+        ("backoff_s", float("nan")),
+        ("max_backoff_s", 1.0),
+        ("max_backoff_s", float("inf")),
+        ("checkpoint_every_s", 0.0),
+        ("poll_interval_s", "soon"),
+        ("restore_optimizer", 1),
+        ("checkpoint_strategy", "best"),
+        ("checkpoint_strategy", None),
+        ("on_recovery", "call me"),
+        ("on_failure", 3),
+    ],
+)
+def test_a_policy_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"RecoveryPolicy.{name} must be .*, got "):
+        RecoveryPolicy(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -77,3 +99,12 @@ def test_the_codec_is_found_out_unless_it_is_chosen(
 def test_a_codec_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="codec must be"):
         Settings.resolve(base_url="local", codec="xml", environment={})
+
+
+def test_restores_without_progress_are_further_and_further_apart() -> None:
+    policy, generator = RecoveryPolicy(backoff_s=5.0, max_backoff_s=60.0), random.Random(1)
+    longest = [0.0, 5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+    for restores, most in enumerate(longest, start=1):
+        draws = [policy.pause_s(restores, generator) for _ in range(200)]
+        assert all(0.75 * most <= draw <= most for draw in draws)
+        assert most == 0 or max(draws) > min(draws)

@@ -132,6 +132,26 @@ def test_the_page_has_the_defaults_of_the_session() -> None:
     ]
 
 
+def test_the_page_has_the_defaults_of_the_recovery_policy() -> None:
+    names = (
+        "checkpoint_every_steps",
+        "checkpoint_every_s",
+        "max_journal_bytes",
+        "keep_checkpoints",
+        "max_attempts",
+        "backoff_s",
+        "max_backoff_s",
+        "poll_interval_s",
+    )
+    policy = ta.RecoveryPolicy()
+    units = {"max_journal_bytes": (2**20, " MiB")}
+    wanted = []
+    for name in names:
+        size, unit = units.get(name, (1, " s" if name.endswith("_s") else ""))
+        wanted.append(f"{getattr(policy, name) / size:g}{unit}")
+    assert defaults("Checkpoints of the runtime's own") == wanted
+
+
 def test_the_example_prints_what_the_page_says() -> None:
     example = PAGE.read_text().split("```python\n")[1]
     program, rest = example.split("```", 1)

@@ -21,7 +21,8 @@ from tinker_actors.events import (
 from tinker_actors.local.step_log import Beat
 from tinker_actors.supervision.testing import expect
 
-BREAKER = ta.BreakerSettings(open_s=0.3, max_open_s=2.0)
+BREAKER = ta.BreakerSettings(consecutive_failures=3, open_s=0.3, max_open_s=2.0)
+NO_CHECKPOINTS = ta.RecoveryPolicy(checkpoint_every_steps=0)
 PROMPT = ta.ModelInput.from_ints([72, 101])
 ONE = ta.SamplingParams(max_tokens=1)
 
@@ -67,7 +68,7 @@ def beats(control: Control) -> int:
 def test_training_goes_on_by_itself_after_an_outage_of_one_endpoint(
     server: Server, control: Control, tmp_path: Path, seconds: float
 ) -> None:
-    with client(server, tmp_path / "run", circuit_breaker=BREAKER) as service:
+    with client(server, tmp_path / "run", circuit_breaker=BREAKER, recovery=NO_CHECKPOINTS) as service:
         events = Events(service)
         training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
         control.arm(
@@ -115,8 +116,7 @@ def test_endpoint_that_is_down_is_left_alone(server: Server) -> None:
 def test_service_that_flaps_every_second_does_nothing_twice(
     server: Server, control: Control, tmp_path: Path, times: int
 ) -> None:
-    never = ta.RecoveryPolicy(checkpoint_every_steps=10_000)
-    with client(server, tmp_path / "run", circuit_breaker=BREAKER, recovery=never) as service:
+    with client(server, tmp_path / "run", circuit_breaker=BREAKER, recovery=NO_CHECKPOINTS) as service:
         training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
         down = {"effect": "status", "status": 503, "count": "always"}
         names = control.arm(
@@ -216,7 +216,7 @@ def test_training_that_is_parked_is_awaited_like_any_other(server: Server, contr
                 "effect": "reset",
                 "operation": "forward_backward",
                 "count": "always",
-                "until_s": 1.5,
+                "until_s": 2.0,
             }
         )
         forward = training.forward_backward(BATCHES[0], "cross_entropy")

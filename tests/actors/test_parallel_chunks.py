@@ -88,7 +88,9 @@ CHUNKED = {"fwdbwd_max_chunk_len": 1}
 def train(recorder: Recorder) -> tuple[list[Any], list[int]]:
     """A step of three chunks that fails, a good one; the models that were made, and the ids that arrived."""
     made: list[Any] = []
-    with ta.ServiceClient(base_url=recorder.url, api_key=KEY) as service:
+    with ta.ServiceClient(
+        base_url=recorder.url, api_key=KEY, recovery=ta.RecoveryPolicy(checkpoint_every_steps=0)
+    ) as service:
         service.subscribe(
             lambda event: made.append(event) if isinstance(event, ModelRestored | ModelCreated) else None
         )

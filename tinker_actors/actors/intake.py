@@ -1,5 +1,6 @@
 """From what callers submit to what is sent: each operation gets its place in the journal, then its turn."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,13 +55,20 @@ class Intake:
         published: of the service client.
         journal: the journal's address.
         last_place: the last place in the journal.
+        now: the time in seconds.
     """
 
-    def __init__(self, run: Run, published: Published, journal: Address, last_place: int) -> None:
+    def __init__(
+        self, run: Run, published: Published, journal: Address, last_place: int, now: Callable[[], float]
+    ) -> None:
         self._run = run
         self._published = published
         self._journal = journal
         self._last_place = last_place
+        self._now = now
+        self._journal_bytes = 0
+        if run.checkpointed_at is None:
+            run.checkpointed_at = now()
         self.open_void: TinkerActorsError | None = None
         """Why the optimizer step that callers are in the middle of will not be taken."""
 
@@ -89,8 +97,7 @@ class Intake:
             self._put(batch, outbox, operation, submission)
             if operation.kind is Kind.OPTIM_STEP:
                 steps += 1
-                every = self._published.policy.checkpoint_every_steps
-                if every and steps % every == 0:
+                if self._is_checkpoint_due(steps):
                     self._put(batch, outbox, self.checkpoint(outbox, steps), None)
         self._commit(batch, outbox)
         return batch.gradients_to_drop
@@ -101,8 +108,21 @@ class Intake:
         self._put(batch, outbox, self.checkpoint(outbox, steps), None)
         self._commit(batch, outbox)
 
+    def _is_checkpoint_due(self, steps: int) -> bool:
+        """Whether the optimizer step of this number is to be followed by a checkpoint."""
+        policy = self._published.policy
+        if policy.checkpoint_every_steps == 0:
+            return False
+        age_s = self._now() - (self._run.checkpointed_at or 0.0)
+        return (
+            steps % policy.checkpoint_every_steps == 0
+            or age_s >= policy.checkpoint_every_s
+            or self._journal_bytes > policy.max_journal_bytes
+        )
+
     def checkpoint(self, outbox: Outbox, steps: int) -> TrainingOperation:
         """A save of training state under a name that no other save has."""
+        self._run.checkpointed_at = self._now()
         run = "".join(letter if letter.isalnum() else "-" for letter in self._run.name)
         name = f"auto-{run}-{steps:06d}-g{outbox.model.generation}-p{self._last_place + 1}"
         return TrainingOperation.save(Kind.SAVE_WEIGHTS, SaveContent(name=name))
@@ -154,7 +174,7 @@ class Intake:
             )
             records.extend(pending.sends)
         if records:
-            self._journal.call(Append(tuple(records)))
+            self._journal_bytes = self._journal.call(Append(tuple(records)))
         self._last_place = batch.place
         for submission in batch.submissions:
             self._run.submissions.take(submission.ticket)

@@ -29,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Write records, all or none; answered once that is done."""
+    """Write records, all or none; answered with the journal's size in bytes once that is done."""
 
     records: tuple[Record, ...]
     durable: bool = True
@@ -119,7 +119,7 @@ class JournalActor(SupervisedActor):
                 self._store.write(records, durable=durable)
                 if lines and self._published.directory is not None:
                     self._export(self._published.directory, lines)
-                return None
+                return self._store.size()
             case LoadRun(run):
                 return self._load(run)
             case LoadHistory(run):

@@ -12,6 +12,7 @@ from tinker_actors.actors.futures import Settler
 from tinker_actors.actors.liveness import Pulse
 from tinker_actors.actors.requests import Request
 from tinker_actors.actors.status import Client
+from tinker_actors.actors.turns import Turns
 from tinker_actors.api.codecs import Capabilities, Codec
 from tinker_actors.api.setup import ClientConfig, DynamicConfig
 from tinker_actors.config import RecoveryPolicy, Settings
@@ -39,6 +40,10 @@ LOCAL_SERVER = "service/local-server"
 HEARTBEAT = "service/session/heartbeat"
 TRAINING = "service/session/training"
 SAMPLING = "service/session/sampling"
+
+
+RESTORES_AT_A_TIME = 4
+"""Of the runs of one service client."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -93,6 +98,8 @@ class Published:
         """The requests under way; written by the transport actor."""
         self.clients: dict[str, Client] = {}
         """Runs and samplers by the paths of their actors; written by whoever makes clients."""
+        self.restoring = Turns(RESTORES_AT_A_TIME)
+        """Runs whose models are being brought back."""
         self._lock = threading.Lock()
         self._children: dict[str, dict[str, ChildSpec]] = {
             APPLICATION: {},

@@ -1,5 +1,6 @@
 """How a run gets its model: attached where it lives, restored where it was lost, created where it never was."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +16,19 @@ from tinker_actors.api.checkpoints import get_weights_info
 from tinker_actors.api.futures import Expectation, json_result
 from tinker_actors.api.sessions import get_server_capabilities
 from tinker_actors.api.training import create_model, get_info, load_weights, load_weights_into
+from tinker_actors.config.recovery import LATEST
 from tinker_actors.errors import (
     APIResponseValidationError,
     APIStatusError,
     BadRequestError,
     ConflictError,
     FutureExpiredError,
+    HandleClosedError,
+    NotDeliveredError,
     NotFoundError,
     OutcomeUnknownError,
     RequestFailedError,
+    RuntimeStoppedError,
     TinkerActorsError,
     UnprocessableEntityError,
     ValidationError,
@@ -33,14 +38,14 @@ from tinker_actors.events import ModelCreated as ModelMade
 from tinker_actors.journal.records import CheckpointRecord, ModelRecord, SendRecord
 from tinker_actors.journal.replay import RestorePoint, is_tainted, restore_points
 from tinker_actors.journal.store import RunImage
-from tinker_actors.supervision import Context
+from tinker_actors.supervision import Address, Context
 from tinker_actors.types import GetInfoResponse, LoraConfig, ServerCapabilities
 from tinker_actors.types.optimizers import ADAMW
 from tinker_actors.types.rest import WeightsInfoResponse
 from tinker_actors.wire.calls import Answer, Call
 from tinker_actors.wire.documents import ModelCreated
 
-__all__ = ["Attached", "Recovery"]
+__all__ = ["Attached", "Recovery", "RestoreDue", "TurnCame"]
 
 _CREATED: Expectation = json_result("CreateModel", ModelCreated)
 _LOADED: Expectation = json_result("LoadWeights", ModelCreated)
@@ -59,6 +64,8 @@ class Attached:
     """Why it is another model than before; None where it is not."""
     is_fresh: bool
     """Whether it was created just now, and not from a checkpoint."""
+    before: str | None = None
+    """Id of the model that it replaces."""
 
     def event(self, count: int) -> RuntimeEvent:
         """What there is to tell of it; `count` operations are sent to it, or sent again."""
@@ -83,6 +90,16 @@ class _Beginning(msgspec.Struct, frozen=True):
     optimizer: bool
     """Whether the state of its optimizer is taken, too."""
     access_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreDue:
+    """The pause before another restore is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCame:
+    """Few enough other runs are being restored."""
 
 
 class _Step(msgspec.Struct, frozen=True):
@@ -131,7 +148,9 @@ class Recovery:
         self._model: ModelRecord | None = None
         self._reason: str | None = None
         self._is_fresh = False
-        self._attempts = 0
+        self._point: RestorePoint | None = None
+        """Where the next model begins, while the run waits for its turn."""
+        self._before: str | None = None
         self._calls: dict[str, Send] = {}
 
     def begin(self, session_id: str) -> None:
@@ -164,29 +183,59 @@ class Recovery:
             reason: for events and errors.
             counts: whether this is one of the restores without progress that the policy limits.
         """
-        self._attempts += counts
-        if self._attempts > self._policy.max_attempts:
-            self._stuck(f"{self._attempts - 1} restores brought no progress; the last one because {reason}")
+        restores = self._run.restores = self._run.restores + counts
+        if restores > self._policy.max_attempts:
+            self._stuck(f"{restores - 1} restores brought no progress; the last one because {reason}")
             return
         self._transport.tell(Cancel(self._context.path))
         self._wish = reason
+        delay_s = self._policy.pause_s(restores, self._context.random) if counts else 0.0
+        if delay_s > 0:
+            self._context.send_after(delay_s, RestoreDue())
+        else:
+            self._look_for_session()
+
+    def _look_for_session(self) -> None:
+        """Ask for the session that the next model will live in."""
         # What looks like a lost model or checkpoint may be a lost session, which ends all that lives in it.
         self._context.address(HEARTBEAT).tell(AwaitSession(self._context.me, is_doubted=True))
 
     def _restore(self, image: RunImage, reason: str) -> None:
         self._reason = reason
-        point = next(restore_points(image), None)
-        if point is None:
-            self._stuck(f"{reason}, and the journal has no checkpoint that can serve")
+        strategy = self._policy.checkpoint_strategy
+        only = None if strategy == LATEST else strategy
+        self._point = next(restore_points(image, only), None)
+        if self._point is None:
+            which = "checkpoint" if only is None else f"checkpoint {only}"
+            self._stuck(f"{reason}, and the journal has no {which} that can serve")
             return
-        self._create(self._new_model(point))
+        self._before = self._model.model_id if self._model is not None else None
+        me = self._context.me
+        self._published.restoring.enter(self._context.path, lambda: _tell(me, TurnCame()))
+
+    def _take_turn(self) -> None:
+        """Make the next model; few runs do so at a time."""
+        point, self._point = self._point, None
+        if point is not None:
+            self._create(self._new_model(point))
+
+    def end_turn(self) -> None:
+        """Let the next run have its turn; also when this actor ends before its own is over."""
+        self._published.restoring.leave(self._context.path)
 
     def note_progress(self) -> None:
         """The present model does its work: later losses count from nought."""
-        self._attempts = 0
+        self._run.restores = 0
 
-    def receive(self, message: Answered | Failed) -> bool:
-        """Act on the answer to a request of this; False when it is not one."""
+    def receive(self, message: Answered | Failed | RestoreDue | TurnCame) -> bool:
+        """Act on a message of this; False when it is none."""
+        match message:
+            case RestoreDue():
+                self._look_for_session()
+                return True
+            case TurnCame():
+                self._take_turn()
+                return True
         if not isinstance(message.tag, _Step):
             return False
         if message.tag.generation == self._generation:
@@ -235,8 +284,9 @@ class Recovery:
                 self._note_loaded(model)
             case "probe" if model is not None:
                 info: GetInfoResponse = self._calls[name].call.read(answer)
-                attached = Attached(model, info, self._reason, self._is_fresh)
-                self._reason, self._is_fresh = None, False
+                attached = Attached(model, info, self._reason, self._is_fresh, self._before)
+                self._reason, self._is_fresh, self._before = None, False, None
+                self.end_turn()
                 self._attached(attached)
 
     def _check_model_is_served(self, capabilities: ServerCapabilities) -> None:
@@ -298,7 +348,7 @@ class Recovery:
         """The checkpoint that a model begins in, if it does in one."""
         config, token = self._run.config, self._run.access_token
         if model.checkpoint is not None:
-            return _Beginning(model.checkpoint, optimizer=True)
+            return _Beginning(model.checkpoint, optimizer=self._policy.restore_optimizer)
         if config.from_state is None:
             return None
         return _Beginning(
@@ -397,3 +447,9 @@ def _model_id(model: ModelRecord, answer: Answer) -> str:
     """The service names models like this; the official SDK relies on it for models from checkpoints."""
     created: ModelCreated = _CREATED.read(answer)
     return created.model_id or f"{model.session_id}:train:{model.model_seq_id}"
+
+
+def _tell(address: Address, message: object) -> None:
+    """From the thread of another run's actor, whose business it is not that this one has ended."""
+    with contextlib.suppress(NotDeliveredError, RuntimeStoppedError, HandleClosedError):
+        address.tell(message)

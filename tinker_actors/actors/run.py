@@ -224,6 +224,10 @@ class Run:
         """What keeps it from sending; None while nothing does."""
         self.ended: BaseException | None = None
         """Why it will not go on in this process."""
+        self.restores = 0
+        """Restores of its model since anything new had its result."""
+        self.checkpointed_at: float | None = None
+        """When its last checkpoint was asked for, on the tree's clock."""
         self._settler = settler
         self._is_resumed = False
         self._lock = threading.Lock()

@@ -4,18 +4,20 @@ Starting is always the same, after a crash of the actor, of the process or of th
 model (`recovery`), send what has no result, go on.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from tinker_actors.actors.custody import Custody, PollDue
 from tinker_actors.actors.failures import error_summary, open_void, step_void
 from tinker_actors.actors.intake import Intake
 from tinker_actors.actors.journal import Append, DropContents
 from tinker_actors.actors.opening import load_run, open_run, settle_recorded
 from tinker_actors.actors.outbox import Outbox, Part, Pending
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
-from tinker_actors.actors.recovery import Attached, Recovery
+from tinker_actors.actors.recovery import Attached, Recovery, RestoreDue, TurnCame
 from tinker_actors.actors.results import Conclusion, Progress, conclude, digest_of, progress_of
 from tinker_actors.actors.run import Run, call_for, expectation_of
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
@@ -49,7 +51,8 @@ from tinker_actors.events import (
 from tinker_actors.journal import replay
 from tinker_actors.journal.records import Kind, OperationRecord, Record, State
 from tinker_actors.journal.store import RunImage
-from tinker_actors.supervision import Reply, SupervisedActor
+from tinker_actors.supervision import ExitReason, Reply, SupervisedActor
+from tinker_actors.supervision.callbacks import run_callback
 from tinker_actors.types import GetInfoResponse
 from tinker_actors.wire.calls import Answer
 
@@ -85,6 +88,7 @@ class TrainingActor(SupervisedActor):
 
     _intake: Intake
     _recovery: Recovery
+    _custody: Custody
     _info: GetInfoResponse
 
     def __init__(self, run: Run, published: Published) -> None:
@@ -120,12 +124,19 @@ class TrainingActor(SupervisedActor):
             stuck=self._halt,
             refused=self._close,
         )
+        self._custody = Custody(
+            self._published.policy,
+            self.context,
+            corrupted=lambda: self._restore("the service says that the run is corrupted"),
+        )
         try:
             image = open_run(self._run, self._journal)
         except ConfigError as error:
             self._close(error)
             return
-        self._intake = Intake(self._run, self._published, self._journal, image.last_place)
+        self._intake = Intake(
+            self._run, self._published, self._journal, image.last_place, self.context.clock.now
+        )
         self._intake.open_void = open_void(image, self._run.submissions)
         self._note(image)
         settle_recorded(self._run, image)
@@ -136,6 +147,10 @@ class TrainingActor(SupervisedActor):
         )
         self._hold("the session", HEARTBEAT)
         self.context.address(HEARTBEAT).tell(AwaitSession(self.context.me))
+
+    def on_exit(self, reason: ExitReason) -> None:  # noqa: ARG002 - the same for each reason
+        if hasattr(self, "_recovery"):
+            self._recovery.end_turn()
 
     def on_receive(self, message: Any) -> Any:
         try:
@@ -161,6 +176,10 @@ class TrainingActor(SupervisedActor):
                 self._recovery.begin(session_id)
             case SessionFailed(error):
                 self._close(error)
+            case RestoreDue() | TurnCame():
+                self._recovery.receive(message)
+            case PollDue():
+                self._custody.receive(message)
             case Accepted() | Answered() | Failed():
                 self._receive(message)
         return None
@@ -174,7 +193,7 @@ class TrainingActor(SupervisedActor):
             case Failed(_Request(generation, part), error, accepted) if self._is_current(generation):
                 self._note_failure(part, error, accepted=accepted)
             case Answered() | Failed():
-                self._recovery.receive(message)
+                _ = self._recovery.receive(message) or self._custody.receive(message)
 
     def _is_current(self, generation: int) -> bool:
         return self._outbox is not None and self._outbox.model.generation == generation
@@ -216,7 +235,26 @@ class TrainingActor(SupervisedActor):
             self._journal.call(Append(tuple(fresh)))
         self._outbox, self._info, self._run.hold = outbox, attached.info, None
         self.context.emit(attached.event(len(lacking)))
+        self._tell_attached(attached)
+        self._custody.begin(outbox.model_id, image)
+        if not image.operations and not image.checkpoints:
+            self._save_the_beginning(outbox)
         self._go_on()
+
+    def _save_the_beginning(self, outbox: Outbox) -> None:
+        """A service that loses a fresh model makes no equal one: begin with a checkpoint. The embedded one does."""
+        if self._published.settings.base_url != LOCAL and self._published.policy.checkpoint_every_steps:
+            self._intake.take_checkpoint(outbox, 0)
+
+    def _tell_attached(self, attached: Attached) -> None:
+        callback = self._published.policy.on_recovery
+        if callback is not None and attached.restored_because is not None:
+            old, new = attached.before or "", attached.model.model_id or ""
+            self._call_back(lambda: callback(old, new, attached.model.checkpoint))
+
+    def _call_back(self, callback: Callable[[], object]) -> None:
+        """The caller's own code runs in no actor."""
+        self._published.settler.run(lambda: run_callback(callback, "recovery.callback_failed"))
 
     # Sending -------------------------------------------------------------------------------------
 
@@ -333,7 +371,8 @@ class TrainingActor(SupervisedActor):
 
     def _diverged(self, pending: Pending) -> bool:
         """Whether a repeated operation gave another result than before; only the embedded server is exact."""
-        if pending.record.state != State.DONE or self._published.settings.base_url != LOCAL:
+        is_exact = self._published.settings.base_url == LOCAL and self._published.policy.restore_optimizer
+        if pending.record.state != State.DONE or not is_exact:
             return False
         return any(
             answer is not None and digest_of(answer.body) != recorded
@@ -353,6 +392,7 @@ class TrainingActor(SupervisedActor):
             if saved.usable:
                 self._saved_steps = saved.step
                 self._journal.tell(DropContents(self._run.name))
+                self._custody.retire(self._load())
             self.context.emit(
                 CheckpointSaved(
                     run=self._run.name, step=saved.step, path=saved.path, automatic=bool(saved.automatic)
@@ -430,6 +470,7 @@ class TrainingActor(SupervisedActor):
 
     def _restore(self, reason: str, *, counts: bool = True) -> None:
         self._outbox = None
+        self._custody.end()
         self._hold(f"its model, brought back because {reason}", HEARTBEAT)
         self._recovery.restore(reason, counts=counts)
 
@@ -442,9 +483,14 @@ class TrainingActor(SupervisedActor):
         error.__cause__ = cause if isinstance(cause, BaseException) else None
         self._close(error)
         self.context.emit(RunHalted(run=self._run.name, reason=str(cause)))
+        callback = self._published.policy.on_failure
+        if callback is not None:
+            self._call_back(lambda: callback(self._run.name, error))
 
     def _close(self, error: TinkerActorsError) -> None:
         """Give the run up, for as long as this process lives."""
+        if hasattr(self, "_recovery"):
+            self._recovery.end_turn()
         self._outbox = None
         self._transport.tell(Cancel(self.context.path))
         self._run.close(error)

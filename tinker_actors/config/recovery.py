@@ -1,33 +1,105 @@
 """How training runs are recovered."""
 
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 
 from tinker_actors.errors import ConfigError
 
-__all__ = ["RecoveryPolicy"]
+__all__ = ["LATEST", "RecoveryPolicy"]
+
+LATEST = "latest"
+"""The checkpoint strategy that takes the newest one that can serve."""
+
+OnRecovery = Callable[[str, str, str | None], object]
+OnFailure = Callable[[str, BaseException], object]
+
+_COUNTS = {"max_attempts": 1, "checkpoint_every_steps": 0, "keep_checkpoints": 1, "max_journal_bytes": 2**16}
+"""Whole numbers, and the least of each."""
+_SECONDS = {"backoff_s": 0.0, "max_backoff_s": 0.0, "checkpoint_every_s": 1.0, "poll_interval_s": 1.0}
+"""Times, and the least of each."""
 
 
 class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How a training run survives the loss of its model.
 
     Raises:
-        ConfigError: a field is out of range.
+        ConfigError: a field is out of range; the message names it.
     """
 
     max_attempts: int = 3
     """Restores without progress in between before the run halts."""
+    backoff_s: float = 5.0
+    """Pause before the second restore without progress; doubles with each further one."""
+    max_backoff_s: float = 60.0
+    """Longest of these pauses."""
     checkpoint_every_steps: int = 20
-    """Optimizer steps from one checkpoint of the runtime's own to the next; 0 makes none."""
+    """Optimizer steps from one checkpoint of the runtime's own to the next; 0 counts no steps."""
+    checkpoint_every_s: float = 1800.0
+    """Seconds after which the next optimizer step is followed by one all the same; infinity counts none."""
+    max_journal_bytes: int = 512 * 2**20
+    """A journal that is larger is made smaller by a checkpoint after the next optimizer step."""
+    keep_checkpoints: int = 2
+    """Checkpoints of the runtime's own that are kept; older ones are deleted once a newer one is complete."""
+    checkpoint_strategy: str = LATEST
+    """"latest", or the `tinker://` path of the one checkpoint of the run that restores may begin in."""
+    restore_optimizer: bool = True
+    """Whether a restore takes the optimizer's state along; without it training goes on, but not as it would have."""
+    poll_interval_s: float = 30.0
+    """How often the service is asked whether the run is corrupted; infinity does not ask."""
+    on_recovery: OnRecovery | None = None
+    """Called with the model's old id, its new one, and the checkpoint it was restored from, or None."""
+    on_failure: OnFailure | None = None
+    """Called with the run's name and the error when a run is halted."""
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            if type(getattr(self, name)) is not int:
-                raise ConfigError(
-                    f"RecoveryPolicy.{name} must be a whole number, got {getattr(self, name)!r}"
-                )
-        if self.max_attempts < 1:
-            raise ConfigError(f"RecoveryPolicy.max_attempts must be at least 1, got {self.max_attempts}")
-        if self.checkpoint_every_steps < 0:
-            raise ConfigError(
-                f"RecoveryPolicy.checkpoint_every_steps must be 0 or more, got {self.checkpoint_every_steps}"
-            )
+        for name, least in _COUNTS.items():
+            _check_count(name, getattr(self, name), least)
+        for name, least_s in _SECONDS.items():
+            _check_seconds(name, getattr(self, name), least_s)
+        if self.max_backoff_s < self.backoff_s or math.isinf(self.max_backoff_s):
+            wanted = f"finite, and backoff_s ({self.backoff_s:g}) or more"
+            raise _wrong("max_backoff_s", wanted, self.max_backoff_s)
+        if not isinstance(self.restore_optimizer, bool):
+            raise _wrong("restore_optimizer", "a bool", self.restore_optimizer)
+        strategy = self.checkpoint_strategy
+        if not isinstance(strategy, str) or (strategy != LATEST and not strategy.startswith("tinker://")):
+            raise _wrong("checkpoint_strategy", f'"{LATEST}" or a tinker:// path', strategy)
+        for name in ("on_recovery", "on_failure"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise _wrong(name, "callable or None", getattr(self, name))
+
+    def pause_s(self, restores: int, generator: random.Random) -> float:
+        """Seconds before a restore: none, then `backoff_s`, twice that, and so on.
+
+        That is `min(max_backoff_s, backoff_s * 2**(restores - 2))` times a draw from [0.75, 1).
+
+        Args:
+            restores: without progress in between, this one included.
+            generator: of the jitter.
+        """
+        if restores <= 1:
+            return 0.0
+        pause_s = min(self.max_backoff_s, self.backoff_s * 2.0 ** min(restores - 2, 60))
+        return pause_s * (0.75 + 0.25 * generator.random())
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if type(value) is not int:
+        raise _wrong(name, "a whole number", value)
+    if value < least:
+        raise _wrong(name, f"{least} or more", value)
+
+
+def _check_seconds(name: str, value: Any, least_s: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(name, "a number of seconds", value)
+    if math.isnan(value) or value < least_s:
+        raise _wrong(name, f"{least_s:g} or more", value)
+
+
+def _wrong(name: str, wanted: str, got: Any) -> ConfigError:
+    return ConfigError(f"RecoveryPolicy.{name} must be {wanted}, got {got!r}")

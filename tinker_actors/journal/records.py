@@ -178,7 +178,7 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Training state saved on the service."""
 
     table: ClassVar[str] = "checkpoints"
-    keys: ClassVar[tuple[str, ...]] = ("run", "place")
+    keys: ClassVar[tuple[str, ...]] = ("run", "path")
 
     run: str
     place: int
@@ -191,6 +191,8 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     """0 once it was found missing or wrong."""
     automatic: int = 0
     """1 for the runtime's own."""
+    retired: int = 0
+    """1 once it is to be deleted on the service, 2 once it is."""
 
 
 Record: TypeAlias = (

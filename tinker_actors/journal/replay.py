@@ -6,6 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from tinker_actors.journal.records import (
+    CheckpointRecord,
     Kind,
     ModelRecord,
     OperationRecord,
@@ -28,6 +29,7 @@ __all__ = [
     "step_of",
     "steps_done",
     "steps_submitted",
+    "superfluous",
     "unsettled",
 ]
 
@@ -121,15 +123,20 @@ def next_seq_id(sends: Iterable[SendRecord]) -> int:
     return max((send.seq_id for send in sends), default=0) + 1
 
 
-def restore_points(image: RunImage) -> Iterator[RestorePoint]:
+def restore_points(image: RunImage, only: str | None = None) -> Iterator[RestorePoint]:
     """States a new model can begin in, newest first.
 
     A fresh model is among them only while every body since the beginning is kept.
+
+    Args:
+        image: of the run.
+        only: path of the one checkpoint that may serve; None lets all.
     """
     for checkpoint in reversed(image.checkpoints):
-        if checkpoint.usable and _is_covered(image, checkpoint.place):
+        may_serve = checkpoint.usable and only in (None, checkpoint.path)
+        if may_serve and _is_covered(image, checkpoint.place):
             yield RestorePoint(checkpoint.place, checkpoint.path)
-    if image.earlier_steps == 0 and _is_covered(image, 0):
+    if only is None and image.earlier_steps == 0 and _is_covered(image, 0):
         yield RestorePoint(0, None)
 
 
@@ -146,6 +153,17 @@ def _is_covered(image: RunImage, place: int) -> bool:
     return place >= first - 1 and all(
         part.content is not None for part in image.parts if part.place in needed
     )
+
+
+def superfluous(checkpoints: Iterable[CheckpointRecord], keep: int) -> list[CheckpointRecord]:
+    """Checkpoints of the runtime's own that newer ones make needless, oldest first.
+
+    Args:
+        checkpoints: of the run, oldest first.
+        keep: how many of those that can serve are kept.
+    """
+    ours = [one for one in checkpoints if one.automatic and one.usable and not one.retired]
+    return ours[:-keep]
 
 
 def dangling(image: RunImage) -> list[OperationRecord]:

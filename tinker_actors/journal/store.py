@@ -27,7 +27,7 @@ __all__ = ["RunImage", "Store"]
 
 APPLICATION_ID = 0x54416A31
 """Marks our SQLite files."""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 R = TypeVar("R", bound=Record)
 
@@ -125,6 +125,14 @@ class Store:
             for record in records:
                 self._database.execute(_upsert(type(record)), msgspec.structs.astuple(record))
 
+    def size(self) -> int:
+        """Bytes that the records take on the disk, or in memory."""
+        counts = [
+            self._database.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        ]
+        return int((counts[0] - counts[1]) * counts[2])
+
     def drop_contents(self, run: str, *, spare_checkpoints: int = 1) -> None:
         """Forget the bodies that the newest usable checkpoint and `spare_checkpoints` before it make needless.
 
@@ -157,7 +165,7 @@ class Store:
             raise JournalError(f"journal {self._path} cannot be written: {error}") from error
 
     def _covered_place(self, run: str, spare_checkpoints: int) -> int:
-        usable = self._select(CheckpointRecord, "run = ? AND usable = 1 ORDER BY place", run)
+        usable = self._select(CheckpointRecord, "run = ? AND usable = 1 ORDER BY place, rowid", run)
         return usable[-1 - spare_checkpoints].place if len(usable) > spare_checkpoints else 0
 
     def sessions(self, server: str) -> list[SessionRecord]:
@@ -203,7 +211,7 @@ class Store:
         found = self._select(RunRecord, "run = ?", run)
         if not found:
             return None
-        checkpoints = self._select(CheckpointRecord, "run = ? ORDER BY place", run)
+        checkpoints = self._select(CheckpointRecord, "run = ? ORDER BY place, rowid", run)
         since = self._covered_place(run, spare_checkpoints)
         models = self._select(ModelRecord, "run = ? ORDER BY generation", run)
         generation = models[-1].generation if models else 0
