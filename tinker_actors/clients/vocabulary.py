@@ -1,12 +1,13 @@
 """Which token ids a model knows, as far as this process can tell."""
 
 from functools import cache, cached_property
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from tinker_actors.errors import ValidationError
 from tinker_actors.tokenization import get_tokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Vocabulary"]
 
@@ -30,7 +31,7 @@ class Vocabulary:
         """Number of ids; None where it is not known here."""
         return _size(self._base_model)
 
-    def check(self, ids: NDArray[Any], what: str) -> None:
+    def check(self, ids: "NDArray[Any]", what: str) -> None:
         """Refuse ids outside of the vocabulary.
 
         Raises:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.types.arrays import np
 
 __all__ = [
     "MOST_INT32",
@@ -75,7 +75,9 @@ def flag(name: str, value: Any) -> bool:
     Raises:
         ValidationError: it is neither True nor False.
     """
-    if not isinstance(value, bool | np.bool_) and not (isinstance(value, int) and value in (0, 1)):
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, np.bool_) and not (isinstance(value, int) and value in (0, 1)):
         raise ValidationError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
 

@@ -3,14 +3,16 @@
 import base64
 import binascii
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.types.arrays import np
 from tinker_actors.types.checks import MOST_INT32, one_of, text, whole
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "Chunk",
@@ -138,7 +140,7 @@ def chunk_of(value: Any) -> Chunk:
     return made
 
 
-def token_ids(tokens: Any) -> NDArray[np.int32]:
+def token_ids(tokens: Any) -> "NDArray[np.int32]":
     """Token ids as int32, shape (tokens,).
 
     Raises:

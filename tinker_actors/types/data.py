@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.types.arrays import np
 from tinker_actors.types.checks import MOST_INT32, text, whole
 from tinker_actors.types.chunks import Chunk, EncodedTextChunk, chunk_of, token_ids
 from tinker_actors.types.provenance import ProvenanceSpans, check_tiling, spans_of
 from tinker_actors.types.tensors import DType, TensorData
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Datum", "ModelInput"]
 
@@ -104,7 +106,7 @@ class ModelInput(msgspec.Struct, frozen=True):
         """
         return list(chain.from_iterable(self._texts()))
 
-    def to_numpy(self) -> NDArray[np.int32]:
+    def to_numpy(self) -> "NDArray[np.int32]":
         """All token ids, shape (length,).
 
         Raises:
@@ -112,7 +114,7 @@ class ModelInput(msgspec.Struct, frozen=True):
         """
         return np.concatenate([np.zeros(0, np.int32), *(token_ids(tokens) for tokens in self._texts())])
 
-    def text_ids(self) -> NDArray[np.int32]:
+    def text_ids(self) -> "NDArray[np.int32]":
         """The token ids of its text, other chunks left out.
 
         Raises:

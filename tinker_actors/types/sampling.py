@@ -1,16 +1,18 @@
 """What sampling asks for and gives back."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.types.arrays import np
 from tinker_actors.types.checks import MOST_INT32, finite, shown, text, whole
 from tinker_actors.types.tensors import TensorData
 from tinker_actors.types.topk import TopkLogprobs, TopkRows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["PromptAltTokens", "SampleResponse", "SampledSequence", "SamplingParams", "StopReason"]
 
@@ -81,7 +83,7 @@ def _stop(stop: Any) -> str | Sequence[str | int] | None:
     return [whole("a stop token, where no string is given,", one, least=0, most=MOST_INT32) for one in stops]
 
 
-def _float32(values: list[float]) -> NDArray[np.float32]:
+def _float32(values: list[float]) -> "NDArray[np.float32]":
     with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
         return np.asarray(values, np.float32)
 
@@ -101,12 +103,12 @@ class SampledSequence(msgspec.Struct, kw_only=True):
     """The likeliest tokens at each position, as arrays. Only when asked for."""
 
     @property
-    def tokens_np(self) -> NDArray[np.int32]:
+    def tokens_np(self) -> "NDArray[np.int32]":
         """`tokens` as an array, shape (tokens,)."""
         return np.asarray(self.tokens, np.int32)
 
     @property
-    def logprobs_np(self) -> NDArray[np.float32] | None:
+    def logprobs_np(self) -> "NDArray[np.float32] | None":
         """`logprobs` as an array, shape (tokens,)."""
         return None if self.logprobs is None else _float32(self.logprobs)
 
@@ -142,7 +144,7 @@ class SampleResponse(msgspec.Struct, kw_only=True):
     """Prompt tokens the service had at hand from earlier requests."""
 
     @property
-    def prompt_logprobs_np(self) -> NDArray[np.float32] | None:
+    def prompt_logprobs_np(self) -> "NDArray[np.float32] | None":
         """`prompt_logprobs` as an array, shape (prompt tokens,), NaN for None."""
         if self.prompt_logprobs is None:
             return None

@@ -5,21 +5,18 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from tinker_actors.errors import ShapeError, ValidationError
+from tinker_actors.types.arrays import np
 from tinker_actors.types.checks import MOST_INT64, one_of, shown, whole
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["MOST_CELLS", "DType", "TensorData"]
 
-type_names: dict[str, type[np.generic]] = {"int64": np.int64, "float32": np.float32}
-_EXACT = frozenset(np.dtype(kind) for kind in type_names.values())
-"""What is taken as it is."""
 DType = Literal["int64", "float32"]
+_DTYPES = ("int64", "float32")
 MOST_CELLS = 2**26
 """Most cells a sparse tensor may have: a few bytes must not make anybody allocate without bound."""
 _MOST_EMPTY = 2**20
@@ -30,12 +27,12 @@ class _Csr(NamedTuple):
     """Where the listed values of a sparse matrix stand."""
 
     shape: tuple[int, int]
-    crow: NDArray[np.int64]
+    crow: "NDArray[np.int64]"
     """Row i has the values from crow[i] to crow[i + 1]."""
-    col: NDArray[np.int64]
+    col: "NDArray[np.int64]"
     """Column of each value."""
 
-    def places(self) -> NDArray[np.int64]:
+    def places(self) -> "NDArray[np.int64]":
         """Of each listed value in the flat dense matrix."""
         rows = np.repeat(np.arange(self.shape[0]), np.diff(self.crow))
         return rows * self.shape[1] + self.col
@@ -60,11 +57,11 @@ class TensorData:
 
     def __init__(
         self,
-        data: ArrayLike | None = None,
+        data: "ArrayLike | None" = None,
         dtype: str | None = None,
         shape: Sequence[int] | None = None,
-        sparse_crow_indices: ArrayLike | None = None,
-        sparse_col_indices: ArrayLike | None = None,
+        sparse_crow_indices: "ArrayLike | None" = None,
+        sparse_col_indices: "ArrayLike | None" = None,
     ) -> None:
         values = _array([] if data is None else data, dtype)
         self._csr: _Csr | None = None
@@ -75,7 +72,7 @@ class TensorData:
         self._values: NDArray[Any] = values
 
     @classmethod
-    def from_numpy(cls, array: NDArray[Any]) -> Self:
+    def from_numpy(cls, array: "NDArray[Any]") -> Self:
         """A tensor over `array`, without a copy where dtype and layout allow."""
         return cls(array)
 
@@ -130,7 +127,7 @@ class TensorData:
         return self._csr is not None
 
     @property
-    def values(self) -> NDArray[Any]:
+    def values(self) -> "NDArray[Any]":
         """The array this tensor is over: all values in its shape, or the listed ones; do not write to it."""
         return self._values
 
@@ -156,11 +153,11 @@ class TensorData:
         indices = 0 if self._csr is None else self._csr.crow.nbytes + self._csr.col.nbytes
         return self._values.nbytes + indices
 
-    def indices(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    def indices(self) -> "tuple[NDArray[np.int64], NDArray[np.int64]] | None":
         """Row starts and columns of a sparse tensor as arrays; None for a dense one."""
         return None if self._csr is None else (self._csr.crow, self._csr.col)
 
-    def to_numpy(self, pad_value: int = 0) -> NDArray[Any]:
+    def to_numpy(self, pad_value: int = 0) -> "NDArray[Any]":
         """All values: the array this tensor is over, which is not to be written to.
 
         A sparse tensor gives an array of its own, with `pad_value` in each cell that is not listed.
@@ -219,7 +216,7 @@ class TensorData:
         return TensorData, (self._values, self.dtype, list(self._csr.shape), self._csr.crow, self._csr.col)
 
 
-def _wire_dtype(array: NDArray[Any]) -> DType:
+def _wire_dtype(array: "NDArray[Any]") -> DType:
     if array.dtype.kind in "iu":
         return "int64"
     if array.dtype.kind == "f":
@@ -227,9 +224,14 @@ def _wire_dtype(array: NDArray[Any]) -> DType:
     raise ValidationError(f"tensors hold integers or floats, got {array.dtype}; convert the values first")
 
 
-def _array(data: ArrayLike, dtype: str | None) -> NDArray[Any]:
+def _array(data: "ArrayLike", dtype: str | None) -> "NDArray[Any]":
     """`data` as a contiguous array of one of the two dtypes; no copy is made of what is one already."""
-    if dtype is None and type(data) is np.ndarray and data.dtype in _EXACT and data.flags.c_contiguous:
+    if (
+        dtype is None
+        and type(data) is np.ndarray
+        and data.dtype in (np.int64, np.float32)
+        and data.flags.c_contiguous
+    ):
         return data
     try:
         array = np.asarray(data)
@@ -238,9 +240,9 @@ def _array(data: ArrayLike, dtype: str | None) -> NDArray[Any]:
     except (TypeError, OverflowError) as error:
         raise ValidationError(f"tensors hold integers or floats: {error}") from error
     if dtype is not None:
-        one_of("tensor dtype", dtype, *type_names)
+        one_of("tensor dtype", dtype, *_DTYPES)
     if array.size == 0 and dtype is not None:
-        array = array.astype(type_names[dtype])
+        array = array.astype(dtype)
     if array.dtype.kind not in "biuf":
         raise ValidationError(f"tensors hold integers or floats, got {array.dtype}; convert the values first")
     name = dtype or _wire_dtype(array)
@@ -249,7 +251,7 @@ def _array(data: ArrayLike, dtype: str | None) -> NDArray[Any]:
     if name == "int64" and array.dtype.kind == "u" and array.size and array.max() > MOST_INT64:
         raise ValidationError(f"an int64 tensor needs integers below 2**63, got {array.max()}")
     with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 becomes infinite
-        return np.ascontiguousarray(array, dtype=type_names[name])
+        return np.ascontiguousarray(array, dtype=name)
 
 
 def _sizes(shape: Any) -> tuple[int, ...]:
@@ -262,7 +264,7 @@ def _sizes(shape: Any) -> tuple[int, ...]:
     return sizes
 
 
-def _shaped(array: NDArray[Any], shape: Any) -> NDArray[Any]:
+def _shaped(array: "NDArray[Any]", shape: Any) -> "NDArray[Any]":
     sizes = _sizes(shape)
     if math.prod(sizes) != array.size:
         raise ShapeError(f"shape {sizes} wants {math.prod(sizes)} values, got {array.size}")
@@ -274,7 +276,7 @@ def _shaped(array: NDArray[Any], shape: Any) -> NDArray[Any]:
         raise ShapeError(f"shape {sizes} is none that numpy knows: {error}") from error
 
 
-def _csr(values: NDArray[Any], shape: Any, crow: ArrayLike | None, col: ArrayLike | None) -> _Csr:
+def _csr(values: "NDArray[Any]", shape: Any, crow: "ArrayLike | None", col: "ArrayLike | None") -> _Csr:
     if shape is None or crow is None or col is None:
         raise ShapeError("a sparse tensor needs shape, sparse_crow_indices and sparse_col_indices")
     sizes = _sizes(shape)

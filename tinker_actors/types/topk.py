@@ -1,14 +1,15 @@
 """The likeliest tokens at each position, as two matrices."""
 
 from collections.abc import Sequence
-from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Self
 
 from tinker_actors.errors import ShapeError, ValidationError
+from tinker_actors.types.arrays import np
 from tinker_actors.types.checks import MOST_INT32
 from tinker_actors.types.tensors import MOST_CELLS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["MASK_LOGPROB", "TopkLogprobs", "TopkRows"]
 
@@ -33,7 +34,7 @@ class TopkLogprobs:
 
     __slots__ = ("logprobs", "token_ids")
 
-    def __init__(self, token_ids: NDArray[Any], logprobs: NDArray[Any]) -> None:
+    def __init__(self, token_ids: "NDArray[Any]", logprobs: "NDArray[Any]") -> None:
         try:
             self.token_ids = np.asarray(token_ids, np.int32)
             self.logprobs = np.asarray(logprobs, np.float32)

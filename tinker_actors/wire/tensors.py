@@ -2,13 +2,14 @@
 
 import math
 from itertools import pairwise
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from tinker_actors.errors import APIResponseValidationError, ValidationError
 from tinker_actors.types import TensorData, TopkLogprobs
+from tinker_actors.types.arrays import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "FLOAT32",
@@ -25,21 +26,18 @@ __all__ = [
 ]
 
 FLOAT32, INT64, INT32, BFLOAT16 = 1, 2, 3, 4
-_NUMPY: dict[int, "np.dtype[Any]"] = {
-    FLOAT32: np.dtype("<f4"),
-    INT64: np.dtype("<i8"),
-    INT32: np.dtype("<i4"),
-    BFLOAT16: np.dtype("<u2"),
-}
+_LITTLE_ENDIAN = {FLOAT32: "<f4", INT64: "<i8", INT32: "<i4", BFLOAT16: "<u2"}
+"""numpy's names of what lies on the wire."""
 _NUMBER = {"float32": FLOAT32, "int64": INT64}
 
 Invalid = type[ValidationError] | type[APIResponseValidationError]
 """The error of whoever sent what cannot be read: the caller of a server, or the service."""
 
 
-def read_array(data: bytes, dtype: int, invalid: Invalid) -> NDArray[Any]:
+def read_array(data: bytes, dtype: int, invalid: Invalid) -> "NDArray[Any]":
     """Raw bytes as float32, int32 or int64, not copied; bfloat16 is widened to float32."""
-    kind = _NUMPY.get(dtype)
+    name = _LITTLE_ENDIAN.get(dtype)
+    kind = None if name is None else np.dtype(name)
     if kind is None or len(data) % kind.itemsize:
         raise invalid(f"{len(data)} bytes are no tensor of dtype {dtype}")
     values: NDArray[Any] = np.frombuffer(data, dtype=kind)
@@ -50,7 +48,7 @@ def read_array(data: bytes, dtype: int, invalid: Invalid) -> NDArray[Any]:
 
 def write_array(values: Any, dtype: int) -> bytes:
     """Numbers as raw bytes."""
-    array, kind = np.asarray(values), _NUMPY[dtype]
+    array, kind = np.asarray(values), np.dtype(_LITTLE_ENDIAN[dtype])
     if array.dtype != kind:
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
             array = array.astype(kind)
@@ -103,7 +101,7 @@ def read_batch(message: Any) -> list[TensorData]:
     data, dtype = message.data, message.dtype
     values = read_array(data, dtype, invalid)
     offsets = read_array(message.offsets, INT64, invalid).tolist()
-    itemsize = _NUMPY[dtype].itemsize
+    itemsize = np.dtype(_LITTLE_ENDIAN[dtype]).itemsize
     trailing = list(message.trailing_shape)
     width = math.prod(trailing)
     rows = []
