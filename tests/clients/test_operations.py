@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import BATCHES, KEY, WAIT_S
+from harness import BATCHES, KEY, NO_CHECKPOINTS, WAIT_S
 from recorder import BASE_MODEL, Profile, Recorded, Recorder
 
 import tinker_actors as ta
@@ -17,7 +17,12 @@ NAMED = f"tinker://{MODEL}/sampler_weights/named"
 def program(url: str) -> None:
     """Everything once, each result waited for before the next call."""
     with ta.ServiceClient(
-        {"team": "blue"}, "project-1", display_name="nightly", base_url=url, api_key=KEY
+        {"team": "blue"},
+        "project-1",
+        display_name="nightly",
+        base_url=url,
+        api_key=KEY,
+        recovery=NO_CHECKPOINTS,
     ) as service:
         training = service.create_lora_training_client(BASE_MODEL, rank=8, seed=7).result(WAIT_S)
         training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import BATCHES, KEY, WAIT_S
+from harness import BATCHES, KEY, NO_CHECKPOINTS, WAIT_S
 from recorder import BASE_MODEL, Recorder
 
 import tinker_actors as ta
@@ -20,7 +20,7 @@ def recorder() -> Iterator[Recorder]:
 
 @pytest.fixture
 def service(recorder: Recorder) -> Iterator[ta.ServiceClient]:
-    with ta.ServiceClient(base_url=recorder.url, api_key=KEY) as service:
+    with ta.ServiceClient(base_url=recorder.url, api_key=KEY, recovery=NO_CHECKPOINTS) as service:
         yield service
 
 

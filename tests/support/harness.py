@@ -40,6 +40,8 @@ BATCHES = [
     [example("apple pie", "appleway iepay")],
 ]
 ADAM = ta.AdamParams(learning_rate=2e-3)
+NO_CHECKPOINTS = ta.RecoveryPolicy(checkpoint_every_steps=0)
+"""Of tests that look at each request: nothing is sent but what they ask for."""
 
 
 def step(training: ta.TrainingClient, number: int) -> dict[str, float]:
