@@ -243,7 +243,8 @@ class TrainingActor(SupervisedActor):
 
     def _save_the_beginning(self, outbox: Outbox) -> None:
         """A service that loses a fresh model makes no equal one: begin with a checkpoint. The embedded one does."""
-        if self._published.settings.base_url != LOCAL and self._published.policy.checkpoint_every_steps:
+        is_made_again = self._published.settings.base_url == LOCAL or self._run.config.from_state is not None
+        if not is_made_again and self._published.policy.checkpoint_every_steps:
             self._intake.take_checkpoint(outbox, 0)
 
     def _tell_attached(self, attached: Attached) -> None:
