@@ -10,7 +10,8 @@ import pytest
 from tinker_actors.local.faults.plan import Effect, Fault, read_plan
 from tinker_actors.local.step_log import KEPT
 
-PAGE = (Path(__file__).parents[2] / "faults.md").read_text()
+ROOT, PLACE = Path(__file__).parents[2], "tinker_actors/local/faults/README.md"
+PAGE = (ROOT / PLACE).read_text()
 
 
 def test_its_example_is_a_plan() -> None:
@@ -34,4 +35,4 @@ def test_it_names_what_is_kept_of_the_log() -> None:
 
 
 def test_the_readme_leads_to_it() -> None:
-    assert "(faults.md)" in (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"({PLACE})" in (ROOT / "README.md").read_text()
