@@ -21,6 +21,7 @@ TinkerActorsError = TinkerError
 │   │   ├── BadRequestError 400   AuthenticationError 401   BillingError 402
 │   │   ├── PermissionDeniedError 403   NotFoundError 404   ConflictError 409
 │   │   ├── FutureExpiredError 410   UnprocessableEntityError 422   RateLimitError 429
+│   │   │   └── ResultExpiredError              a training operation was executed; its result is gone
 │   │   └── InternalServerError 5xx
 │   ├── APIResponseValidationError              an answer that cannot be understood
 │   └── RequestFailedError                      accepted, then failed while executing
@@ -43,7 +44,7 @@ TinkerActorsError = TinkerError
 ```
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "APIConnectionError",
@@ -72,6 +73,7 @@ __all__ = [
     "PoisonedError",
     "RateLimitError",
     "RequestFailedError",
+    "ResultExpiredError",
     "RunHaltedError",
     "RuntimeStoppedError",
     "SamplerLostError",
@@ -109,6 +111,14 @@ class TinkerActorsError(Exception):
     def message(self) -> str:
         """Its text."""
         return str(self)
+
+    @classmethod
+    def recalled(cls, message: str, facts: dict[str, Any]) -> Self:
+        """One of this class with these attributes, as it was raised at some time."""
+        error = cls.__new__(cls)
+        error.args = (message,)
+        error.__dict__.update(facts)
+        return error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, dict(self.__dict__))
@@ -296,6 +306,17 @@ class ConflictError(APIStatusError, status=409):
 
 class FutureExpiredError(APIStatusError, status=410):
     """The service no longer keeps what the request names."""
+
+
+class ResultExpiredError(FutureExpiredError):
+    """The service executed a training operation, and no longer keeps its result; the run goes on without it."""
+
+    executed: bool
+    """Whether the operation took effect: it must not be asked for again."""
+
+    def __init__(self, message: str, *, executed: bool = True, status: int = 410, body: Any = None) -> None:
+        super().__init__(message, status=status, body=body)
+        self.executed = executed
 
 
 class UnprocessableEntityError(APIStatusError, status=422):

@@ -21,6 +21,7 @@ __all__ = [
     "OperationDeprecated",
     "QueueStateChanged",
     "RequestRetried",
+    "ResultLost",
     "RunHalted",
     "RuntimeEvent",
     "SessionHealthChanged",
@@ -192,6 +193,14 @@ class StepDone(RuntimeEvent, frozen=True, kw_only=True):
     step: int
     """Steps taken, this one included."""
     metrics: dict[str, float]
+
+
+class ResultLost(RuntimeEvent, frozen=True, kw_only=True):
+    """The service executed an operation and no longer had its result; the run goes on without it."""
+
+    run: str
+    operation: str
+    reason: str
 
 
 class StepVoided(RuntimeEvent, frozen=True, kw_only=True):

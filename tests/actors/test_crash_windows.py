@@ -12,6 +12,7 @@ from harness import ADAM, BATCHES, KEY, WAIT_S, Events, Server, client, step
 
 import tinker_actors as ta
 from tinker_actors.actors import sampling as sampling_module
+from tinker_actors.actors import settlement as settlement_module
 from tinker_actors.actors import training as training_module
 from tinker_actors.actors.futures import Submissions
 from tinker_actors.actors.recovery import Recovery
@@ -165,7 +166,7 @@ def test_a_step_that_was_acknowledged_is_never_taken_back(
         server.unload(training.model_id)
         fail_once(
             monkeypatch,
-            training_module,
+            settlement_module,
             "conclude",
             APIResponseValidationError("garbage"),
         )

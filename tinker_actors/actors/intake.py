@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from tinker_actors.actors.adoption import adopt, remaining_gradients
-from tinker_actors.actors.failures import error_summary, step_void
+from tinker_actors.actors.failures import error_summary, recorded_error, step_void
 from tinker_actors.actors.futures import Submission
 from tinker_actors.actors.journal import AllocateSampler, Append, LoadRun
 from tinker_actors.actors.outbox import Outbox, Pending
@@ -206,14 +205,15 @@ class Intake:
         if record is None:
             return False
         image: RunImage = self._journal.call(LoadRun(self._run.name))
-        value: Any = None
         for operation in image.operations:
             if operation.place == record.place and operation.state == State.DONE:
                 value = recorded_result(operation, results_of(image)[operation.place])
-        if value is None:
-            return False
-        self._run.submissions.settle(submission.ticket, value)
-        return True
+                self._run.submissions.settle(submission.ticket, value)
+                return True
+            if operation.place == record.place and operation.state == State.EXPIRED:
+                self._run.submissions.fail(submission.ticket, recorded_error(operation))
+                return True
+        return False
 
     def _void(self, batch: _Batch, submission: Submission[TrainingOperation]) -> bool:
         """Whether it belongs to an optimizer step that failed already; with its optim_step that step is over."""

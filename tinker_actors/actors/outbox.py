@@ -14,7 +14,7 @@ from tinker_actors.errors import TinkerActorsError
 from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, SendRecord
 from tinker_actors.wire.calls import Answer
 
-__all__ = ["Outbox", "Pending"]
+__all__ = ["Outbox", "Part", "Pending"]
 
 Part = tuple[int, int]
 """Place of the operation and number of the request in it."""
@@ -33,6 +33,8 @@ class Pending:
     """One per request."""
     answers: list[Answer | None] = field(default_factory=list)
     """One per request, None before it came."""
+    lost: dict[int, TinkerActorsError] = field(default_factory=dict)
+    """Requests that were executed and whose answers are gone, by number, with what the service said."""
 
     def __post_init__(self) -> None:
         self.answers = [None] * len(self.contents)
@@ -52,7 +54,7 @@ class Pending:
     @property
     def is_complete(self) -> bool:
         """Whether every answer is there."""
-        return None not in self.answers
+        return all(answer is not None or part in self.lost for part, answer in enumerate(self.answers))
 
 
 class Outbox:
@@ -86,6 +88,8 @@ class Outbox:
         """Requests that the service did not take, of operations that are still here."""
         self._refused_id = 0
         """The id that a refused request gave up last; services may count it as used."""
+        self.is_doubted = False
+        """Whether the latest request that the service took lost its result: it must show that it takes another."""
 
     @property
     def model_id(self) -> str:
@@ -163,6 +167,7 @@ class Outbox:
     def accepted(self, part: Part) -> None:
         """A request was accepted."""
         self._posting.pop(part, None)
+        self.is_doubted = False
 
     def refused(self, part: Part) -> None:
         """A request was refused: the service does not have it."""
@@ -177,7 +182,16 @@ class Outbox:
 
     def is_untouched(self, place: int) -> bool:
         """Whether the service can have no request of an operation."""
-        return not any((place, part) in self._touched for part in range(len(self._pending[place].contents)))
+        return not any(part in self._touched for part in self._parts_of(place))
+
+    def lose(self, part: Part, error: TinkerActorsError) -> None:
+        """A request was executed, and its answer is gone."""
+        self._pending[part[0]].lost[part[1]] = error
+        later = (other for place in self._pending for other in self._parts_of(place) if other > part)
+        self.is_doubted = not any(one in self._touched and one not in self._posting for one in later)
+
+    def _parts_of(self, place: int) -> Iterator[Part]:
+        return ((place, part) for part in range(len(self._pending[place].contents)))
 
     def finished(self) -> Iterator[Pending]:
         """Complete operations at the head of the order; results count only in order."""

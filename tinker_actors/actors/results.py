@@ -1,17 +1,27 @@
-"""What a complete operation leaves behind: the caller's result, and the journal's records."""
+"""What a complete operation leaves behind: the caller's result or error, and the journal's records."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
+from tinker_actors.actors.failures import error_summary
 from tinker_actors.actors.outbox import Pending
 from tinker_actors.actors.run import read_result
 from tinker_actors.api.training import SaveContent
+from tinker_actors.errors import ResultExpiredError
 from tinker_actors.journal.exports import Line, checkpoint_line, metrics_line
 from tinker_actors.journal.history import StepRecord, step_metrics
-from tinker_actors.journal.records import CheckpointRecord, Kind, OperationRecord, Record, ResultRecord, State
+from tinker_actors.journal.records import (
+    EXECUTED,
+    CheckpointRecord,
+    Kind,
+    OperationRecord,
+    Record,
+    ResultRecord,
+    State,
+)
 from tinker_actors.journal.replay import steps_done
 from tinker_actors.journal.store import RunImage
 from tinker_actors.wire.calls import Answer
@@ -23,7 +33,7 @@ class Progress(msgspec.Struct):
     """Where a run stands; the state that results are numbered by."""
 
     steps: int
-    """Optimizer steps with a result."""
+    """Optimizer steps that were taken."""
     step_place: int
     """Place of the last of them; 0 before the first."""
     summaries: list[dict[str, float]] = msgspec.field(default_factory=list)
@@ -35,12 +45,12 @@ def progress_of(image: RunImage) -> Progress:
     covered = max((checkpoint.place for checkpoint in image.checkpoints), default=0)
     progress = Progress(steps_done(image), covered)
     for operation in image.operations:
-        if operation.state != State.DONE:
+        if operation.state not in EXECUTED:
             continue
         if operation.kind == Kind.OPTIM_STEP:
             progress.step_place = operation.place
             progress.summaries.clear()
-        elif operation.kind == Kind.FORWARD_BACKWARD and operation.summary:
+        elif operation.state == State.DONE and operation.kind == Kind.FORWARD_BACKWARD and operation.summary:
             progress.summaries.append(msgspec.json.decode(operation.summary))
     return progress
 
@@ -60,6 +70,8 @@ class Conclusion:
     """Of that step."""
     checkpoint: CheckpointRecord | None = None
     """The checkpoint this was."""
+    error: ResultExpiredError | None = None
+    """What its caller gets in place of the result."""
 
 
 def digest_of(body: bytes) -> str:
@@ -73,11 +85,13 @@ def conclude(pending: Pending, progress: Progress) -> Conclusion:
     Raises:
         APIResponseValidationError: an answer cannot be understood.
     """
-    answers = [answer for answer in pending.answers if answer is not None]
-    value = read_result(pending.kind, answers)
     record = pending.record
     ended: list[Record] = [msgspec.structs.replace(send, ended=1) for send in pending.sends]
-    if record.state == State.DONE:  # a replay: the recorded result stands
+    if pending.lost:
+        return _conclude_lost(pending, ended, progress)
+    answers = [answer for answer in pending.answers if answer is not None]
+    value = read_result(pending.kind, answers)
+    if record.state in EXECUTED:  # a replay: the recorded result stands
         return Conclusion(pending, value, ended, [])
     summary, conclusion = _summarise(pending, value, progress)
     record = msgspec.structs.replace(record, state=State.DONE, summary=msgspec.json.encode(summary))
@@ -96,20 +110,46 @@ def conclude(pending: Pending, progress: Progress) -> Conclusion:
     return conclusion
 
 
+def _conclude_lost(pending: Pending, ended: list[Record], progress: Progress) -> Conclusion:
+    """It was executed, and its result is gone."""
+    record = pending.record
+    if record.state in EXECUTED:
+        return Conclusion(pending, None, ended, [])
+    cause = next(iter(pending.lost.values()))
+    error = ResultExpiredError(
+        f"the service executed {record.kind} and no longer has its result; do not repeat it, the run goes on ({cause})",
+        executed=True,
+    )
+    error.__cause__ = cause
+    expired = msgspec.structs.replace(record, state=State.EXPIRED, summary=error_summary(error))
+    conclusion = Conclusion(pending, None, [expired, *ended], [], error=error)
+    if pending.kind is not Kind.OPTIM_STEP:
+        return conclusion
+    step, metrics, line = _take_step(record, {}, progress)
+    return replace(conclusion, step=step, metrics=metrics, lines=[line])
+
+
+def _take_step(
+    record: OperationRecord, own: dict[str, float], progress: Progress
+) -> tuple[int, dict[str, float], Line]:
+    """Count an optimizer step: its number, its metrics, and the line that tells of it."""
+    metrics = step_metrics([*progress.summaries, own])
+    progress.steps += 1
+    progress.step_place = record.place
+    progress.summaries = []
+    return progress.steps, metrics, metrics_line(record.run, StepRecord(progress.steps - 1, metrics))
+
+
 def _summarise(pending: Pending, value: Any, progress: Progress) -> tuple[dict[str, Any], Conclusion]:
-    run, place = pending.record.run, pending.record.place
+    run = pending.record.run
     match pending.kind:
         case Kind.FORWARD_BACKWARD:
             progress.summaries.append(value.metrics)
             return value.metrics, Conclusion(pending, value, [], [])
         case Kind.OPTIM_STEP:
             own = value.metrics or {}
-            metrics = step_metrics([*progress.summaries, own])
-            progress.steps += 1
-            progress.step_place = place
-            progress.summaries = []
-            line = metrics_line(run, StepRecord(progress.steps - 1, metrics))
-            return own, Conclusion(pending, value, [], [line], step=progress.steps, metrics=metrics)
+            step, metrics, line = _take_step(pending.record, own, progress)
+            return own, Conclusion(pending, value, [], [line], step=step, metrics=metrics)
         case Kind.SAVE_WEIGHTS:
             # The checkpoint holds no gradients: it is the state after the last optimizer step.
             content = msgspec.json.decode(pending.contents[0], type=SaveContent)

@@ -11,45 +11,45 @@ from typing import Any
 import msgspec
 
 from tinker_actors.actors.custody import Custody, PollDue
-from tinker_actors.actors.failures import error_summary, open_void, step_void
+from tinker_actors.actors.failures import (
+    RESUME,
+    Reaction,
+    error_summary,
+    open_void,
+    reaction_to,
+    resume_after,
+    step_void,
+)
 from tinker_actors.actors.intake import Intake
-from tinker_actors.actors.journal import Append, DropContents
+from tinker_actors.actors.journal import Append
 from tinker_actors.actors.opening import load_run, open_run, settle_recorded
 from tinker_actors.actors.outbox import Outbox, Part, Pending
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.recovery import Attached, Recovery, RestoreDue, TurnCame
-from tinker_actors.actors.results import Conclusion, Progress, conclude, digest_of, progress_of
 from tinker_actors.actors.run import Run, call_for, expectation_of
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
+from tinker_actors.actors.settlement import Settlement
 from tinker_actors.actors.status import Hold
 from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send
+from tinker_actors.api.training import get_info
 from tinker_actors.config import LOCAL
 from tinker_actors.errors import (
-    APIConnectionError,
-    APIResponseValidationError,
-    APITimeoutError,
-    CircuitOpenError,
     ConfigError,
-    ConflictError,
     FutureExpiredError,
-    InternalServerError,
     JournalError,
     NotFoundError,
     OutcomeUnknownError,
-    RateLimitError,
     RunHaltedError,
     TinkerActorsError,
 )
 from tinker_actors.events import (
-    CheckpointSaved,
     GradientDropped,
     JournalParked,
     RunHalted,
-    StepDone,
     StepVoided,
 )
 from tinker_actors.journal import replay
-from tinker_actors.journal.records import Kind, OperationRecord, Record, State
+from tinker_actors.journal.records import EXECUTED, Kind, OperationRecord, Record, State
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import ExitReason, Reply, SupervisedActor
 from tinker_actors.supervision.callbacks import run_callback
@@ -83,12 +83,22 @@ class _Request:
     part: Part
 
 
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """Tag of the question whether the model is there, after the service had no result of a request."""
+
+    generation: int
+    part: Part
+    error: TinkerActorsError
+
+
 class TrainingActor(SupervisedActor):
     """Serves one run; what it must not lose is in the journal or in the run's submissions."""
 
     _intake: Intake
     _recovery: Recovery
     _custody: Custody
+    _settlement: Settlement
     _info: GetInfoResponse
 
     def __init__(self, run: Run, published: Published) -> None:
@@ -97,7 +107,6 @@ class TrainingActor(SupervisedActor):
         self._published = published
         self._outbox: Outbox | None = None
         """None while there is no model to send to."""
-        self._progress = Progress(0, 0)
         self._drained: Reply | None = None
         self._has_tried_to_save = False
         self._is_parked = False
@@ -192,6 +201,10 @@ class TrainingActor(SupervisedActor):
                 self._note_answer(place, part, answer)
             case Failed(_Request(generation, part), error, accepted) if self._is_current(generation):
                 self._note_failure(part, error, accepted=accepted)
+            case Answered(_Probe(generation, part, error), _) if self._is_current(generation):
+                self._lose_result(part, error)
+            case Failed(_Probe(generation) as probe, error) if self._is_current(generation):
+                self._note_no_model(probe, error)
             case Answered() | Failed():
                 _ = self._recovery.receive(message) or self._custody.receive(message)
 
@@ -204,9 +217,13 @@ class TrainingActor(SupervisedActor):
         return load_run(self._run, self._journal)
 
     def _note(self, image: RunImage) -> None:
-        self._progress = progress_of(image)
-        self._saved_steps = max(
-            (checkpoint.step for checkpoint in image.checkpoints if checkpoint.usable), default=0
+        self._settlement = Settlement(
+            self._run,
+            self._published,
+            self.context,
+            image,
+            progressed=self._recovery.note_progress,
+            saved=lambda: self._custody.retire(self._load()),
         )
 
     def _serve_model(self, attached: Attached) -> None:
@@ -283,7 +300,7 @@ class TrainingActor(SupervisedActor):
         self.context.send_after(JOURNAL_RETRY_S, _Begin())
 
     def _take(self, outbox: Outbox) -> None:
-        gradients = self._intake.take(outbox, self._progress.steps)
+        gradients = self._intake.take(outbox, self._settlement.steps)
         if gradients:
             self._drop(gradients)
         elif self._drained is not None:
@@ -329,76 +346,26 @@ class TrainingActor(SupervisedActor):
     def _finish_draining(self, outbox: Outbox) -> None:
         if outbox or not self._run.submissions.is_idle() or self._drained is None:
             return
-        if self._published.directory is None or self._progress.steps == self._saved_steps:
+        if self._published.directory is None or self._settlement.is_saved:
             self._drained.set(True)
         elif self._has_tried_to_save:
             self._drained.set(False)
         else:
             self._has_tried_to_save = True
-            self._intake.take_checkpoint(outbox, self._progress.steps)
+            self._intake.take_checkpoint(outbox, self._settlement.steps)
 
     # Settling ------------------------------------------------------------------------------------
 
     def _settle(self, outbox: Outbox) -> bool:
-        """Record results and settle futures, in order; False when the run takes another turn."""
-        while True:
-            progress = msgspec.structs.replace(self._progress, summaries=list(self._progress.summaries))
-            conclusions: list[Conclusion] = []
-            for pending in outbox.finished():
-                if self._diverged(pending):
-                    self._halt(f"operation {pending.record.place} was repeated and gave another result")
-                    return False
-                try:
-                    conclusions.append(conclude(pending, progress))
-                except APIResponseValidationError as error:
-                    if conclusions:
-                        break
-                    self._fail(outbox, pending, error)
-                    return False
-                if conclusions[-1].checkpoint is not None:
-                    break  # else a crash could leave futures open that the next image does not reach back to
-            if not conclusions:
-                return True
-            self._record(outbox, conclusions, progress)
-
-    def _record(self, outbox: Outbox, conclusions: list[Conclusion], progress: Progress) -> None:
-        records = [record for one in conclusions for record in one.records]
-        lines = [line for one in conclusions for line in one.lines]
-        self._journal.call(Append(tuple(records), durable=False, lines=tuple(lines)))
-        self._progress = progress
-        outbox.remove(one.pending.record.place for one in conclusions)
-        for conclusion in conclusions:
-            self._tell_concluded(conclusion)
-
-    def _diverged(self, pending: Pending) -> bool:
-        """Whether a repeated operation gave another result than before; only the embedded server is exact."""
-        is_exact = self._published.settings.base_url == LOCAL and self._published.policy.restore_optimizer
-        if pending.record.state != State.DONE or not is_exact:
-            return False
-        return any(
-            answer is not None and digest_of(answer.body) != recorded
-            for recorded, answer in zip(pending.recorded, pending.answers, strict=False)
-        )
-
-    def _tell_concluded(self, conclusion: Conclusion) -> None:
-        record = conclusion.pending.record
-        if conclusion.step is not None:
-            self._run.note_steps_done(conclusion.step)
-            self.context.emit(StepDone(run=self._run.name, step=conclusion.step, metrics=conclusion.metrics))
-        if record.state == State.PLACED:
-            self._recovery.note_progress()
-            self._run.submissions.settle(record.ticket, conclusion.value)
-        saved = conclusion.checkpoint
-        if saved is not None:
-            if saved.usable:
-                self._saved_steps = saved.step
-                self._journal.tell(DropContents(self._run.name))
-                self._custody.retire(self._load())
-            self.context.emit(
-                CheckpointSaved(
-                    run=self._run.name, step=saved.step, path=saved.path, automatic=bool(saved.automatic)
-                )
-            )
+        """Hand out the results that are there; False when the run takes another turn."""
+        setback = self._settlement.settle(outbox)
+        if setback is None:
+            return True
+        if setback.error is None:
+            self._halt(f"operation {setback.pending.record.place} was repeated and gave another result")
+        else:
+            self._fail(outbox, setback.pending, setback.error)
+        return False
 
     # Failing -------------------------------------------------------------------------------------
 
@@ -406,31 +373,46 @@ class TrainingActor(SupervisedActor):
         outbox = self._outbox
         if outbox is None or part[0] not in outbox:
             return
-        pending = outbox[part[0]]
-        match error:
-            case OutcomeUnknownError():
+        match reaction_to(error, outbox, part, accepted=accepted):
+            case Reaction.SEND_AGAIN:
                 outbox.post_again(part)
                 self._post(outbox)
-            case NotFoundError() | FutureExpiredError():
-                self._restore(f"the service lost the model or a result of it ({error})")
-            case ConflictError() if not accepted and outbox.has_the_id_of_a_refused_one(part):
+            case Reaction.SKIP_ID:
                 self._journal.call(Append(tuple(outbox.skip_id(part))))
                 self._post(outbox)
-            case ConflictError() if not accepted and not pending.is_named:
-                self._halt(f"the service has another request under the id of {pending.record.kind}: {error}")
-            case (
-                APIConnectionError()
-                | CircuitOpenError()
-                | InternalServerError()
-                | RateLimitError()
-                | APITimeoutError()
-            ):
-                self._halt(error)
-            case _:
+            case Reaction.PROBE:
+                self._probe(_Probe(outbox.model.generation, part, error))
+            case Reaction.RESTORE:
+                self._restore(f"the service does not go on with it ({error})")
+            case Reaction.CONTRADICTED:
+                kind = outbox[part[0]].kind
+                self._halt(f"the service has another request under the id of {kind}: {error}")
+            case Reaction.HALT:
+                self._halt(error, resume_after(error))
+            case Reaction.FAIL:
                 if not accepted:
                     outbox.refused(part)
                 outbox.failing.setdefault(part[0], error)
                 self._fail_in_the_end(outbox, part[0])
+
+    def _probe(self, probe: _Probe) -> None:
+        """No result of a request is a lost result only where the model is there."""
+        call = get_info(self._outbox.model_id if self._outbox is not None else "")
+        self._transport.tell(Send(call, probe, self.context.me, owner=self.context.path))
+
+    def _lose_result(self, part: Part, error: TinkerActorsError) -> None:
+        if self._outbox is not None and part[0] in self._outbox:
+            self._outbox.lose(part, error)
+            self._go_on()
+
+    def _note_no_model(self, probe: _Probe, error: TinkerActorsError) -> None:
+        match error:
+            case OutcomeUnknownError():
+                self._probe(probe)
+            case NotFoundError() | FutureExpiredError():
+                self._restore(f"the service lost the model ({error})")
+            case _:
+                self._halt(error)
 
     def _fail_in_the_end(self, outbox: Outbox, place: int) -> None:
         """Let an operation fail, if it does, once it is known which of its requests the service has."""
@@ -439,7 +421,7 @@ class TrainingActor(SupervisedActor):
 
     def _fail(self, outbox: Outbox, pending: Pending, error: TinkerActorsError) -> None:
         """An operation will have no result: its step is void, or it alone is."""
-        if pending.record.state == State.DONE:  # its result was given out: the step cannot be taken back
+        if pending.record.state in EXECUTED:  # its result was given out: the step cannot be taken back
             self._halt(f"operation {pending.record.place} was repeated, and failed this time: {error}")
             return
         if pending.kind.changes_the_model:
@@ -475,9 +457,8 @@ class TrainingActor(SupervisedActor):
         self._hold(f"its model, brought back because {reason}", HEARTBEAT)
         self._recovery.restore(reason, counts=counts)
 
-    def _halt(self, cause: TinkerActorsError | str) -> None:
+    def _halt(self, cause: TinkerActorsError | str, resume: str = RESUME) -> None:
         """Stand still, visibly; nothing is sent and nothing is rewound."""
-        resume = "start the program again on the same run directory"
         error = RunHaltedError(
             f"run {self._run.name} is halted: {cause}; to resume, {resume}", run=self._run.name, resume=resume
         )

@@ -12,7 +12,7 @@ import msgspec
 
 from tinker_actors.errors import JournalError
 from tinker_actors.journal.history import StepRecord, steps_taken
-from tinker_actors.journal.records import Kind, OperationRecord, State
+from tinker_actors.journal.records import EXECUTED, Kind, OperationRecord, State
 from tinker_actors.journal.store import Store
 
 __all__ = [
@@ -89,10 +89,11 @@ def rebuild(directory: Path, store: Store) -> None:
 def _lines(run: str, operations: list[OperationRecord]) -> Iterator[Line]:
     for step in steps_taken(operations):
         yield metrics_line(run, step)
-    done = [operation for operation in operations if operation.state == State.DONE]
     steps = 0
-    for operation in done:
+    for operation in operations:
+        if operation.state not in EXECUTED:
+            continue
         steps += operation.kind == Kind.OPTIM_STEP
-        if operation.kind == Kind.SAVE_WEIGHTS and operation.summary is not None:
+        if operation.kind == Kind.SAVE_WEIGHTS and operation.state == State.DONE and operation.summary:
             summary = msgspec.json.decode(operation.summary)
             yield checkpoint_line(run, steps, summary["path"], summary["name"])

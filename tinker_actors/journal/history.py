@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 import msgspec
 
-from tinker_actors.journal.records import Kind, OperationRecord, State
+from tinker_actors.journal.records import EXECUTED, Kind, OperationRecord, State
 
 __all__ = ["StepRecord", "step_metrics", "steps_taken"]
 
 
 class StepRecord(msgspec.Struct, frozen=True):
-    """One optimizer step with a result."""
+    """One optimizer step that was taken."""
 
     step: int
     """From 0."""
@@ -28,7 +28,7 @@ def step_metrics(summaries: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def steps_taken(operations: Iterable[OperationRecord]) -> list[StepRecord]:
-    """The steps with a result, in order.
+    """The steps that were taken, in order.
 
     Args:
         operations: all of the run, in order.
@@ -36,12 +36,13 @@ def steps_taken(operations: Iterable[OperationRecord]) -> list[StepRecord]:
     steps: list[StepRecord] = []
     pending: list[dict[str, float]] = []
     for operation in operations:
-        if operation.state != State.DONE or operation.summary is None:
+        if operation.state not in EXECUTED or operation.summary is None:
             continue
+        own = msgspec.json.decode(operation.summary) if operation.state == State.DONE else {}
         if operation.kind == Kind.FORWARD_BACKWARD:
-            pending.append(msgspec.json.decode(operation.summary))
+            pending.append(own)
         elif operation.kind == Kind.OPTIM_STEP:
-            metrics = step_metrics([*pending, msgspec.json.decode(operation.summary)])
+            metrics = step_metrics([*pending, own])
             steps.append(StepRecord(len(steps), metrics))
             pending = []
     return steps

@@ -10,6 +10,8 @@ from typing import ClassVar, TypeAlias
 import msgspec
 
 __all__ = [
+    "COMMITTED",
+    "EXECUTED",
     "CheckpointRecord",
     "Kind",
     "ModelRecord",
@@ -47,12 +49,20 @@ class State(StrEnum):
     """Committed: it will be carried out, whoever dies."""
     DONE = "done"
     """It has a result."""
+    EXPIRED = "expired"
+    """It was executed, and the service no longer had its result."""
     FAILED = "failed"
     """The service refused it or failed on it."""
     VOID = "void"
     """Its optimizer step was not taken, because a part of it failed."""
     DROPPED = "dropped"
     """A gradient that no optimizer step consumed and that the program did not ask for again."""
+
+
+EXECUTED = frozenset({State.DONE, State.EXPIRED})
+"""States of operations that took effect."""
+COMMITTED = EXECUTED | {State.PLACED}
+"""States of operations that belong to the run, and are repeated where it is replayed."""
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):

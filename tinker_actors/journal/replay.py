@@ -6,6 +6,8 @@ from typing import TypeVar
 import msgspec
 
 from tinker_actors.journal.records import (
+    COMMITTED,
+    EXECUTED,
     CheckpointRecord,
     Kind,
     ModelRecord,
@@ -46,16 +48,16 @@ class RestorePoint(msgspec.Struct, frozen=True):
 
 
 def steps_done(image: RunImage) -> int:
-    """Optimizer steps with a result."""
-    return image.earlier_steps + _count_steps(image.operations, {State.DONE})
+    """Optimizer steps that were taken."""
+    return image.earlier_steps + _count_steps(image.operations, EXECUTED)
 
 
 def steps_submitted(image: RunImage) -> int:
-    """Optimizer steps with a result or committed to."""
-    return image.earlier_steps + _count_steps(image.operations, {State.DONE, State.PLACED})
+    """Optimizer steps that were taken or are committed to."""
+    return image.earlier_steps + _count_steps(image.operations, COMMITTED)
 
 
-def _count_steps(operations: Iterable[OperationRecord], states: set[State]) -> int:
+def _count_steps(operations: Iterable[OperationRecord], states: frozenset[State]) -> int:
     return sum(operation.kind == Kind.OPTIM_STEP and operation.state in states for operation in operations)
 
 
@@ -78,9 +80,9 @@ def outstanding(image: RunImage, model: ModelRecord) -> list[OperationRecord]:
     parts = parts_of(image)
     wanted = []
     for operation in image.operations:
-        if operation.place <= model.base_place or operation.state not in (State.PLACED, State.DONE):
+        if operation.place <= model.base_place or operation.state not in COMMITTED:
             continue
-        if not Kind(operation.kind).changes_the_model and operation.state == State.DONE:
+        if not Kind(operation.kind).changes_the_model and operation.state in EXECUTED:
             continue
         if any((operation.place, one.part) not in ended for one in parts.get(operation.place, ())):
             wanted.append(operation)
@@ -145,9 +147,7 @@ def _is_covered(image: RunImage, place: int) -> bool:
     needed = {
         operation.place
         for operation in image.operations
-        if operation.place > place
-        and operation.state in (State.PLACED, State.DONE)
-        and Kind(operation.kind).changes_the_model
+        if operation.place > place and operation.state in COMMITTED and Kind(operation.kind).changes_the_model
     }
     first = image.operations[0].place if image.operations else image.last_place + 1
     return place >= first - 1 and all(
@@ -170,7 +170,7 @@ def dangling(image: RunImage) -> list[OperationRecord]:
     """Operations behind the last optimizer step, in order: what a loop that died will ask for again."""
     behind: list[OperationRecord] = []
     for operation in image.operations:
-        if operation.state not in (State.PLACED, State.DONE):
+        if operation.state not in COMMITTED:
             continue
         if operation.kind == Kind.OPTIM_STEP:
             behind.clear()
@@ -188,7 +188,7 @@ def step_of(operations: Iterable[OperationRecord], place: int) -> list[Operation
     """
     step: list[OperationRecord] = []
     for operation in operations:
-        if operation.state not in (State.PLACED, State.DONE) or not Kind(operation.kind).changes_the_model:
+        if operation.state not in COMMITTED or not Kind(operation.kind).changes_the_model:
             continue
         step.append(operation)
         if operation.kind == Kind.OPTIM_STEP:

@@ -216,7 +216,7 @@ class Store:
         models = self._select(ModelRecord, "run = ? ORDER BY generation", run)
         generation = models[-1].generation if models else 0
         (steps,) = self._database.execute(
-            "SELECT count(*) FROM operations WHERE run = ? AND place <= ? AND kind = 'optim_step' AND state = 'done'",
+            "SELECT count(*) FROM operations WHERE run = ? AND place <= ? AND kind = 'optim_step' AND state IN ('done', 'expired')",
             (run, since),
         ).fetchone()
         (last,) = self._database.execute(

@@ -1,0 +1,143 @@
+"""Results of one run as they come: written down in order, then handed to whoever waits for them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from tinker_actors.actors.journal import Append, DropContents
+from tinker_actors.actors.outbox import Outbox, Pending
+from tinker_actors.actors.published import JOURNAL, Published
+from tinker_actors.actors.results import Conclusion, Progress, conclude, digest_of, progress_of
+from tinker_actors.actors.run import Run
+from tinker_actors.config import LOCAL
+from tinker_actors.errors import APIResponseValidationError
+from tinker_actors.events import CheckpointSaved, ResultLost, StepDone
+from tinker_actors.journal.records import EXECUTED, State
+from tinker_actors.journal.store import RunImage
+from tinker_actors.supervision import Context
+
+__all__ = ["Setback", "Settlement"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """A result that cannot be handed out."""
+
+    pending: Pending
+    error: APIResponseValidationError | None
+    """Why it cannot be read; None: it is another one than before."""
+
+
+class Settlement:
+    """Settles the futures of one run, in its actor's thread.
+
+    Args:
+        run: whose.
+        published: of the service client.
+        context: of the actor this works for.
+        image: the run as the journal has it.
+        progressed: called when a caller gets a result.
+        saved: called when there is another checkpoint that recovery may begin in.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        published: Published,
+        context: Context,
+        image: RunImage,
+        *,
+        progressed: Callable[[], object],
+        saved: Callable[[], object],
+    ) -> None:
+        self._run = run
+        self._published = published
+        self._context = context
+        self._journal = context.address(JOURNAL)
+        self._progressed = progressed
+        self._saved = saved
+        self._progress = progress_of(image)
+        self._saved_steps = max(
+            (checkpoint.step for checkpoint in image.checkpoints if checkpoint.usable), default=0
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that were taken."""
+        return self._progress.steps
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether a checkpoint covers every step."""
+        return self._progress.steps == self._saved_steps
+
+    def settle(self, outbox: Outbox) -> Setback | None:
+        """Record results and settle futures, in order, up to one that cannot be handed out.
+
+        Raises:
+            JournalError: the journal cannot be written.
+        """
+        while True:
+            progress = msgspec.structs.replace(self._progress, summaries=list(self._progress.summaries))
+            conclusions: list[Conclusion] = []
+            for pending in outbox.finished():
+                try:
+                    if self._diverged(pending):
+                        return Setback(pending, None)
+                    conclusions.append(conclude(pending, progress))
+                except APIResponseValidationError as error:
+                    if conclusions:
+                        break
+                    return Setback(pending, error)
+                if conclusions[-1].checkpoint is not None:
+                    break  # else a crash could leave futures open that the next image does not reach back to
+            if not conclusions:
+                return None
+            self._record(outbox, conclusions, progress)
+
+    def _record(self, outbox: Outbox, conclusions: list[Conclusion], progress: Progress) -> None:
+        records = [record for one in conclusions for record in one.records]
+        lines = [line for one in conclusions for line in one.lines]
+        self._journal.call(Append(tuple(records), durable=False, lines=tuple(lines)))
+        self._progress = progress
+        outbox.remove(one.pending.record.place for one in conclusions)
+        for conclusion in conclusions:
+            self._tell_concluded(conclusion)
+
+    def _diverged(self, pending: Pending) -> bool:
+        """Whether a repeated operation gave another result than before; only the embedded server is exact."""
+        is_exact = self._published.settings.base_url == LOCAL and self._published.policy.restore_optimizer
+        if pending.record.state != State.DONE or not is_exact:
+            return False
+        return any(
+            answer is not None and digest_of(answer.body) != recorded
+            for recorded, answer in zip(pending.recorded, pending.answers, strict=False)
+        )
+
+    def _tell_concluded(self, conclusion: Conclusion) -> None:
+        record = conclusion.pending.record
+        if conclusion.step is not None:
+            self._run.note_steps_done(conclusion.step)
+            self._context.emit(StepDone(run=self._run.name, step=conclusion.step, metrics=conclusion.metrics))
+        if conclusion.error is not None:
+            self._context.emit(
+                ResultLost(run=self._run.name, operation=record.kind, reason=str(conclusion.error))
+            )
+        if record.state not in EXECUTED:
+            self._progressed()
+            if conclusion.error is None:
+                self._run.submissions.settle(record.ticket, conclusion.value)
+            else:
+                self._run.submissions.fail(record.ticket, conclusion.error)
+        saved = conclusion.checkpoint
+        if saved is not None:
+            if saved.usable:
+                self._saved_steps = saved.step
+                self._journal.tell(DropContents(self._run.name))
+                self._saved()
+            self._context.emit(
+                CheckpointSaved(
+                    run=self._run.name, step=saved.step, path=saved.path, automatic=bool(saved.automatic)
+                )
+            )
