@@ -1,0 +1,80 @@
+"""The training program that the trials of recovery kill, lose the model of, and start again."""
+
+from pathlib import Path
+from typing import Any
+
+from crash_points import CrashPoints
+from harness import KEY, WAIT_S, example
+
+import tinker_actors as ta
+
+STEPS = 12
+WORDS = [
+    "apple",
+    "brave",
+    "cedar",
+    "delta",
+    "eagle",
+    "flint",
+    "grape",
+    "honey",
+    "ivory",
+    "jolly",
+    "koala",
+    "lemon",
+]
+POLICY = ta.RecoveryPolicy(checkpoint_every_steps=5, backoff_s=0.01, max_backoff_s=0.1)
+
+
+def batches(number: int) -> tuple[list[ta.Datum], list[ta.Datum]]:
+    """Data of one optimizer step; no two steps have the same."""
+    word, lap = WORDS[number % len(WORDS)], number // len(WORDS)
+    question = f"{word} {lap}" if lap else word
+    return [example(question, f"{word[1:]}{word[0]}ay"), example(word[::-1], word)], [example(word * 2, word)]
+
+
+def adam(number: int) -> ta.AdamParams:
+    """Of one optimizer step; no two steps have the same."""
+    return ta.AdamParams(learning_rate=2e-3 / (1 + number))
+
+
+def train(
+    service: ta.ServiceClient, points: CrashPoints, *, steps: int = STEPS, run: str | None = None
+) -> None:
+    """Take the steps that are left, with a save every three and a sampler every four."""
+    named: dict[str, Any] = {} if run is None else {"run": run}
+    training = service.create_lora_training_client("local/tiny", rank=4, seed=3, **named).result(WAIT_S)
+    for number in training.steps(steps):
+        if number and number % 3 == 0:
+            training.save_state(f"step-{number:02d}").result(WAIT_S)
+        if number and number % 4 == 0:
+            training.save_weights_for_sampler(f"sampler-{number:02d}").result(WAIT_S)
+        forwards = [training.forward_backward(data, "cross_entropy") for data in batches(number)]
+        if number % 2:  # the other steps have all their requests under way together
+            _ = [forward.result(WAIT_S) for forward in forwards]
+            points.reach("program between gradient and update")
+        training.optim_step(adam(number)).result(WAIT_S)
+        points.reach("program after update")
+    training.save_state("final").result(WAIT_S)
+    points.reach("program after the last save")
+
+
+def main(url: str, run_dir: str, trace: str, point: str, nth: int, steps: int = STEPS) -> None:
+    """One process."""
+    points = CrashPoints(Path(trace), point, nth)
+    points.install()
+    with ta.ServiceClient(base_url=url, api_key=KEY, run_dir=run_dir, recovery=POLICY) as service:
+        train(service, points, steps=steps)
+
+
+def go_wrong(fault: str, **arguments: Any) -> None:
+    """One process that does not do what it should; what its judge is tested with."""
+    original = batches, adam
+    match fault:
+        case "another batch":
+            globals()["batches"] = lambda number: original[0](4 if number == 5 else number)
+        case "a gradient doubled":
+            globals()["batches"] = lambda number: (*original[0](number), *original[0](number)[number != 5 :])
+        case "another update":
+            globals()["adam"] = lambda number: original[1](4 if number == 5 else number)
+    main(**arguments)
