@@ -41,6 +41,7 @@ def test_every_type_is_listed() -> None:
 def test_importing_the_package_loads_nothing_heavy() -> None:
     heavy = [
         "numpy",
+        "httpcore",
         "httpx",
         "structlog",
         "tokenizers",
@@ -59,7 +60,7 @@ def test_client_that_only_waits_loads_no_arrays_and_no_second_transport() -> Non
     program = """
 import sys, tinker_actors as ta
 with ta.ServiceClient(base_url="http://127.0.0.1:9", api_key="tml-key"):
-    print([name for name in ("numpy", "httpx", "structlog", "tokenizers", "google.protobuf") if name in sys.modules])
+    print([name for name in ("numpy", "httpcore", "structlog", "tokenizers", "google.protobuf") if name in sys.modules])
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

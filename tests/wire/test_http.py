@@ -20,6 +20,7 @@ from tinker_actors.errors import (
     APIStatusError,
     APITimeoutError,
     BadRequestError,
+    ConfigError,
     ConflictError,
     InternalServerError,
     TinkerActorsError,
@@ -28,7 +29,7 @@ from tinker_actors.errors import (
 from tinker_actors.wire.calls import Answer, Call, Pool, read_json
 from tinker_actors.wire.compression import compressed, unpacked
 from tinker_actors.wire.http import MAX_EDGE_REFUSALS, HttpOptions, Transport, make_transport
-from tinker_actors.wire.httpx_transport import HttpxTransport
+from tinker_actors.wire.httpcore_transport import HttpcoreTransport
 from tinker_actors.wire.pyqwest_transport import PyqwestTransport
 
 WAIT_S = 10.0
@@ -38,7 +39,7 @@ Make = Callable[[HttpOptions], Transport]
 Outcome = Answer | TinkerActorsError
 
 
-@pytest.fixture(params=[HttpxTransport, PyqwestTransport])
+@pytest.fixture(params=[HttpcoreTransport, PyqwestTransport])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes transports of one of the two kinds, in an environment without proxies."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
@@ -431,7 +432,7 @@ def through_proxy(make: Make, **options: object) -> list[Seen]:
         async with serving(answer()) as proxy:
             where = {name: str(value).replace("PROXY", proxy.url[7:]) for name, value in options.items()}
             with pytest.MonkeyPatch.context() as patch:
-                for name in {"http_proxy", "no_proxy"} & where.keys():
+                for name in {"all_proxy", "http_proxy", "https_proxy", "no_proxy"} & where.keys():
                     patch.setenv(name, where[name])
                 explicit = where.get("proxy")
                 transport = make(HttpOptions(proxy=explicit, direct=bool(options.get("direct"))))
@@ -443,7 +444,16 @@ def through_proxy(make: Make, **options: object) -> list[Seen]:
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("options", [{"proxy": "http://u:p@PROXY"}, {"http_proxy": "http://u:p@PROXY"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"proxy": "http://u:p@PROXY"},
+        {"http_proxy": "http://u:p@PROXY"},
+        {"http_proxy": "u:p@PROXY"},
+        {"all_proxy": "http://u:p@PROXY"},
+        {"all_proxy": "http://u:p@PROXY", "https_proxy": "http://127.0.0.1:9"},
+    ],
+)
 def test_a_proxy_is_used_that_was_given_or_is_in_the_environment(
     make: Make, options: dict[str, object]
 ) -> None:
@@ -453,7 +463,21 @@ def test_a_proxy_is_used_that_was_given_or_is_in_the_environment(
 
 
 def test_the_environment_may_except_hosts_from_its_proxy(make: Make) -> None:
-    assert through_proxy(make, http_proxy="http://PROXY", no_proxy="service.invalid") == []
+    assert through_proxy(make, http_proxy="http://PROXY", no_proxy="elsewhere, service.invalid") == []
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "gopher://127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_spoken_to_is_told(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setattr("tinker_actors.wire.httpcore_transport.find_spec", lambda _name: None)
+    monkeypatch.setenv("all_proxy", proxy)
+
+    async def main() -> Outcome:
+        transport = HttpcoreTransport(HttpOptions())
+        error = await outcome_of(transport, CALL, "http://service.invalid")
+        await transport.close()
+        return error
+
+    assert type(asyncio.run(main())) is ConfigError
 
 
 def test_what_goes_to_loopback_goes_round_the_environments_proxy(make: Make) -> None:
@@ -480,9 +504,9 @@ def test_a_proxy_that_is_down_does_not_give_its_password_away(make: Make) -> Non
     ("choice", "is_installed", "kind"),
     [
         (None, True, PyqwestTransport),
-        (None, False, HttpxTransport),
+        (None, False, HttpcoreTransport),
         ("fast", True, PyqwestTransport),
-        ("httpx", True, HttpxTransport),
+        ("httpx", True, HttpcoreTransport),
     ],
 )
 def test_the_fast_transport_is_taken_where_it_is_installed(
@@ -493,7 +517,7 @@ def test_the_fast_transport_is_taken_where_it_is_installed(
     assert type(make_transport(HttpOptions(), choice)) is kind
 
 
-@pytest.mark.parametrize(("choice", "other"), [("fast", "httpx"), ("httpx", "pyqwest")])
+@pytest.mark.parametrize(("choice", "other"), [("fast", "httpcore"), ("httpx", "pyqwest")])
 def test_the_other_library_is_not_even_loaded(choice: str, other: str) -> None:
     program = f"""
 import sys

@@ -57,8 +57,8 @@ class ServiceClient:
         default_headers_overrides: the official SDK's name of `default_headers`.
         default_query: added to the URL of every request.
         proxy: URL of an HTTP proxy; by default what the environment says.
-        transport: "fast" (extra `fast`) or "httpx"; by default `TINKER_ACTORS_TRANSPORT`, else the fast one where
-            it is installed.
+        transport: "fast" (extra `fast`) or "httpx" (its engine, httpcore); by default `TINKER_ACTORS_TRANSPORT`,
+            else the fast one where it is installed.
         codec: "protobuf" or "json" for what travels of training; by default `TINKER_ACTORS_CODEC`, else what the
             service turns out to read.
         circuit_breaker: when endpoints that fail are left alone: settings for all, or by the API's name of the

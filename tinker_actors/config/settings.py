@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     codec: Literal["protobuf", "json"] | None = None
     """What training requests travel in; None finds out what the server reads."""
     transport: Literal["fast", "httpx"] | None = None
-    """What sends requests; None takes the fast one where it is installed."""
+    """What sends requests, "httpx" being its engine httpcore; None takes the fast one where it is installed."""
 
     @property
     def is_local(self) -> bool:

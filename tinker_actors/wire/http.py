@@ -199,9 +199,9 @@ def make_transport(options: HttpOptions, choice: TransportChoice | None = None) 
 
         if os.getpid() == HOME:
             return PyqwestTransport(options)
-    from tinker_actors.wire.httpx_transport import HttpxTransport
+    from tinker_actors.wire.httpcore_transport import HttpcoreTransport
 
-    return HttpxTransport(options)
+    return HttpcoreTransport(options)
 
 
 def _target(request: Request, answer: Answer) -> str | None:
