@@ -150,7 +150,7 @@ class BreakerMachine(RuleBasedStateMachine):
         if isinstance(answer, Refusal):
             assert expected is None
             assert 0 < answer.retry_after_s <= 90.0
-            assert self.model.mode != "open" or self.now + answer.retry_after_s == self.model.until
+            assert self.model.mode != "open" or answer.retry_after_s == self.model.until - self.now
         else:
             assert expected is not None
             self.under_way.append((answer, expected))
