@@ -10,7 +10,9 @@ TinkerActorsError = TinkerError
 │   ├── ValidationError (ValueError)            an argument is wrong; nothing was sent
 │   │   ├── ShapeError                          arrays whose shapes do not fit together
 │   │   └── TinkerPathError                     not a tinker:// path of the kind wanted
-│   └── ConfigError (ValueError)                settings, run directories, child specs
+│   ├── ConfigError (ValueError)                settings, run directories, child specs
+│   ├── CustomLossError                         a loss of the caller's own failed; nothing of it counts
+│   └── MissingTorchError (ImportError)         a torch function, and no PyTorch
 ├── the network
 │   ├── APIConnectionError (ConnectionError)    no answer came
 │   │   ├── APITimeoutError (TimeoutError)      no answer came in time
@@ -59,6 +61,7 @@ __all__ = [
     "CommandRefusedError",
     "ConfigError",
     "ConflictError",
+    "CustomLossError",
     "FencedError",
     "ForkedProcessError",
     "FutureExpiredError",
@@ -66,6 +69,7 @@ __all__ = [
     "InternalServerError",
     "JournalError",
     "MailboxFullError",
+    "MissingTorchError",
     "NotDeliveredError",
     "NotFoundError",
     "OutcomeUnknownError",
@@ -145,6 +149,16 @@ class TinkerPathError(ValidationError):
 
 class ConfigError(TinkerActorsError, ValueError):
     """A setting, a run directory or a child spec is wrong."""
+
+
+class CustomLossError(TinkerActorsError):
+    """A loss or a regularizer of the caller's own failed, or gave what is no loss; `__cause__` is its own error."""
+
+    category = "user"
+
+
+class MissingTorchError(TinkerActorsError, ImportError):
+    """A loss is a torch function, and PyTorch is not installed."""
 
 
 # The network ------------------------------------------------------------------------------------
