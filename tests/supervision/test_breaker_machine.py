@@ -178,7 +178,7 @@ class BreakerMachine(RuleBasedStateMachine):
                 self.circuit.settle(answer, outcome)
                 self.model.end(expected, outcome, self.now, None)
 
-    @rule(seconds=st.sampled_from([0.05, 0.1, 1.0, 3.9, 4.0, 8.0, TTL_S]))
+    @rule(seconds=st.sampled_from([0.0625, 0.125, 1.0, 3.875, 4.0, 8.0, TTL_S]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
