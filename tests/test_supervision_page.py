@@ -142,6 +142,7 @@ def test_the_page_has_the_defaults_of_the_recovery_policy() -> None:
         "backoff_s",
         "max_backoff_s",
         "poll_interval_s",
+        "divergence_nats",
     )
     policy = ta.RecoveryPolicy()
     units = {"max_journal_bytes": (2**20, " MiB")}

@@ -6,6 +6,7 @@ Frozen facts in the past tense; they travel on the tree's event stream. None hol
 import msgspec
 
 __all__ = [
+    "CheckpointPassedOver",
     "CheckpointSaved",
     "CircuitClosed",
     "CircuitHalfOpened",
@@ -19,7 +20,9 @@ __all__ = [
     "ModelCreated",
     "ModelRestored",
     "OperationDeprecated",
+    "OptimizerUnverified",
     "QueueStateChanged",
+    "ReplayDiverged",
     "RequestRetried",
     "ResultLost",
     "RunHalted",
@@ -184,6 +187,39 @@ class CheckpointSaved(RuntimeEvent, frozen=True, kw_only=True):
     step: int
     path: str
     automatic: bool
+
+
+class CheckpointPassedOver(RuntimeEvent, frozen=True, kw_only=True):
+    """A checkpoint cannot serve, and will not be tried again; an older one may."""
+
+    run: str
+    path: str
+    reason: str
+
+
+class ReplayDiverged(RuntimeEvent, frozen=True, kw_only=True):
+    """A restored model repeated an operation and gave another result than it gave before it was lost."""
+
+    run: str
+    operation: str
+    place: int
+    """In the order of the run's operations."""
+    checkpoint: str | None
+    """Where the model began; None: from the beginning."""
+    difference_nats: float
+    """Mean |Δlogprob|; infinity where results cannot be compared by that."""
+    limit_nats: float
+    is_accepted: bool
+    """Whether the run goes on with it."""
+
+
+class OptimizerUnverified(RuntimeEvent, frozen=True, kw_only=True):
+    """A model was restored, and nothing that is replayed would show whether its optimizer's state came along."""
+
+    run: str
+    checkpoint: str
+    are_weights_verified: bool
+    """Whether a forward_backward is replayed, whose result depends on the weights."""
 
 
 class StepDone(RuntimeEvent, frozen=True, kw_only=True):

@@ -164,7 +164,7 @@ def test_another_version_is_refused(tmp_path: Path, open_store: Open) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(JournalError, match="version 3, got 99"):
+    with pytest.raises(JournalError, match="version 4, got 99"):
         open_store(path)
 
 

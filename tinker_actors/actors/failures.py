@@ -93,9 +93,9 @@ def _reaction_to_conflict(outbox: Outbox, part: Part) -> Reaction:
     return Reaction.FAIL if outbox[part[0]].is_named else Reaction.CONTRADICTED
 
 
-def resume_after(error: TinkerActorsError) -> str:
-    """What to do to go on with a run that `error` halted."""
-    match error:
+def resume_after(cause: TinkerActorsError | str) -> str:
+    """What to do to go on with a run that `cause` halted."""
+    match cause:
         case AuthenticationError() | PermissionDeniedError():
             return f"set a key that the service accepts, and {RESUME}"
         case BillingError():

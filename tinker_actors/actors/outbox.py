@@ -11,7 +11,7 @@ import msgspec
 
 from tinker_actors.api.training import SaveContent
 from tinker_actors.errors import TinkerActorsError
-from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, SendRecord
+from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, ResultRecord, SendRecord
 from tinker_actors.wire.calls import Answer
 
 __all__ = ["Outbox", "Part", "Pending"]
@@ -27,8 +27,8 @@ class Pending:
     record: OperationRecord
     contents: list[bytes]
     """Bodies without ids, one per request."""
-    recorded: list[str]
-    """Digests of the results from an earlier model, one per request; empty when there were none."""
+    recorded: list[ResultRecord]
+    """The results from an earlier model without their bodies, one per request; empty when there were none."""
     sends: list[SendRecord]
     """One per request."""
     answers: list[Answer | None] = field(default_factory=list)

@@ -33,7 +33,7 @@ from tinker_actors.errors import (
     UnprocessableEntityError,
     ValidationError,
 )
-from tinker_actors.events import ModelAttached, ModelRestored, RuntimeEvent
+from tinker_actors.events import CheckpointPassedOver, ModelAttached, ModelRestored, RuntimeEvent
 from tinker_actors.events import ModelCreated as ModelMade
 from tinker_actors.journal.records import CheckpointRecord, ModelRecord, SendRecord
 from tinker_actors.journal.replay import RestorePoint, is_tainted, restore_points
@@ -436,11 +436,16 @@ class Recovery:
         if not isinstance(error, NotFoundError | BadRequestError | RequestFailedError):
             self._stuck(error)
             return
-        bad = [one for one in self._image().checkpoints if one.path == model.checkpoint]
-        unusable: list[CheckpointRecord] = [msgspec.structs.replace(one, usable=0) for one in bad]
-        self._journal.call(Append(tuple(unusable)))
+        self.mark(model.checkpoint or "", str(error))
         # The marks make an end of it.
         self.restore(f"checkpoint {model.checkpoint} cannot be loaded ({error})", counts=False)
+
+    def mark(self, path: str, reason: str) -> None:
+        """Let no model begin in a checkpoint any more."""
+        bad = [one for one in self._image().checkpoints if one.path == path]
+        unusable: list[CheckpointRecord] = [msgspec.structs.replace(one, usable=0) for one in bad]
+        self._journal.call(Append(tuple(unusable)))
+        self._context.emit(CheckpointPassedOver(run=self._run.name, path=path, reason=reason))
 
 
 def _model_id(model: ModelRecord, answer: Answer) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from tinker_actors.actors.failures import error_summary
+from tinker_actors.actors.fingerprints import fingerprint_of
 from tinker_actors.actors.outbox import Pending
-from tinker_actors.actors.run import read_result
+from tinker_actors.actors.run import combine_parts, read_parts, read_result
 from tinker_actors.api.training import SaveContent
 from tinker_actors.errors import ResultExpiredError
 from tinker_actors.journal.exports import Line, checkpoint_line, metrics_line
@@ -90,7 +91,8 @@ def conclude(pending: Pending, progress: Progress) -> Conclusion:
     if pending.lost:
         return _conclude_lost(pending, ended, progress)
     answers = [answer for answer in pending.answers if answer is not None]
-    value = read_result(pending.kind, answers)
+    parts = read_parts(pending.kind, answers)
+    value = combine_parts(pending.kind, parts, answers)
     if record.state in EXECUTED:  # a replay: the recorded result stands
         return Conclusion(pending, value, ended, [])
     summary, conclusion = _summarise(pending, value, progress)
@@ -103,11 +105,16 @@ def conclude(pending: Pending, progress: Progress) -> Conclusion:
             body=answer.body,
             media_type=answer.content_type,
             digest=digest_of(answer.body),
+            summary=_fingerprint(pending.kind, part),
         )
-        for number, answer in enumerate(answers)
+        for number, (answer, part) in enumerate(zip(answers, parts, strict=True))
     ]
     conclusion.records.extend([record, *results, *ended])
     return conclusion
+
+
+def _fingerprint(kind: Kind, part: Any) -> bytes | None:
+    return msgspec.json.encode(fingerprint_of(part)) if kind is Kind.FORWARD_BACKWARD else None
 
 
 def _conclude_lost(pending: Pending, ended: list[Record], progress: Progress) -> Conclusion:

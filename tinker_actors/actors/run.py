@@ -35,7 +35,16 @@ from tinker_actors.wire.calls import PROTOBUF, Answer, Call, json_body
 from tinker_actors.wire.documents import FutureHandle
 from tinker_actors.wire.protobuf import encode_training_content
 
-__all__ = ["Run", "RunConfig", "TrainingOperation", "call_for", "expectation_of", "read_result"]
+__all__ = [
+    "Run",
+    "RunConfig",
+    "TrainingOperation",
+    "call_for",
+    "combine_parts",
+    "expectation_of",
+    "read_parts",
+    "read_result",
+]
 
 MAX_SEED = 2**31 - 1
 
@@ -192,7 +201,20 @@ def read_result(kind: Kind, answers: Sequence[Answer]) -> Any:
     Raises:
         APIResponseValidationError: an answer cannot be understood.
     """
-    results = [_EXPECTED[kind].read(answer) for answer in answers]
+    return combine_parts(kind, read_parts(kind, answers), answers)
+
+
+def read_parts(kind: Kind, answers: Sequence[Answer]) -> list[Any]:
+    """The result of each request of an operation.
+
+    Raises:
+        APIResponseValidationError: an answer cannot be understood.
+    """
+    return [_EXPECTED[kind].read(answer) for answer in answers]
+
+
+def combine_parts(kind: Kind, results: list[Any], answers: Sequence[Answer]) -> Any:
+    """The result of an operation out of those of its requests."""
     if kind in (Kind.FORWARD_BACKWARD, Kind.FORWARD):
         is_of_today = any(answer.content_type == PROTOBUF for answer in answers)
         return combine(results, CURRENT if is_of_today else LEGACY)

@@ -8,12 +8,14 @@ import msgspec
 from tinker_actors.actors.journal import Append, DropContents
 from tinker_actors.actors.outbox import Outbox, Pending
 from tinker_actors.actors.published import JOURNAL, Published
-from tinker_actors.actors.results import Conclusion, Progress, conclude, digest_of, progress_of
+from tinker_actors.actors.results import Conclusion, Progress, conclude, progress_of
 from tinker_actors.actors.run import Run
+from tinker_actors.actors.verification import Verification
 from tinker_actors.config import LOCAL
 from tinker_actors.errors import APIResponseValidationError
-from tinker_actors.events import CheckpointSaved, ResultLost, StepDone
-from tinker_actors.journal.records import EXECUTED, State
+from tinker_actors.events import CheckpointSaved, ReplayDiverged, ResultLost, StepDone
+from tinker_actors.journal.records import EXECUTED, ModelRecord
+from tinker_actors.journal.replay import has_stepped
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Context
 
@@ -26,7 +28,7 @@ class Setback:
 
     pending: Pending
     error: APIResponseValidationError | None
-    """Why it cannot be read; None: it is another one than before."""
+    """Why it cannot be read; None: a restored model gave another one than before."""
 
 
 class Settlement:
@@ -37,6 +39,7 @@ class Settlement:
         published: of the service client.
         context: of the actor this works for.
         image: the run as the journal has it.
+        model: whose results these are.
         progressed: called when a caller gets a result.
         saved: called when there is another checkpoint that recovery may begin in.
     """
@@ -47,6 +50,7 @@ class Settlement:
         published: Published,
         context: Context,
         image: RunImage,
+        model: ModelRecord,
         *,
         progressed: Callable[[], object],
         saved: Callable[[], object],
@@ -57,6 +61,12 @@ class Settlement:
         self._journal = context.address(JOURNAL)
         self._progressed = progressed
         self._saved = saved
+        self._model = model
+        self._verification = Verification(
+            published.policy,
+            is_exact=published.settings.base_url == LOCAL,
+            has_stepped=has_stepped(image, model),
+        )
         self._progress = progress_of(image)
         self._saved_steps = max(
             (checkpoint.step for checkpoint in image.checkpoints if checkpoint.usable), default=0
@@ -83,7 +93,7 @@ class Settlement:
             conclusions: list[Conclusion] = []
             for pending in outbox.finished():
                 try:
-                    if self._diverged(pending):
+                    if not self._is_verified(pending):
                         return Setback(pending, None)
                     conclusions.append(conclude(pending, progress))
                 except APIResponseValidationError as error:
@@ -105,15 +115,24 @@ class Settlement:
         for conclusion in conclusions:
             self._tell_concluded(conclusion)
 
-    def _diverged(self, pending: Pending) -> bool:
-        """Whether a repeated operation gave another result than before; only the embedded server is exact."""
-        is_exact = self._published.settings.base_url == LOCAL and self._published.policy.restore_optimizer
-        if pending.record.state != State.DONE or not is_exact:
-            return False
-        return any(
-            answer is not None and digest_of(answer.body) != recorded
-            for recorded, answer in zip(pending.recorded, pending.answers, strict=False)
+    def _is_verified(self, pending: Pending) -> bool:
+        """Whether a repeated operation gave the result it gave before, or policy takes another one, too."""
+        difference = self._verification.difference(pending)
+        if difference is None:
+            return True
+        is_accepted = self._published.policy.on_divergence == "accept"
+        self._context.emit(
+            ReplayDiverged(
+                run=self._run.name,
+                operation=pending.record.kind,
+                place=pending.record.place,
+                checkpoint=self._model.checkpoint,
+                difference_nats=difference,
+                limit_nats=self._verification.limit_nats,
+                is_accepted=is_accepted,
+            )
         )
+        return is_accepted
 
     def _tell_concluded(self, conclusion: Conclusion) -> None:
         record = conclusion.pending.record

@@ -12,7 +12,6 @@ import msgspec
 
 from tinker_actors.actors.custody import Custody, PollDue
 from tinker_actors.actors.failures import (
-    RESUME,
     Reaction,
     error_summary,
     open_void,
@@ -31,6 +30,7 @@ from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionRea
 from tinker_actors.actors.settlement import Settlement
 from tinker_actors.actors.status import Hold
 from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send
+from tinker_actors.actors.verification import shows_optimizer
 from tinker_actors.api.training import get_info
 from tinker_actors.config import LOCAL
 from tinker_actors.errors import (
@@ -45,11 +45,12 @@ from tinker_actors.errors import (
 from tinker_actors.events import (
     GradientDropped,
     JournalParked,
+    OptimizerUnverified,
     RunHalted,
     StepVoided,
 )
 from tinker_actors.journal import replay
-from tinker_actors.journal.records import EXECUTED, Kind, OperationRecord, Record, State
+from tinker_actors.journal.records import EXECUTED, Kind, ModelRecord, OperationRecord, Record, State
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import ExitReason, Reply, SupervisedActor
 from tinker_actors.supervision.callbacks import run_callback
@@ -147,7 +148,6 @@ class TrainingActor(SupervisedActor):
             self._run, self._published, self._journal, image.last_place, self.context.clock.now
         )
         self._intake.open_void = open_void(image, self._run.submissions)
-        self._note(image)
         settle_recorded(self._run, image)
         address = self.context.address(self.context.path)
         self._run.submissions.bind(lambda: address.tell(Woken()))
@@ -216,12 +216,13 @@ class TrainingActor(SupervisedActor):
     def _load(self) -> RunImage:
         return load_run(self._run, self._journal)
 
-    def _note(self, image: RunImage) -> None:
+    def _note(self, image: RunImage, model: ModelRecord) -> None:
         self._settlement = Settlement(
             self._run,
             self._published,
             self.context,
             image,
+            model,
             progressed=self._recovery.note_progress,
             saved=lambda: self._custody.retire(self._load()),
         )
@@ -229,7 +230,7 @@ class TrainingActor(SupervisedActor):
     def _serve_model(self, attached: Attached) -> None:
         """The run has a model: send it what it lacks, then what is new."""
         image = self._load()
-        self._note(image)
+        self._note(image, attached.model)
         parallel = self._published.config.parallel_fwdbwd_chunks and self._published.capabilities.has_flags
         outbox = Outbox(attached.model, replay.next_seq_id(image.sends), parallel=parallel)
         parts, results = replay.parts_of(image), replay.results_of(image)
@@ -246,13 +247,13 @@ class TrainingActor(SupervisedActor):
                     fresh.extend(requests)
                 fresh.extend(sends)
             contents = [one.content or b"" for one in requests]
-            recorded = [one.digest for one in results.get(operation.place, [])]
+            recorded = [msgspec.structs.replace(one, body=None) for one in results.get(operation.place, [])]
             outbox.put(Pending(operation, contents, recorded, sends))
         if fresh:
             self._journal.call(Append(tuple(fresh)))
         self._outbox, self._info, self._run.hold = outbox, attached.info, None
         self.context.emit(attached.event(len(lacking)))
-        self._tell_attached(attached)
+        self._tell_attached(attached, lacking)
         self._custody.begin(outbox.model_id, image)
         if not image.operations and not image.checkpoints:
             self._save_the_beginning(outbox)
@@ -264,7 +265,16 @@ class TrainingActor(SupervisedActor):
         if not is_made_again and self._published.policy.checkpoint_every_steps:
             self._intake.take_checkpoint(outbox, 0)
 
-    def _tell_attached(self, attached: Attached) -> None:
+    def _tell_attached(self, attached: Attached, sent: list[OperationRecord]) -> None:
+        checkpoint = attached.model.checkpoint
+        if attached.restored_because is not None and checkpoint is not None and not shows_optimizer(sent):
+            self.context.emit(
+                OptimizerUnverified(
+                    run=self._run.name,
+                    checkpoint=checkpoint,
+                    are_weights_verified=any(one.state == State.DONE for one in sent),
+                )
+            )
         callback = self._published.policy.on_recovery
         if callback is not None and attached.restored_because is not None:
             old, new = attached.before or "", attached.model.model_id or ""
@@ -362,10 +372,19 @@ class TrainingActor(SupervisedActor):
         if setback is None:
             return True
         if setback.error is None:
-            self._halt(f"operation {setback.pending.record.place} was repeated and gave another result")
+            self._distrust(outbox, setback.pending)
         else:
             self._fail(outbox, setback.pending, setback.error)
         return False
+
+    def _distrust(self, outbox: Outbox, pending: Pending) -> None:
+        """A restored model is not the one that was lost: what it began in is wrong, or the service is another."""
+        reason = f"operation {pending.record.place} was repeated and gave another result"
+        if outbox.model.checkpoint is None:
+            self._halt(reason)
+        else:
+            self._recovery.mark(outbox.model.checkpoint, reason)
+            self._restore(f"{reason} from checkpoint {outbox.model.checkpoint}", counts=False)
 
     # Failing -------------------------------------------------------------------------------------
 
@@ -388,7 +407,7 @@ class TrainingActor(SupervisedActor):
                 kind = outbox[part[0]].kind
                 self._halt(f"the service has another request under the id of {kind}: {error}")
             case Reaction.HALT:
-                self._halt(error, resume_after(error))
+                self._halt(error)
             case Reaction.FAIL:
                 if not accepted:
                     outbox.refused(part)
@@ -457,8 +476,9 @@ class TrainingActor(SupervisedActor):
         self._hold(f"its model, brought back because {reason}", HEARTBEAT)
         self._recovery.restore(reason, counts=counts)
 
-    def _halt(self, cause: TinkerActorsError | str, resume: str = RESUME) -> None:
+    def _halt(self, cause: TinkerActorsError | str) -> None:
         """Stand still, visibly; nothing is sent and nothing is rewound."""
+        resume = resume_after(cause)
         error = RunHaltedError(
             f"run {self._run.name} is halted: {cause}; to resume, {resume}", run=self._run.name, resume=resume
         )

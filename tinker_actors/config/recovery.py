@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,6 +20,7 @@ OnFailure = Callable[[str, BaseException], object]
 _COUNTS = {"max_attempts": 1, "checkpoint_every_steps": 0, "keep_checkpoints": 1, "max_journal_bytes": 2**16}
 """Whole numbers, and the least of each."""
 _SECONDS = {"backoff_s": 0.0, "max_backoff_s": 0.0, "checkpoint_every_s": 1.0, "poll_interval_s": 1.0}
+_NATS = {"divergence_nats": 0.0}
 """Times, and the least of each."""
 
 
@@ -48,6 +49,11 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """"latest", or the `tinker://` path of the one checkpoint of the run that restores may begin in."""
     restore_optimizer: bool = True
     """Whether a restore takes the optimizer's state along; without it training goes on, but not as it would have."""
+    on_divergence: Literal["halt", "accept"] = "halt"
+    """What is done when a restored model gives other results than it gave before, and no older checkpoint does better:
+    "halt" the run, or "accept" the model that there is, without looking for an older one."""
+    divergence_nats: float = 0.05
+    """So much may results differ when they are repeated: mean |Δlogprob|. Those of the embedded server must be equal."""
     poll_interval_s: float = 30.0
     """How often the service is asked whether the run is corrupted; infinity does not ask."""
     on_recovery: OnRecovery | None = None
@@ -58,13 +64,15 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name, least in _COUNTS.items():
             _check_count(name, getattr(self, name), least)
-        for name, least_s in _SECONDS.items():
-            _check_seconds(name, getattr(self, name), least_s)
+        for name, least_of_it in (_SECONDS | _NATS).items():
+            _check_number(name, getattr(self, name), least_of_it)
         if self.max_backoff_s < self.backoff_s or math.isinf(self.max_backoff_s):
             wanted = f"finite, and backoff_s ({self.backoff_s:g}) or more"
             raise _wrong("max_backoff_s", wanted, self.max_backoff_s)
         if not isinstance(self.restore_optimizer, bool):
             raise _wrong("restore_optimizer", "a bool", self.restore_optimizer)
+        if self.on_divergence not in ("halt", "accept"):
+            raise _wrong("on_divergence", '"halt" or "accept"', self.on_divergence)
         strategy = self.checkpoint_strategy
         if not isinstance(strategy, str) or (strategy != LATEST and not strategy.startswith("tinker://")):
             raise _wrong("checkpoint_strategy", f'"{LATEST}" or a tinker:// path', strategy)
@@ -94,11 +102,11 @@ def _check_count(name: str, value: Any, least: int) -> None:
         raise _wrong(name, f"{least} or more", value)
 
 
-def _check_seconds(name: str, value: Any, least_s: float) -> None:
+def _check_number(name: str, value: Any, least: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(name, "a number of seconds", value)
-    if math.isnan(value) or value < least_s:
-        raise _wrong(name, f"{least_s:g} or more", value)
+        raise _wrong(name, "a number", value)
+    if math.isnan(value) or value < least:
+        raise _wrong(name, f"{least:g} or more", value)
 
 
 def _wrong(name: str, wanted: str, got: Any) -> ConfigError:

@@ -166,6 +166,8 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of the answer."""
     digest: str
     """Of the answer's body."""
+    summary: bytes | None = None
+    """JSON: figures by which a forward_backward's result is recognised when it is repeated."""
 
 
 class SendRecord(msgspec.Struct, frozen=True, kw_only=True):

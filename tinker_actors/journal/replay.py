@@ -22,6 +22,7 @@ from tinker_actors.journal.store import RunImage
 __all__ = [
     "RestorePoint",
     "dangling",
+    "has_stepped",
     "is_tainted",
     "next_seq_id",
     "outstanding",
@@ -87,6 +88,16 @@ def outstanding(image: RunImage, model: ModelRecord) -> list[OperationRecord]:
         if any((operation.place, one.part) not in ended for one in parts.get(operation.place, ())):
             wanted.append(operation)
     return wanted
+
+
+def has_stepped(image: RunImage, model: ModelRecord) -> bool:
+    """Whether `model`, the run's latest, has taken an optimizer step since it began."""
+    ended = {place for place, _ in _ended(image.sends)}
+    return any(
+        operation.kind == Kind.OPTIM_STEP and operation.place in ended
+        for operation in image.operations
+        if operation.place > model.base_place
+    )
 
 
 def _ended(sends: Iterable[SendRecord]) -> set[tuple[int, int]]:

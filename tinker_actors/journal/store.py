@@ -27,7 +27,7 @@ __all__ = ["RunImage", "Store"]
 
 APPLICATION_ID = 0x54416A31
 """Marks our SQLite files."""
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 R = TypeVar("R", bound=Record)
 
