@@ -32,3 +32,11 @@ def test_a_run_goes_through_an_outage() -> None:
     assert "circuit of optim_step closed" in lines
     (last,) = re.findall(r"4 steps taken; closed circuits: (.*)", lines)
     assert "optim_step" in last
+
+
+def test_a_loop_over_a_platform_goes_on_where_it_ended() -> None:
+    lines = printed("training_platform.py")
+    assert re.findall(r"step (\d+):", lines) == ["0", "6", "12", "18"]
+    assert re.findall(r"saved (.*)", lines) == ["after-12", "after-24"]
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", lines)]
+    assert losses[-1] < losses[0] / 2

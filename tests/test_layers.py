@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "clients": {"losses", "actors", "journal", "api", "types", "config", "supervision", "tokenization"},
     "local": {"types", "wire", "tokenization"},
     "observe": {"events", "supervision"},
+    "compat": {"clients", "types"},
     "cli": {"clients", "types", "config", "events", "supervision", "tokenization", "local"},
 }
 
