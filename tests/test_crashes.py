@@ -13,6 +13,8 @@ EDGES = {
     "clients/future.py": 1,  # the error of one future becomes the error of the one made from it
     "clients/service.py": 1,  # the error of a close belongs to whoever waits for it
     "clients/training.py": 1,  # as in clients/future.py
+    "losses/pipeline.py": 1,  # a loss or regularizer of the caller's
+    "losses/threads.py": 1,  # its error belongs to whoever waits for it
     "tokenization.py": 1,  # a library that raises nothing narrower over a file of the user
 }
 
