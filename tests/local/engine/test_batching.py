@@ -69,6 +69,19 @@ def test_requests_come_to_the_same_together_and_alone(
         assert_alike(one, other)
 
 
+def test_attention_shared_between_threads_gives_the_same_bits(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bits(shared_from: int) -> list[tuple[list[int], list[float]]]:
+        monkeypatch.setattr(decoding, "SHARED_FROM", shared_from)
+        batch = Batch(base.weights, decode=letters)
+        generations = [batch.join(spec) for spec in SPECS]
+        drained(batch)
+        return [(drawn.tokens, drawn.logprobs) for one in generations for drawn in one.sequences]
+
+    assert bits(0) == bits(2**60)
+
+
 def test_a_long_prompt_is_read_in_pieces_whose_attention_fits(
     base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

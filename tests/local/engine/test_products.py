@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinker_actors.local.engine import products
-from tinker_actors.local.engine.products import product
+from tinker_actors.local.engine.products import product, share
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 3), (32, 64, 2000), (7, 259, 3000), (40, 2816, 512)])
@@ -25,3 +25,19 @@ def test_what_goes_wrong_on_the_other_thread_is_raised(monkeypatch: pytest.Monke
     monkeypatch.setattr(products, "SHARED_FROM", 0)
     with pytest.raises(ValueError, match="mismatch"):
         product(np.zeros((4, 5)), np.zeros((300, 6)), np.zeros((4, 300)))
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_what_is_shared_has_ended_on_both_threads_whatever_goes_wrong(*, here: bool) -> None:
+    done: list[int] = []
+
+    def fail() -> None:
+        raise KeyError(1)
+
+    def work() -> None:
+        done.append(1)
+
+    with pytest.raises(KeyError):
+        share(*((fail, work) if here else (work, fail)))
+    share(work, work)
+    assert done == [1, 1, 1]

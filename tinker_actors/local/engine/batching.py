@@ -1,5 +1,6 @@
 """Continuous batching: texts of many requests grow together, and requests join and leave between tokens."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -207,6 +208,7 @@ class Batch:
         counts = [generation.spec.num_samples for generation, _ in whole]
         growing = [one for generation, _ in whole for one in generation.growing]
         self._push(growing, np.repeat(logprobs, counts, axis=0), ended)
+        self._cache.reserve(Counter(len(one.generation.prompt) for one in growing if not one.ended))
         for generation, _ in whole:
             prefix, generation.prefix = generation.prefix, None
             for one in generation.growing:

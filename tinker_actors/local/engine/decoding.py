@@ -1,6 +1,7 @@
 """The decoder with a memory: keys and values of earlier tokens are kept, not computed again."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,8 @@ from tinker_actors.local.engine.layers import (
     split_heads,
     swiglu,
 )
-from tinker_actors.local.engine.products import product
+from tinker_actors.local.engine.memory import Memory
+from tinker_actors.local.engine.products import product, share
 from tinker_actors.local.engine.scratch import Scratch
 
 __all__ = ["KVCache", "Prefix", "Row", "advance", "kept_steps", "read", "step_bytes", "steps_at_once"]
@@ -29,6 +31,9 @@ ROWS_AT_ONCE = 8
 
 SCORES_AT_ONCE = 2**24
 """Attention scores of one text in one layer that are held at once."""
+SHARED_FROM = 2**20
+"""Multiplications from which on the attention of rows is shared between two threads."""
+_MEMORY = Memory(most_bytes=2**28)
 
 Ids = npt.NDArray[np.int64]
 
@@ -78,17 +83,30 @@ class _Pool:
         self.rows: list[Row] = []
         self.lengths = np.zeros(0, np.int64)
         """Steps read of each row, and of those there is room for."""
-        self.kv: Floats = np.zeros((config.layers, 2, 0, config.kv_heads, capacity, config.head_dim), dtype)
+        self._shape = (config.layers, 2, 0, config.kv_heads, capacity, config.head_dim)
+        self.kv: Floats = np.zeros(self._shape, dtype)
+
+    def reserve(self, rows: int) -> None:
+        """Make room for so many further rows, at once instead of piece by piece."""
+        used = len(self.rows)
+        missing = used + rows - len(self.lengths)
+        if missing <= 0:
+            return
+        more = max(missing, ROWS_AT_ONCE, used // 4)
+        shape = (*self._shape[:2], len(self.lengths) + more, *self._shape[3:])
+        grown = _MEMORY.take(shape, self.kv.dtype)
+        grown[:, :, :used] = self.kv[:, :, :used]
+        self._release(grown)
+        self.lengths = np.concatenate([self.lengths, np.zeros(more, np.int64)])
+
+    def _release(self, kv: Floats) -> None:
+        _MEMORY.give(self.kv)
+        self.kv = kv
 
     def add(self, kv: Floats, length: int) -> Row:
         """A row that begins with the first `length` steps of `kv`, shape (layers, 2, kv_heads, steps, head_dim)."""
         index = len(self.rows)
-        if index == len(self.lengths):
-            more = max(ROWS_AT_ONCE, index // 4)
-            grown = np.zeros((*self.kv.shape[:2], index + more, *self.kv.shape[3:]), self.kv.dtype)
-            grown[:, :, :index] = self.kv
-            self.kv = grown
-            self.lengths = np.concatenate([self.lengths, np.zeros(more, np.int64)])
+        self.reserve(1)
         self.kv[:, :, index, :, :length] = kv[..., :length, :]
         self.lengths[index] = length
         self.rows.append(Row(self, index))
@@ -104,7 +122,8 @@ class _Pool:
             self.lengths[index] = length
             self.rows[index], last.index = last, index
         if not self.rows:
-            self.kv, self.lengths = self.kv[:, :, :0].copy(), self.lengths[:0]
+            self._release(np.zeros(self._shape, self.kv.dtype))
+            self.lengths = self.lengths[:0]
 
     def attend(self, layer: int, qkv: Floats, bias: Floats | None, config: ModelConfig, out: Floats) -> None:
         """Attention of one further token a row, whose keys and values are kept."""
@@ -116,13 +135,21 @@ class _Pool:
         values[rows, :, lengths] = qkv[:, config.rotated_width :].reshape(kept)
         steps = int(lengths.max()) + 1
         queries = qkv[:, : config.query_width].reshape(count, config.kv_heads, -1, config.head_dim)
-        scores = np.matmul(queries, keys[:, :, :steps].swapaxes(-1, -2))
-        if bias is not None:
-            scores += bias
-        inverse = softmax_parts(scores)
-        mixed = np.matmul(scores, values[:, :, :steps])
-        mixed *= inverse
-        out[...] = mixed.reshape(count, config.query_width)
+
+        def mix(some: slice) -> None:
+            scores = np.matmul(queries[some], keys[some, :, :steps].swapaxes(-1, -2))
+            if bias is not None:
+                scores += bias[some]
+            inverse = softmax_parts(scores)
+            mixed = np.matmul(scores, values[some, :, :steps])
+            mixed *= inverse
+            out[some] = mixed.reshape(len(mixed), config.query_width)
+
+        half = count // 2
+        if not half or 2 * count * steps * config.query_width < SHARED_FROM:
+            mix(slice(None))
+        else:  # a row's bits are the same whichever thread computes them
+            share(lambda: mix(slice(half)), lambda: mix(slice(half, None)))
 
     def bias(self, dtype: npt.DTypeLike) -> Floats | None:
         """0 where a row has a step, the coming one among them, else -inf, shape (rows, 1, 1, steps); None if all have."""
@@ -152,6 +179,14 @@ class KVCache:
         """A row that begins as `prefix`."""
         return self._pool(prefix.length + 1).add(prefix.kv[:, :, :, 0], prefix.length)
 
+    def reserve(self, rows: Mapping[int, int]) -> None:
+        """Make room for rows that come next: how many, by the length of their prefix."""
+        needed: Counter[int] = Counter()
+        for length, count in rows.items():
+            needed[kept_steps(length + 1)] += count
+        for capacity, count in needed.items():
+            self._pool(capacity).reserve(count)
+
     def remove(self, row: Row) -> None:
         """Forget a row."""
         row.pool.remove(row)
@@ -159,7 +194,10 @@ class KVCache:
     def rows(self) -> list[Row]:
         """All rows, in the order in which `advance` takes their tokens."""
         for pool in list(self._pools.values()):
-            for row in [row for row in pool.rows if pool.lengths[row.index] == pool.capacity]:
+            full = [row for row in pool.rows if pool.lengths[row.index] == pool.capacity]
+            if full:
+                self.reserve({pool.capacity: len(full)})
+            for row in full:
                 self._lengthen(row)
         return [row for pool in self.pools for row in pool.rows]
 
