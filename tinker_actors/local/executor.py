@@ -16,6 +16,7 @@ from tinker_actors.local.reports import report, report_failure
 from tinker_actors.local.samplers import Samplers, Stream
 from tinker_actors.local.specs import Result, Ticket, failure
 from tinker_actors.local.store import Connection, Store
+from tinker_actors.local.threads import vital
 
 __all__ = ["Executor", "Limits", "Publish"]
 
@@ -104,7 +105,7 @@ class Executor:
         self._stopping = False
         self._unsaved: list[_Finished] = []
         self._samples = 0
-        self._thread = threading.Thread(target=self._run, name="executor", daemon=True)
+        self._thread = vital("executor", self._run)
 
     def start(self) -> None:
         """Begin to execute."""

@@ -3,7 +3,6 @@
 import contextlib
 import queue
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from tinker_actors.local import step_log
 from tinker_actors.local.refusals import StartError, StorageError
+from tinker_actors.local.threads import vital
 
 __all__ = ["Connection", "Job", "Store"]
 
@@ -134,7 +134,7 @@ class Store:
         self._database = _open(path)
         self._database.create_function("now", 0, now)
         self._jobs: queue.SimpleQueue[_Entry[Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="store", daemon=True)
+        self._thread = vital("store", self._serve)
         self._thread.start()
 
     def submit(self, work: Job[T], *, durable: bool = True) -> "Future[T]":
