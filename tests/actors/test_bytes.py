@@ -22,10 +22,13 @@ class Fetches:
         await settle()
 
     async def _fetch(self, name: str, size: int) -> None:
-        async with self.budget.taken(size):
+        await self.budget.take(size)
+        try:
             self.fetching.append(name)
             await self.done[name].wait()
             self.fetching.remove(name)
+        finally:
+            self.budget.give_back(size)
 
     async def end(self, name: str) -> None:
         self.done[name].set()

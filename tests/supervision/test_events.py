@@ -133,6 +133,16 @@ def test_nothing_is_heard_after_unsubscribing() -> None:
     assert heard == []
 
 
+def test_a_listener_of_some_kinds_hears_no_others() -> None:
+    stream = EventStream(lambda: 0.0)
+    heard: list[object] = []
+    stream.subscribe(heard.append, str, float)
+    for event in ("a", 1, 2.0, b"b"):
+        stream.publish(event)
+    stream.close(5.0)
+    assert heard == ["a", 2.0]
+
+
 def test_unsubscribing_twice_is_the_same_as_once() -> None:
     stream = EventStream(lambda: 0.0)
     unsubscribe = stream.subscribe(print)

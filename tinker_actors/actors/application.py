@@ -31,7 +31,7 @@ class ApplicationChildren:
     def __init__(self, tree: ActorTree, published: Published) -> None:
         self._tree = tree
         self._published = published
-        tree.events.subscribe(self._note)
+        tree.events.subscribe(self._note_deleted, ChildDeleted)
 
     def address(self, child_id: str) -> Address:
         """Of one of them, which need not be there yet."""
@@ -76,7 +76,7 @@ class ApplicationChildren:
         )
         return stopped
 
-    def _note(self, event: object) -> None:
+    def _note_deleted(self, event: ChildDeleted) -> None:
         """One that ended for good does not come back with its supervisor."""
-        if isinstance(event, ChildDeleted) and event.path.startswith(f"{APPLICATION}/"):
+        if event.path.startswith(f"{APPLICATION}/"):
             self._published.remove_child(APPLICATION, event.path.removeprefix(f"{APPLICATION}/"))

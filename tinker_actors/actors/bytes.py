@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 __all__ = ["ByteBudget"]
 
@@ -22,9 +21,11 @@ class ByteBudget:
         self._taken = 0
         self._waiting: deque[_Turn] = deque()
 
-    @asynccontextmanager
-    async def taken(self, size: int) -> AsyncIterator[None]:
-        """Take `size` bytes for the block; they come back however it ends."""
+    async def take(self, size: int) -> None:
+        """Take `size` bytes once it is their turn; whoever got them gives them back."""
+        if not self._waiting and self._taken <= self._total():
+            self._taken += size
+            return
         turn: _Turn = (asyncio.get_running_loop().create_future(), size)
         self._waiting.append(turn)
         self._grant()
@@ -34,14 +35,11 @@ class ByteBudget:
             if turn in self._waiting:
                 self._waiting.remove(turn)
             elif not turn[0].cancelled():  # granted in the same moment
-                self._give_back(size)
+                self.give_back(size)
             raise
-        try:
-            yield
-        finally:
-            self._give_back(size)
 
-    def _give_back(self, size: int) -> None:
+    def give_back(self, size: int) -> None:
+        """What was taken is free again."""
         self._taken -= size
         self._grant()
 

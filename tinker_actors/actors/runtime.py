@@ -114,7 +114,7 @@ class Runtime:
         )
         self.tree = ActorTree(service_spec(self.published))
         self.application = ApplicationChildren(self.tree, self.published)
-        self.tree.events.subscribe(self._on_event)
+        self.tree.events.subscribe(self._on_shutdown_ended, ShutdownEnded)
         self._runs: list[Run] = []
         self._close_lock = threading.Lock()
         self._is_closed = False
@@ -210,11 +210,10 @@ class Runtime:
         self.tree.address(path).ask(message, timeout_s=timeout_s).add_done_callback(pass_on)
         return future
 
-    def _on_event(self, event: object) -> None:
-        if isinstance(event, ShutdownEnded):
-            cause = event.first_cause
-            text = "the service client is closed" if cause is None else f"the service client stopped: {cause}"
-            self.published.stop(RuntimeStoppedError(text, first_cause=cause))
+    def _on_shutdown_ended(self, event: ShutdownEnded) -> None:
+        cause = event.first_cause
+        text = "the service client is closed" if cause is None else f"the service client stopped: {cause}"
+        self.published.stop(RuntimeStoppedError(text, first_cause=cause))
 
     @property
     def is_forked(self) -> bool:

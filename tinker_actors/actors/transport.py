@@ -26,7 +26,6 @@ from tinker_actors.api.futures import (
     QueueChanged,
     Reserve,
     RoundTrips,
-    Step,
     cancel_future,
     follow,
     with_retries,
@@ -332,26 +331,47 @@ class TransportActor(SupervisedActor):
             reply.fail(error)
 
     async def _drive(self, request: Request, steps: RoundTrips[Answer]) -> Answer:
-        """Do what `steps` yield, and send it the outcomes."""
+        """Do what `steps` yield, and send it the outcomes; what was reserved is given back with the last one."""
         outcome: Answer | TinkerActorsError | None = None
-        async with contextlib.AsyncExitStack() as reserved:
+        reserved = 0
+        try:
             while True:
                 try:
                     step = steps.send(outcome)
                 except StopIteration as done:
                     answer: Answer = done.value
                     return answer
-                outcome = await self._do(request, step, reserved)
+                if isinstance(step, Call):
+                    outcome = await self._attempt(step)
+                    continue
+                outcome = None
+                if isinstance(step, Reserve):
+                    await self._answer_bytes.take(step.size)
+                    reserved += step.size
+                else:
+                    await self._note(request, step)
+        finally:
+            if reserved:
+                self._answer_bytes.give_back(reserved)
+
+    async def _attempt(self, call: Call[Any]) -> Answer | TinkerActorsError:
+        """One try of `call`, when and if its circuit lets it."""
+        try:
+            return await self._admission.attempt(call, self._once)
+        except TinkerActorsError as error:
+            return error
 
     async def _drive_in_room(self, call: Call[Any], request: Request, steps: RoundTrips[Answer]) -> Answer:
         """Drive the submission of training data, a few megabytes at a time over all models."""
-        async with self._training_bytes.taken(len(call.body)):
+        size = len(call.body)
+        await self._training_bytes.take(size)
+        try:
             return await self._drive(request, steps)
+        finally:
+            self._training_bytes.give_back(size)
 
-    async def _do(
-        self, request: Request, step: Step, reserved: contextlib.AsyncExitStack
-    ) -> Answer | TinkerActorsError | None:
-        """Take one step; what was reserved is given back with the last one."""
+    async def _note(self, request: Request, step: Pause | QueueChanged) -> None:
+        """Tell of a pause, and keep it; tell of a change in the service's queue."""
         match step:
             case Pause(delay_s, cause):
                 if cause != PENDING:
@@ -361,8 +381,6 @@ class TransportActor(SupervisedActor):
                     request.repeats = self.context.clock.now() + delay_s, cause
                 await asyncio.sleep(delay_s)
                 request.repeats = None
-            case Reserve(size):
-                await reserved.enter_async_context(self._answer_bytes.taken(size))
             case QueueChanged(request_id, state, reason):
                 request.queue = None if state == "active" else (state, reason)
                 self.context.emit(
@@ -374,12 +392,6 @@ class TransportActor(SupervisedActor):
                         reason=reason,
                     )
                 )
-            case _:
-                try:
-                    return await self._admission.attempt(step, self._once)
-                except TinkerActorsError as error:
-                    return error
-        return None
 
     async def _once(self, call: Call[Any]) -> Answer:
         """One try of `call`; the first one asks the server for its flags before."""

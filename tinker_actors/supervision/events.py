@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from tinker_actors.supervision.callbacks import run_callback
 from tinker_actors.supervision.exits import ExitReason
@@ -195,8 +196,11 @@ class ShutdownEnded(Event):
 class _Listener:
     """One callback, its queue and its thread."""
 
-    def __init__(self, callback: Callable[[object], object], limit: int) -> None:
+    def __init__(
+        self, callback: Callable[[Any], object], kinds: tuple[type[object], ...], limit: int
+    ) -> None:
         self._callback = callback
+        self._kinds = kinds
         self._queue: deque[object] = deque()
         self._limit = limit
         self._ready = threading.Condition()
@@ -206,6 +210,8 @@ class _Listener:
         self.thread.start()
 
     def offer(self, event: object) -> None:
+        if not isinstance(event, self._kinds):
+            return
         with self._ready:
             if self._closed:
                 return
@@ -254,12 +260,16 @@ class EventStream:
             for listener in self._listeners:
                 listener.offer(event)
 
-    def subscribe(self, callback: Callable[[object], object]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[Any], object], *kinds: type[object]) -> Callable[[], None]:
         """Call `callback` with every later event, on a thread of its own; returns the way to end that.
 
         When the callback falls more than the queue's bound behind, the oldest events are dropped and counted.
+
+        Args:
+            callback: told of the events, one after another.
+            kinds: of the events that it is told of; all by default. Others do not wake its thread.
         """
-        listener = _Listener(callback, self._max_queued)
+        listener = _Listener(callback, kinds or (object,), self._max_queued)
 
         def unsubscribe() -> None:
             with self._lock:
