@@ -40,3 +40,11 @@ def test_a_loop_over_a_platform_goes_on_where_it_ended() -> None:
     assert re.findall(r"saved (.*)", lines) == ["after-12", "after-24"]
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", lines)]
     assert losses[-1] < losses[0] / 2
+
+
+def test_an_adapter_is_fetched_to_disk(tmp_path: Path) -> None:
+    lines = printed("download_checkpoint.py", str(tmp_path))
+    (folder,) = tmp_path.iterdir()
+    size = (folder / "adapter_model.safetensors").stat().st_size
+    assert f"adapter_model.safetensors: {size} bytes\n" in lines
+    assert "adapter_config.json" in lines

@@ -1,11 +1,14 @@
 """What the service keeps, looked at and changed: names and signatures of the official SDK."""
 
+import os
 import threading
 import uuid
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -20,8 +23,9 @@ from tinker_actors.clients.twins import awaited
 from tinker_actors.clients.walk import Walk
 from tinker_actors.config import Credential, RecoveryPolicy, Settings
 from tinker_actors.config.credentials import claims_of
-from tinker_actors.errors import ConfigError, TinkerActorsError
-from tinker_actors.types import ServerCapabilities
+from tinker_actors.errors import ConfigError, TinkerActorsError, ValidationError
+from tinker_actors.types import CheckpointPath, ServerCapabilities
+from tinker_actors.types.checks import flag, shown, whole
 from tinker_actors.types.rest import (
     AccessScope,
     Checkpoint,
@@ -285,6 +289,49 @@ class RestClient:
         return self._follow(checkpoints.get_checkpoint_archive_url(tinker_path, partial(datetime.now, UTC)))
 
     get_checkpoint_archive_url_from_tinker_path_async = awaited(get_checkpoint_archive_url_from_tinker_path)
+
+    def download_checkpoint(
+        self,
+        tinker_path: str,
+        output_dir: str | os.PathLike[str] = ".",
+        *,
+        force: bool = False,
+        progress: Callable[[int, int | None], object] | None = None,
+        parallel_files: int = 4,
+    ) -> APIFuture[Path]:
+        """Fetch a checkpoint into a folder below `output_dir`, named after its path; the folder.
+
+        Exports are fetched file by file, other checkpoints as an archive, and where the service makes no archives,
+        training state is exported first. The folder is there whole or not at all. What came before something broke
+        off, or the future was cancelled, is kept beside it, and the next call goes on from there.
+
+        Args:
+            tinker_path: of training state, sampler weights or an export.
+            output_dir: where the folder is made.
+            force: take the place of a folder that is there, once the new one is complete.
+            progress: called with the bytes that came so far and None, from threads of ours.
+            parallel_files: of an export, how many are fetched at a time.
+
+        Raises:
+            ValidationError: an argument is wrong, the folder is there, or what the service sent is unsafe.
+        """
+        from tinker_actors.clients.downloads import start
+
+        if progress is not None and not callable(progress):
+            raise ValidationError(f"progress must be callable, got {shown(progress)}")
+        path = CheckpointPath.parse(tinker_path)
+        future = start(
+            self,
+            self._runtime,
+            path,
+            Path(output_dir),
+            force=flag("force", force),
+            progress=progress,
+            parallel_files=whole("parallel_files", parallel_files, least=1, most=64),
+        )
+        return APIFuture(self._kept_for(future), is_cancellable=True)
+
+    download_checkpoint_async = awaited(download_checkpoint)
 
     def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> APIFuture[None]:
         """Delete a checkpoint.

@@ -1,0 +1,88 @@
+"""Checkpoints fetched to disk, on behalf of a `RestClient`."""
+
+import re
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinker_actors.actors.download import Download, Progress, Sources, fetcher_for
+from tinker_actors.actors.runtime import Runtime
+from tinker_actors.clients.service import ServiceClient
+from tinker_actors.config import RecoveryPolicy, Settings
+from tinker_actors.types import CheckpointPath
+
+if TYPE_CHECKING:
+    from tinker_actors.clients.rest import RestClient
+
+__all__ = ["start"]
+
+EXPORT_TTL_S = 3600
+
+
+def start(
+    rest: "RestClient",
+    runtime: Runtime,
+    path: CheckpointPath,
+    output_dir: Path,
+    *,
+    force: bool,
+    progress: Progress | None,
+    parallel_files: int,
+) -> "Future[Path]":
+    """Fetch `path` on a thread of its own; the folder it is in at last. Cancelling the future ends it."""
+    future: Future[Path] = Future()
+    settings, settler = runtime.published.settings, runtime.settler
+    lock, came = threading.Lock(), [0]
+
+    def note(count: int) -> None:
+        with lock:
+            came[0] += count
+            if progress is not None:
+                progress(came[0], None)
+
+    fetcher = fetcher_for(settings, note, future.cancelled)
+    name = re.sub(r"[/:]", "_", str(path).removeprefix("tinker://"))
+    download = Download(
+        path=path,
+        target=output_dir.absolute() / name,
+        force=force,
+        parallel=parallel_files,
+        sources=Sources(
+            files=lambda exported: rest.get_external_weights_urls(exported).result().urls,
+            archive=lambda kept: rest.get_checkpoint_archive_url_from_tinker_path(kept).result().url,
+            export=lambda kept: _exported(rest, settings, kept),
+        ),
+        fetcher=fetcher,
+    )
+
+    def work() -> None:
+        try:
+            folder = download.run()
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            settler.fail(future, error)
+        else:
+            settler.settle(future, folder)
+        finally:
+            fetcher.close()
+
+    threading.Thread(target=work, name="checkpoint-download", daemon=True).start()
+    return future
+
+
+@contextmanager
+def _exported(rest: "RestClient", settings: Settings, path: str) -> Iterator[str]:
+    """Training state as an export of an hour's life, made in a session of its own and deleted at the end."""
+    key = settings.credential.read().reveal()
+    policy = RecoveryPolicy(checkpoint_every_steps=0)
+    with ServiceClient(base_url=settings.base_url, api_key=key, recovery=policy) as service:
+        training = service.create_training_client_from_state(path).result()
+        name = f"download-{uuid.uuid4().hex[:12]}"
+        exported = training.save_weights_external(name, ttl_seconds=EXPORT_TTL_S).result().path
+        try:
+            yield exported
+        finally:
+            rest.delete_checkpoint_from_tinker_path(exported).result()
