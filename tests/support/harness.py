@@ -62,27 +62,46 @@ class Server:
 
     def __init__(self, data: Path, *options: str) -> None:
         self.data = data
+        self._options = options
+        self.port = 0
+        self._start()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.control = Control(self.url)
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
             [
                 sys.executable,
                 "-m",
                 "tinker_actors.local",
                 "--data",
-                data,
+                self.data,
+                f"--port={self.port}",
                 "--owned",
                 "--threads=1",
                 "--deterministic",
                 "--control",
-                *options,
+                *self._options,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         assert self._process.stdout is not None
-        self.port: int = json.loads(self._process.stdout.readline())["port"]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.control = Control(self.url)
+        self.port = json.loads(self._process.stdout.readline())["port"]
+
+    def kill(self) -> None:
+        """End it as the kernel would."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def restart(self) -> None:
+        """Kill it, and start another one over the same data at the same address; faults are forgotten."""
+        self.kill()
+        self._start()
 
     def post(self, path: str, **document: Any) -> httpx.Response:
         """A request from outside of the program under test."""
@@ -111,11 +130,7 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self.kill()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The training program that the trials of recovery kill, lose the model of, and start again."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ from crash_points import CrashPoints
 from harness import KEY, WAIT_S, example
 
 import tinker_actors as ta
+from tinker_actors.wire.calls import Answer, Call
+from tinker_actors.wire.http import HttpTransport
 
 STEPS = 12
 WORDS = [
@@ -59,12 +62,33 @@ def train(
     points.reach("program after the last save")
 
 
-def main(url: str, run_dir: str, trace: str, point: str, nth: int, steps: int = STEPS) -> None:
-    """One process."""
+def main(
+    url: str,
+    run_dir: str,
+    trace: str,
+    point: str,
+    nth: int,
+    steps: int = STEPS,
+    twice: int | None = None,
+) -> None:
+    """One process; with `twice`, a seed, the network delivers half of all requests two times."""
     points = CrashPoints(Path(trace), point, nth)
     points.install()
+    if twice is not None:
+        deliver_twice(random.Random(twice))
     with ta.ServiceClient(base_url=url, api_key=KEY, run_dir=run_dir, recovery=POLICY) as service:
         train(service, points, steps=steps)
+
+
+def deliver_twice(generator: random.Random) -> None:
+    """Have some requests arrive a second time, and be answered as that one is."""
+    send = HttpTransport.send
+
+    async def sent(transport: HttpTransport, call: Call[object], base_url: str) -> Answer:
+        answer = await send(transport, call, base_url)
+        return await send(transport, call, base_url) if generator.random() < 0.5 else answer
+
+    HttpTransport.send = sent  # type: ignore[method-assign, assignment]  # in this process alone
 
 
 def go_wrong(fault: str, **arguments: Any) -> None:

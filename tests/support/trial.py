@@ -197,10 +197,18 @@ class Step:
 
 
 def _steps(executed: Sequence[Executed]) -> tuple[list[Step], tuple[str, ...]]:
-    """The steps that one model took, and the gradients behind the last one."""
-    steps, gradients = [], []
+    """The steps that one model took, and the gradients behind the last one.
+
+    What was under way when a model was lost came to an error, and nothing comes behind that.
+    """
+    steps: list[Step] = []
+    gradients: list[str] = []
+    is_lost = False
     for one in executed:
-        assert one.form != "error", one
+        is_lost = is_lost or one.form == "error"
+        assert not is_lost or one.form == "error", f"{one} came behind a failure"
+        if is_lost:
+            continue
         if one.kind == Kind.FORWARD_BACKWARD:
             gradients.append(one.content)
         elif one.kind == Kind.OPTIM_STEP:
