@@ -4,12 +4,15 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from harness import ADAM, BATCHES, WAIT_S, Events, Server, client, example, step
 
 import tinker_actors as ta
+from tinker_actors.actors.training import TrainingActor
+from tinker_actors.actors.transport import Accepted
 from tinker_actors.errors import BadRequestError, ConfigError, RunHaltedError, StepVoidError, ValidationError
 from tinker_actors.events import GradientDropped, ModelAttached, ModelCreated, ModelRestored, SessionOpened
 from tinker_actors.supervision.testing import crash
@@ -82,6 +85,32 @@ def test_futures_that_were_under_way_when_the_model_was_lost_get_their_results(s
         losses = [forward.result(WAIT_S).metrics["loss:sum"] for forward, _ in pairs]
         assert losses == sorted(losses, reverse=True)
         assert [update.result(WAIT_S) is not None for _, update in pairs] == [True] * 3
+
+
+def test_what_the_service_had_accepted_when_it_lost_the_model_is_no_failure(
+    server: Server, undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted, receive = threading.Semaphore(0), TrainingActor.on_receive
+
+    def on_receive(actor: TrainingActor, message: object) -> object:
+        if isinstance(message, Accepted) and not isinstance(message.tag, str):
+            accepted.release()
+        return receive(actor, message)
+
+    monkeypatch.setattr(TrainingActor, "on_receive", on_receive)
+    with client(server, None, recovery=NO_CHECKPOINTS) as service:
+        training = create(service)
+        accepted = threading.Semaphore(0)
+        long = training.forward([example("a" * 200, "b" * 200)] * 32, "cross_entropy")
+        for number in range(2):  # these wait behind it on the service
+            training.forward_backward(BATCHES[number], "cross_entropy")
+            training.optim_step(ADAM)
+        for _ in range(5):
+            assert accepted.acquire(timeout=WAIT_S)
+        server.unload(training.model_id)
+        assert long.result(WAIT_S).metrics
+        assert server.digest(finish(training)) == undisturbed
+    assert "error" in [one.form for one in server.control.executed(training.model_id)]
 
 
 def test_a_checkpoint_that_is_gone_is_passed_over_for_the_next_older_one(

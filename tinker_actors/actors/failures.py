@@ -60,7 +60,7 @@ class Reaction(Enum):
     SKIP_ID = auto()
     """The service counts its id as used."""
     PROBE = auto()
-    """Its result is gone, or the model is."""
+    """Its result is gone or it failed, or the model is gone."""
     RESTORE = auto()
     """This model takes no more."""
     CONTRADICTED = auto()
@@ -78,6 +78,8 @@ def reaction_to(error: TinkerActorsError, outbox: Outbox, part: Part, *, accepte
             return Reaction.SEND_AGAIN
         case NotFoundError() | FutureExpiredError():
             return Reaction.PROBE if accepted else Reaction.RESTORE
+        case RequestFailedError() if accepted:
+            return Reaction.PROBE  # what waits for a model when it is lost fails, too
         case ConflictError() if not accepted:
             return _reaction_to_conflict(outbox, part)
         case _ if isinstance(error, (*_OUTAGES, *_UNPAID_OR_UNKNOWN)):

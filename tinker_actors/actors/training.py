@@ -39,6 +39,7 @@ from tinker_actors.errors import (
     JournalError,
     NotFoundError,
     OutcomeUnknownError,
+    RequestFailedError,
     RunHaltedError,
     TinkerActorsError,
 )
@@ -86,7 +87,7 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """Tag of the question whether the model is there, after the service had no result of a request."""
+    """Tag of the question whether the model is there, after a request came to no result."""
 
     generation: int
     part: Part
@@ -202,7 +203,7 @@ class TrainingActor(SupervisedActor):
             case Failed(_Request(generation, part), error, accepted) if self._is_current(generation):
                 self._note_failure(part, error, accepted=accepted)
             case Answered(_Probe(generation, part, error), _) if self._is_current(generation):
-                self._lose_result(part, error)
+                self._note_no_result(part, error)
             case Failed(_Probe(generation) as probe, error) if self._is_current(generation):
                 self._note_no_model(probe, error)
             case Answered() | Failed():
@@ -411,17 +412,26 @@ class TrainingActor(SupervisedActor):
             case Reaction.FAIL:
                 if not accepted:
                     outbox.refused(part)
-                outbox.failing.setdefault(part[0], error)
-                self._fail_in_the_end(outbox, part[0])
+                self._note_failing(outbox, part, error)
+
+    def _note_failing(self, outbox: Outbox, part: Part, error: TinkerActorsError) -> None:
+        outbox.failing.setdefault(part[0], error)
+        self._fail_in_the_end(outbox, part[0])
 
     def _probe(self, probe: _Probe) -> None:
-        """No result of a request is a lost result only where the model is there."""
+        """No result of a request is a lost result, or a failure, only where the model is there."""
         call = get_info(self._outbox.model_id if self._outbox is not None else "")
         self._transport.tell(Send(call, probe, self.context.me, owner=self.context.path))
 
-    def _lose_result(self, part: Part, error: TinkerActorsError) -> None:
-        if self._outbox is not None and part[0] in self._outbox:
-            self._outbox.lose(part, error)
+    def _note_no_result(self, part: Part, error: TinkerActorsError) -> None:
+        """The model is there: a request that failed has failed, and of another the result is lost."""
+        outbox = self._outbox
+        if outbox is None or part[0] not in outbox:
+            return
+        if isinstance(error, RequestFailedError):
+            self._note_failing(outbox, part, error)
+        else:
+            outbox.lose(part, error)
             self._go_on()
 
     def _note_no_model(self, probe: _Probe, error: TinkerActorsError) -> None:
