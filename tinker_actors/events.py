@@ -11,6 +11,7 @@ __all__ = [
     "CircuitClosed",
     "CircuitHalfOpened",
     "CircuitOpened",
+    "CustomLossDropped",
     "GradientDropped",
     "HeartbeatMissed",
     "JournalParked",
@@ -251,6 +252,13 @@ class GradientDropped(RuntimeEvent, frozen=True, kw_only=True):
 
     run: str
     operations: int
+
+
+class CustomLossDropped(RuntimeEvent, frozen=True, kw_only=True):
+    """A process died before it had computed custom losses: they and what was submitted behind them were not sent."""
+
+    run: str
+    losses: int
 
 
 class RunHalted(RuntimeEvent, frozen=True, kw_only=True):

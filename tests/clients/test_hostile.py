@@ -19,6 +19,7 @@ from tinker_actors.actors.runtime import Runtime
 from tinker_actors.clients import rest, service
 from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import TinkerActorsError
+from tinker_actors.losses import L1
 
 PATH = "tinker://m/weights/a"
 SAMPLER = "tinker://m/sampler_weights/a"
@@ -152,6 +153,7 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "training": {
         "forward_backward": {"data": BATCHES[0], "loss_fn": "cross_entropy"},
+        "forward_backward_custom": {"data": BATCHES[0], "loss_fn": L1(), "regularizers": [L1()]},
         "forward": {"data": BATCHES[0], "loss_fn": "cross_entropy"},
         "optim_step": {"optim_params": ADAM},
         "save_state": {"name": "a"},

@@ -4,7 +4,7 @@ A loop that was killed inside an optimizer step submits that step again. Its gra
 service; they are adopted, in order, where the content is the same.
 """
 
-from tinker_actors.actors.run import TrainingOperation
+from tinker_actors.actors.run import Request, TrainingOperation
 from tinker_actors.journal.records import Kind, OperationRecord
 
 __all__ = ["adopt", "remaining_gradients"]
@@ -29,9 +29,7 @@ def adopt(left_behind: list[OperationRecord], operation: TrainingOperation) -> O
     return None
 
 
-def remaining_gradients(
-    left_behind: list[OperationRecord], operation: TrainingOperation
-) -> list[OperationRecord]:
+def remaining_gradients(left_behind: list[OperationRecord], operation: Request) -> list[OperationRecord]:
     """Gradients that must be undone before `operation`, which goes on without them."""
     if not operation.kind.changes_the_model:
         return []

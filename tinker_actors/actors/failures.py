@@ -9,7 +9,7 @@ import msgspec
 from tinker_actors import errors
 from tinker_actors.actors.futures import Submissions
 from tinker_actors.actors.outbox import Outbox, Part
-from tinker_actors.actors.run import TrainingOperation
+from tinker_actors.actors.run import Request
 from tinker_actors.errors import (
     APIConnectionError,
     AuthenticationError,
@@ -136,7 +136,7 @@ def _read(summary: dict[str, Any]) -> TinkerActorsError:
     return found.recalled(text, {"body": None} | summary.get("facts", {}))
 
 
-def open_void(image: RunImage, submissions: Submissions[TrainingOperation]) -> TinkerActorsError | None:
+def open_void(image: RunImage, submissions: Submissions[Request]) -> TinkerActorsError | None:
     """The failure of a step whose optim_step the caller has not submitted yet."""
     last: OperationRecord | None = None
     for operation in image.operations:

@@ -154,23 +154,54 @@ class Submissions(Generic[T]):
             TinkerActorsError: whatever this was closed with.
             ForkedProcessError: this process was forked from the client's; nothing was reserved.
         """
+        (submission,) = self._add(Submission(self._ticket(), request))
+        return submission.future
+
+    def add_pair(self, first: T, second: T, mark: str) -> tuple[Submission[T], Submission[T]]:
+        """Reserve two places with nothing between them; the ticket of the first is that of the second, and `mark`.
+
+        Raises:
+            TinkerActorsError: as `add`.
+        """
+        ticket = self._ticket()
+        one, two = self._add(Submission(f"{ticket}{mark}", first), Submission(ticket, second))
+        return one, two
+
+    def replace(self, ticket: str, request: T) -> None:
+        """Let another request have the place of one that was not taken; nothing happens if it is settled."""
+        with self._lock:
+            submission = self._open.get(ticket)
+            if submission is not None:
+                submission.request = request
+        if submission is not None:
+            self._wake_up()
+
+    def _ticket(self) -> str:
         if os.getpid() != self._pid:
             raise ForkedProcessError(
                 f"this client belongs to process {self._pid}; create one of your own after the fork"
             )
-        submission = Submission(f"{self._name}-{next(self._numbers)}", request)
+        return f"{self._name}-{next(self._numbers)}"
+
+    def _add(self, *submissions: Submission[T]) -> tuple[Submission[T], ...]:
         if not self._cancellable:
-            submission.future.set_running_or_notify_cancel()
+            for submission in submissions:
+                submission.future.set_running_or_notify_cancel()
         with self._lock:
             if self._closed is not None:
                 raise self._closed.with_traceback(None)  # else each caller's frames would stay with it
-            self._open[submission.ticket] = self._untaken[submission.ticket] = submission
+            for submission in submissions:
+                self._open[submission.ticket] = self._untaken[submission.ticket] = submission
+        self._wake_up()
+        return submissions
+
+    def _wake_up(self) -> None:
+        with self._lock:
             wake = None if self._is_woken else self._wake
             self._is_woken = True
         if wake is not None:
             with contextlib.suppress(NotDeliveredError, RuntimeStoppedError, HandleClosedError):
                 wake()  # where nobody is awake, the next incarnation looks, or the end of the tree settles it
-        return submission.future
 
     def restart(self, known: set[str]) -> None:
         """A new incarnation begins: everything unsettled can be taken again, but for the tickets it knows."""

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tinker_actors.actors.adoption import adopt, remaining_gradients
+from tinker_actors.actors.custom import Awaited, Broken
 from tinker_actors.actors.failures import error_summary, recorded_error, step_void
 from tinker_actors.actors.futures import Submission
 from tinker_actors.actors.journal import AllocateSampler, Append, LoadRun
 from tinker_actors.actors.outbox import Outbox, Pending
 from tinker_actors.actors.published import Published
 from tinker_actors.actors.results import recorded_result
-from tinker_actors.actors.run import Run, TrainingOperation
+from tinker_actors.actors.run import Request, Run, TrainingOperation
 from tinker_actors.api.training import SaveContent
 from tinker_actors.errors import TinkerActorsError
 from tinker_actors.journal.records import (
@@ -28,7 +29,17 @@ from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Address
 from tinker_actors.wire.calls import json_body
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "Stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """What must be done before more can be taken, if anything."""
+
+    gradients_to_drop: list[OperationRecord] = field(default_factory=list)
+    """Gradients of a dead process that must be undone."""
+    broken: tuple[Submission[Request], TinkerActorsError] | None = None
+    """A custom loss that will have no second request, and why."""
 
 
 @dataclass(slots=True)
@@ -38,12 +49,12 @@ class _Batch:
     place: int
     """The last one given away."""
     requests: int = 0
-    submissions: list[Submission[TrainingOperation]] = field(default_factory=list)
+    submissions: list[Submission[Request]] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     others: list[Record] = field(default_factory=list)
     """What else is to be written with them."""
-    gradients_to_drop: list[OperationRecord] = field(default_factory=list)
-    """What must be undone before more can be taken."""
+    stop: Stop = field(default_factory=Stop)
+    """Why the rest was not taken."""
 
 
 class Intake:
@@ -71,7 +82,7 @@ class Intake:
         self.open_void: TinkerActorsError | None = None
         """Why the optimizer step that callers are in the middle of will not be taken."""
 
-    def take(self, outbox: Outbox, steps: int) -> list[OperationRecord]:
+    def take(self, outbox: Outbox, steps: int) -> Stop:
         """Journal what waits, and queue it.
 
         Args:
@@ -79,7 +90,7 @@ class Intake:
             steps: optimizer steps with a result.
 
         Returns:
-            Gradients of a dead process that must be undone before the rest can be taken.
+            What must be done before the rest can be taken; what stands behind a custom loss waits on its own.
 
         Raises:
             JournalError: the journal cannot be written; nothing was taken.
@@ -90,8 +101,12 @@ class Intake:
             operation = submission.request
             if self._adopted(submission) or self._void(batch, submission):
                 continue
-            batch.gradients_to_drop = remaining_gradients(self._run.left_behind, operation)
-            if batch.gradients_to_drop:
+            if isinstance(operation, Awaited):
+                break
+            gradients = remaining_gradients(self._run.left_behind, operation)
+            if gradients or isinstance(operation, Broken):
+                broken = (submission, operation.error) if isinstance(operation, Broken) else None
+                batch.stop = Stop(gradients, broken)
                 break
             self._put(batch, outbox, operation, submission)
             if operation.kind is Kind.OPTIM_STEP:
@@ -99,7 +114,12 @@ class Intake:
                 if self._is_checkpoint_due(steps):
                     self._put(batch, outbox, self.checkpoint(outbox, steps), None)
         self._commit(batch, outbox)
-        return batch.gradients_to_drop
+        return batch.stop
+
+    def place_broken(self, submission: Submission[Request]) -> OperationRecord:
+        """A place for a custom loss that will have no second request, to be written with how it ended."""
+        self._last_place += 1
+        return self._record(self._last_place, submission)
 
     def take_checkpoint(self, outbox: Outbox, steps: int) -> None:
         """Queue a checkpoint of the runtime's own."""
@@ -135,10 +155,10 @@ class Intake:
         batch: _Batch,
         outbox: Outbox,
         operation: TrainingOperation,
-        submission: Submission[TrainingOperation] | None,
+        submission: Submission[Request] | None,
     ) -> None:
         batch.place += 1
-        record = self._record(batch.place, operation, submission)
+        record = self._record(batch.place, submission, operation)
         contents = list(operation.contents)
         if operation.kind is Kind.SAVE_WEIGHTS:
             batch.others.extend(self._overwritten(operation))
@@ -151,15 +171,22 @@ class Intake:
             batch.submissions.append(submission)
 
     def _record(
-        self, place: int, operation: TrainingOperation, submission: Submission[TrainingOperation] | None
+        self,
+        place: int,
+        submission: Submission[Request] | None,
+        operation: TrainingOperation | None = None,
     ) -> OperationRecord:
+        """Of an operation; of a gradient that comes to nothing where there is none."""
+        metrics = None if operation is None else operation.metrics
+        # Nobody but a later process asks for its digest.
+        is_asked_for = operation is not None and self._published.directory is not None
         return OperationRecord(
             run=self._run.name,
             place=place,
-            kind=operation.kind,
-            # Nobody but a later process asks for it.
-            digest="" if self._published.directory is None else operation.digest,
+            kind=Kind.FORWARD_BACKWARD if operation is None else operation.kind,
+            digest=operation.digest if operation is not None and is_asked_for else "",
             ticket=None if submission is None else submission.ticket,
+            summary=None if metrics is None else json_body(metrics),
         )
 
     def _commit(self, batch: _Batch, outbox: Outbox) -> None:
@@ -199,34 +226,37 @@ class Intake:
         number: int = self._journal.call(AllocateSampler(self._published.session_id))
         return json_body(msgspec.structs.replace(save, sampling_session_seq_id=number))
 
-    def _adopted(self, submission: Submission[TrainingOperation]) -> bool:
+    def _adopted(self, submission: Submission[Request]) -> bool:
         """Whether a dead process had it done: then its recorded result is the result."""
-        record = adopt(self._run.left_behind, submission.request)
+        operation = submission.request
+        if not isinstance(operation, TrainingOperation):
+            return False
+        record = adopt(self._run.left_behind, operation)
         if record is None:
             return False
         image: RunImage = self._journal.call(LoadRun(self._run.name))
-        for operation in image.operations:
-            if operation.place == record.place and operation.state == State.DONE:
-                value = recorded_result(operation, results_of(image)[operation.place])
+        for known in image.operations:
+            if known.place == record.place and known.state == State.DONE:
+                value = recorded_result(known, results_of(image)[known.place])
                 self._run.submissions.settle(submission.ticket, value)
                 return True
-            if operation.place == record.place and operation.state == State.EXPIRED:
-                self._run.submissions.fail(submission.ticket, recorded_error(operation))
+            if known.place == record.place and known.state == State.EXPIRED:
+                self._run.submissions.fail(submission.ticket, recorded_error(known))
                 return True
         return False
 
-    def _void(self, batch: _Batch, submission: Submission[TrainingOperation]) -> bool:
+    def _void(self, batch: _Batch, submission: Submission[Request]) -> bool:
         """Whether it belongs to an optimizer step that failed already; with its optim_step that step is over."""
-        kind = submission.request.kind
-        if self.open_void is None or not kind.changes_the_model:
+        operation = submission.request
+        if self.open_void is None or not operation.kind.changes_the_model:
             return False
         error = self.open_void
-        if kind is Kind.OPTIM_STEP:
+        if isinstance(operation, TrainingOperation) and operation.kind is Kind.OPTIM_STEP:
             self.open_void = None
             self._run.note_step_void()
             error = step_void(error)
             batch.place += 1
-            record = self._record(batch.place, submission.request, submission)
+            record = self._record(batch.place, submission, operation)
             batch.others.append(
                 msgspec.structs.replace(record, state=State.VOID, summary=error_summary(error))
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tinker_actors.actors.custom import custom_metrics, recalled_metrics
 from tinker_actors.actors.failures import error_summary
 from tinker_actors.actors.fingerprints import fingerprint_of
 from tinker_actors.actors.outbox import Pending
@@ -151,6 +152,9 @@ def _summarise(pending: Pending, value: Any, progress: Progress) -> tuple[dict[s
     run = pending.record.run
     match pending.kind:
         case Kind.FORWARD_BACKWARD:
+            if pending.record.summary is not None:
+                own = recalled_metrics(pending.record.summary)
+                value = msgspec.structs.replace(value, metrics=custom_metrics(value.metrics, own))
             progress.summaries.append(value.metrics)
             return value.metrics, Conclusion(pending, value, [], [])
         case Kind.OPTIM_STEP:
@@ -187,4 +191,9 @@ def recorded_result(record: OperationRecord, results: list[ResultRecord]) -> Any
         APIResponseValidationError: it was not kept, or cannot be read.
     """
     answers = [Answer(200, {"content-type": one.media_type}, one.body or b"") for one in results]
-    return read_result(Kind(record.kind), answers)
+    value = read_result(Kind(record.kind), answers)
+    if (
+        record.kind == Kind.FORWARD_BACKWARD and record.summary is not None
+    ):  # a custom loss has metrics of its own
+        return msgspec.structs.replace(value, metrics=recalled_metrics(record.summary))
+    return value

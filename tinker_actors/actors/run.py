@@ -5,11 +5,12 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from tinker_actors.actors.futures import Settler, Submissions
+from tinker_actors.actors.custom import FIRST, Awaited, Broken, CallersCode
+from tinker_actors.actors.futures import Settler, Submission, Submissions
 from tinker_actors.actors.status import Hold
 from tinker_actors.api import training as calls
 from tinker_actors.api.chunks import combine, split
@@ -17,7 +18,7 @@ from tinker_actors.api.futures import Expectation, forward_result, json_result, 
 from tinker_actors.api.metrics import CURRENT, LEGACY
 from tinker_actors.api.setup import ClientConfig
 from tinker_actors.config import Secret
-from tinker_actors.errors import ConfigError
+from tinker_actors.errors import ConfigError, CustomLossError, ResultExpiredError, TinkerActorsError
 from tinker_actors.journal import replay
 from tinker_actors.journal.records import Kind, OperationRecord
 from tinker_actors.journal.store import RunImage
@@ -36,6 +37,7 @@ from tinker_actors.wire.documents import FutureHandle
 from tinker_actors.wire.protobuf import encode_training_content
 
 __all__ = [
+    "Request",
     "Run",
     "RunConfig",
     "TrainingOperation",
@@ -128,6 +130,8 @@ class TrainingOperation(msgspec.Struct, frozen=True, kw_only=True):
     """Of each request."""
     name: str | None = None
     """Of a save."""
+    metrics: Mapping[str, float] | None = None
+    """Of a custom loss: what goes into its result beside the service's."""
 
     @property
     def digest(self) -> str:
@@ -165,6 +169,10 @@ class TrainingOperation(msgspec.Struct, frozen=True, kw_only=True):
     def save(cls, kind: Kind, content: calls.SaveContent) -> "TrainingOperation":
         """A save of training state or of sampler weights."""
         return cls(kind=kind, contents=(json_body(content),), name=content.name)
+
+
+Request: TypeAlias = TrainingOperation | Awaited | Broken
+"""What callers ask for: an operation, or one whose body their own code makes later."""
 
 
 def call_for(kind: Kind, model_id: str, seq_id: int, content: bytes) -> Call[FutureHandle]:
@@ -237,7 +245,7 @@ class Run:
         self.name = name
         self.config = config
         self.access_token = access_token
-        self.submissions: Submissions[TrainingOperation] = Submissions(settler, cancellable=False)
+        self.submissions: Submissions[Request] = Submissions(settler, cancellable=False)
         self.ready: Future[GetInfoResponse] = Future()
         """Done once the model is there and all that an earlier process committed to has ended."""
         self.left_behind: list[OperationRecord] = []
@@ -251,6 +259,7 @@ class Run:
         self.checkpointed_at: float | None = None
         """When its last checkpoint was asked for, on the tree's clock."""
         self._settler = settler
+        self._callers_code = CallersCode(f"custom-loss:{name}")
         self._is_resumed = False
         self._lock = threading.Lock()
         self._done = 0
@@ -293,6 +302,48 @@ class Run:
                 self._submitted += 1
         return future
 
+    def submit_custom(
+        self, forward: TrainingOperation, complete: Callable[[Any], TrainingOperation]
+    ) -> "Future[Any]":
+        """Reserve the next two places: for `forward`, and for what `complete` makes of its result.
+
+        Args:
+            forward: the first request.
+            complete: the caller's code; it runs in a thread of its own.
+
+        Returns:
+            The future of the second result. What stands behind it waits for `complete`.
+
+        Raises:
+            TinkerActorsError: the run is closed or halted.
+        """
+        first, second = self.submissions.add_pair(forward, Awaited(), FIRST)
+        first.future.add_done_callback(
+            lambda done: self._callers_code.run(lambda: self._complete(second, complete, done))
+        )
+        return second.future
+
+    def _complete(
+        self,
+        submission: Submission["Request"],
+        complete: Callable[[Any], TrainingOperation],
+        forward: "Future[Any]",
+    ) -> None:
+        if submission.future.done():
+            return  # its step is void, or the run is closed
+        request: Request
+        try:
+            request = complete(forward.result())
+        except ResultExpiredError as error:
+            request = Broken(CustomLossError(f"the forward pass of a custom loss has no result: {error}"))
+        except TinkerActorsError as error:
+            request = Broken(error)
+        except BaseException as error:  # noqa: BLE001 - the caller's code, SystemExit included: it fails this call alone
+            broken = CustomLossError(f"a custom loss failed: {type(error).__name__}: {error}")
+            broken.__cause__ = error
+            request = Broken(broken)
+        self.submissions.replace(submission.ticket, request)
+
     def note_steps_done(self, steps: int) -> None:
         """So many have their result."""
         self._done = steps
@@ -312,3 +363,4 @@ class Run:
         self.hold = Hold(f"nothing more: {error}")
         self._settler.fail(self.ready, error)
         self.submissions.close(error)
+        self._callers_code.close()

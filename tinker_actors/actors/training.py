@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from tinker_actors.actors.custody import Custody, PollDue
+from tinker_actors.actors.custom import dropped_losses
 from tinker_actors.actors.failures import (
     Reaction,
     error_summary,
@@ -44,6 +45,7 @@ from tinker_actors.errors import (
     TinkerActorsError,
 )
 from tinker_actors.events import (
+    CustomLossDropped,
     GradientDropped,
     JournalParked,
     OptimizerUnverified,
@@ -149,6 +151,7 @@ class TrainingActor(SupervisedActor):
             self._run, self._published, self._journal, image.last_place, self.context.clock.now
         )
         self._intake.open_void = open_void(image, self._run.submissions)
+        self._tell_dropped(image)
         settle_recorded(self._run, image)
         address = self.context.address(self.context.path)
         self._run.submissions.bind(lambda: address.tell(Woken()))
@@ -157,6 +160,13 @@ class TrainingActor(SupervisedActor):
         )
         self._hold("the session", HEARTBEAT)
         self.context.address(HEARTBEAT).tell(AwaitSession(self.context.me))
+
+    def _tell_dropped(self, image: RunImage) -> None:
+        """Say which custom losses of a dead process it had not computed; nothing behind them was sent."""
+        dropped = dropped_losses(image.operations, self._run.submissions.is_own)
+        if dropped:
+            self._journal.call(Append(tuple(dropped)))
+            self.context.emit(CustomLossDropped(run=self._run.name, losses=len(dropped)))
 
     def on_exit(self, reason: ExitReason) -> None:  # noqa: ARG002 - the same for each reason
         if hasattr(self, "_recovery"):
@@ -311,9 +321,12 @@ class TrainingActor(SupervisedActor):
         self.context.send_after(JOURNAL_RETRY_S, _Begin())
 
     def _take(self, outbox: Outbox) -> None:
-        gradients = self._intake.take(outbox, self._settlement.steps)
-        if gradients:
-            self._drop(gradients)
+        stop = self._intake.take(outbox, self._settlement.steps)
+        if stop.gradients_to_drop:
+            self._drop(stop.gradients_to_drop)
+        elif stop.broken is not None:
+            submission, error = stop.broken
+            self._void(outbox, self._intake.place_broken(submission), error)
         elif self._drained is not None:
             self._finish_draining(outbox)
 
@@ -454,7 +467,7 @@ class TrainingActor(SupervisedActor):
             self._halt(f"operation {pending.record.place} was repeated, and failed this time: {error}")
             return
         if pending.kind.changes_the_model:
-            self._void(outbox, pending, error)
+            self._void(outbox, pending.record, error)
             return
         place = pending.record.place
         failed = msgspec.structs.replace(pending.record, state=State.FAILED, summary=error_summary(error))
@@ -462,10 +475,13 @@ class TrainingActor(SupervisedActor):
         self._run.submissions.fail(pending.record.ticket, error)
         self._go_on()
 
-    def _void(self, outbox: Outbox, pending: Pending, error: TinkerActorsError) -> None:
+    def _void(self, outbox: Outbox, failed: OperationRecord, error: TinkerActorsError) -> None:
         """A part of an optimizer step failed: none of the step counts, and what ran of it is undone."""
-        step = replay.step_of(self._load().operations, pending.record.place)
-        ran = [one for one in step if one.place not in outbox or not outbox.is_untouched(one.place)]
+        known = self._load().operations
+        is_placed = any(one.place == failed.place for one in known)
+        step = replay.step_of(known if is_placed else [*known, failed], failed.place)
+        sent = [one for one in step if is_placed or one.place != failed.place]
+        ran = [one for one in sent if one.place not in outbox or not outbox.is_untouched(one.place)]
         void = [msgspec.structs.replace(one, state=State.VOID, summary=error_summary(error)) for one in step]
         self._journal.call(Append((*void, *outbox.remove(one.place for one in step))))
         if any(one.kind == Kind.OPTIM_STEP for one in step):

@@ -8,7 +8,7 @@ from tinker_actors.errors import ShapeError, ValidationError
 from tinker_actors.types import Datum, TensorData
 from tinker_actors.types.checks import finite, text
 
-__all__ = ["check_batch", "loss_settings"]
+__all__ = ["check_batch", "check_custom_batch", "loss_settings"]
 
 _POLICY = ("target_tokens", "logprobs", "advantages")
 _REQUIRED = {
@@ -30,21 +30,44 @@ def check_batch(data: Any, loss_fn: Any, vocabulary: Vocabulary) -> list[Datum]:
         ValidationError: there are none, one is malformed, lacks an input or holds an id that the model does not know.
         ShapeError: an input has not the shape of the tokens.
     """
+    known = [Datum.of(datum) for datum in _listed(data)]
+    _check_all(known, text("loss_fn", loss_fn), vocabulary)
+    return known
+
+
+def check_custom_batch(data: Any, vocabulary: Vocabulary) -> tuple[list[Any], list[Datum]]:
+    """`data` as a list for a loss of the caller's own, and as data for the forward pass that it begins with.
+
+    Raises:
+        ValidationError: as `check_batch` for "cross_entropy"; weights may be missing.
+        ShapeError: an input has not the shape of the tokens.
+    """
+    from tinker_actors.losses.surrogate import forward_data
+
+    given = _listed(data)
+    known = forward_data([Datum.of(datum) for datum in given])
+    _check_all(known, "cross_entropy", vocabulary)
+    return given, known
+
+
+def _listed(data: Any) -> list[Any]:
     if not isinstance(data, Iterable):
         raise ValidationError(f"data is a list of Datum, got {type(data).__name__}")
     try:
         given = list(data)
     except TypeError as error:  # an array without dimensions
         raise ValidationError(f"data is a list of Datum: {error}") from error
-    known = [Datum.of(datum) for datum in given]
-    if not known:
+    if not given:
         raise ValidationError("No data provided")
-    required = _REQUIRED.get(text("loss_fn", loss_fn), ())
-    for number, datum in enumerate(known):
+    return given
+
+
+def _check_all(data: list[Datum], loss_fn: str, vocabulary: Vocabulary) -> None:
+    required = _REQUIRED.get(loss_fn, ())
+    for number, datum in enumerate(data):
         if vocabulary.size is not None:
             vocabulary.check(datum.model_input.text_ids(), f"datum {number}")
         _check(number, datum, loss_fn, required, vocabulary)
-    return known
 
 
 def _check(

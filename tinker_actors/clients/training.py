@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import msgspec
 
@@ -11,7 +11,7 @@ from tinker_actors.actors.published import TRAINING
 from tinker_actors.actors.run import Run, TrainingOperation
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.api.training import SaveContent
-from tinker_actors.clients.batch import check_batch, loss_settings
+from tinker_actors.clients.batch import check_batch, check_custom_batch, loss_settings
 from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.handle import Handle
 from tinker_actors.clients.sampling import SamplingClient
@@ -38,6 +38,9 @@ from tinker_actors.types.checks import flag, metadata, one_of, shown, text, whol
 from tinker_actors.types.console import training_run_page
 from tinker_actors.types.optimizers import optimizer_params
 
+if TYPE_CHECKING:
+    from tinker_actors.losses import LossFn, Pipeline, RegularizerSpec
+
 __all__ = ["TrainingClient"]
 
 MOST_RECIPIENTS = 10
@@ -56,6 +59,7 @@ class TrainingClient:
     exposed: ClassVar[tuple[str, ...]] = (  # what the proxy of a handle offers
         "forward",
         "forward_backward",
+        "forward_backward_custom",
         "get_info",
         "history",
         "model_id",
@@ -138,6 +142,68 @@ class TrainingClient:
         return self._train(Kind.FORWARD, data, loss_fn, loss_fn_config)
 
     forward_async = as_coroutine(forward)
+
+    def forward_backward_custom(
+        self,
+        data: Sequence[Datum],
+        loss_fn: "LossFn",
+        *,
+        loss_type_input: Literal["logprobs"] | None = None,
+        regularizers: "Pipeline | Sequence[RegularizerSpec | LossFn]" = (),
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Gradients of a loss of your own, a function of the logprobs; they add up as those of `forward_backward`.
+
+        It takes two requests: a forward pass for the logprobs, and one that brings the gradient of the loss to the
+        service. Both have their places at once, and what is submitted behind them waits: an `optim_step` can follow
+        without waiting for the result. Between them the loss runs here, in a thread of its own, one loss of this client
+        after another. It may wait for other clients, and never for results of this one that were submitted later.
+
+        Where the loss fails, its step is void, as if the service had failed on it; the client goes on. A program that is
+        killed before a loss was computed, and is started again, computes it again.
+
+        Args:
+            data: at least one, each with `target_tokens`; without `weights`, they are 0 in the forward pass.
+            loss_fn: a function in numpy, marked with `tinker_actors.losses.value_and_grad`, or a torch function
+                `(data, logprobs) -> (loss, metrics)`. It gets `data` as they are given here, and one array or tensor of
+                logprobs for each datum, in nats, in the shape of its `target_tokens`.
+            loss_type_input: of the official SDK, where it is deprecated: losses get logprobs.
+            regularizers: of `tinker_actors.losses`, added to the loss; or a `Pipeline` that says how they are computed.
+
+        Returns:
+            The service's outputs and metrics; `loss:sum` is the whole loss here, and that of the second request is
+            `surrogate_loss:sum`. Metrics of the loss are beside them, and what each regularizer added.
+
+        Raises:
+            ValidationError: an argument is wrong, or data are missing or malformed; nothing was sent.
+            MissingTorchError: a loss is a torch function, and PyTorch is not installed; nothing was sent.
+        """
+        from tinker_actors.losses.custom import check_loss_fn
+        from tinker_actors.losses.pipeline import Pipeline
+        from tinker_actors.losses.surrogate import logprobs_of, weighted_data
+
+        if loss_type_input is not None:
+            one_of("loss_type_input", loss_type_input, "logprobs")
+        pipeline, known_loss = Pipeline.of(regularizers), check_loss_fn(loss_fn)
+        given, known = check_custom_batch(data, self._vocabulary)
+        published = self._runtime.published
+
+        def complete(forward: ForwardBackwardOutput) -> TrainingOperation:
+            found = pipeline.compute(given, logprobs_of(forward, known), known_loss)
+            operation = TrainingOperation.train(
+                Kind.FORWARD_BACKWARD,
+                weighted_data(known, found.gradients),
+                "cross_entropy",
+                None,
+                published.config,
+            )
+            return msgspec.structs.replace(
+                operation, metrics={**found.metrics(), "loss:sum": found.loss_total}
+            )
+
+        first = TrainingOperation.train(Kind.FORWARD, known, "cross_entropy", None, published.config)
+        return APIFuture(self._run.submit_custom(first, complete))
+
+    forward_backward_custom_async = as_coroutine(forward_backward_custom)
 
     def optim_step(
         self, optim_params: OptimParams | None = None, *, adam_params: AdamParams | None = None
