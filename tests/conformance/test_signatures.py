@@ -62,7 +62,6 @@ ALLOWED = {
     "SamplingClient.on_queue_state_change: only official": "the SDK's hook for itself; ours are events",
     "SamplingClient.*_sampler_handle: only official": "not built yet: samplers in other processes",
     "ServiceClient.create_custom_loss: only official": "server-traced losses",
-    "TrainingClient.forward_backward_custom*: only official": "not built yet: losses of the caller's own",
     # Arguments
     "ServiceClient.close(status): *": "ours has a default",
     "LoraConfig(rank): *": "ours has the default of create_lora_training_client",
