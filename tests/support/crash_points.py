@@ -61,7 +61,7 @@ class CrashPoints:
     def install(self) -> None:
         """Wrap the product's methods, in this process alone."""
         self._wrap(Store, "write", lambda _, records, **__: f"write {named(records)}", is_both=True)
-        self._wrap(Store, "drop_contents", lambda *_, **__: "compact", is_both=True)
+        self._wrap(Store, "compact", lambda *_, **__: "compact", is_both=True)
         self._wrap(Submissions, "settle", lambda *_: "hand over", is_both=True)
         for actor in (TrainingActor, SessionActor, TransportActor):
             self._wrap(actor, "on_receive", lambda _, message: heard(message))

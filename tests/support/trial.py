@@ -19,7 +19,7 @@ from program_under_test import STEPS
 from zygote import Zygote
 
 from tinker_actors.journal.exports import CHECKPOINTS, METRICS
-from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, State
+from tinker_actors.journal.records import CheckpointRecord, Kind, ModelRecord, OperationRecord, State
 from tinker_actors.journal.replay import outstanding
 from tinker_actors.journal.store import RunImage, Store
 from tinker_actors.local.step_log import Executed
@@ -49,8 +49,15 @@ class Image:
     """The journal of one run, read from a copy, so that the journal itself stays as it was left."""
 
     run: RunImage
-    history: list[OperationRecord]
-    """All operations, in order."""
+    checkpoints: list[CheckpointRecord]
+    """All that there ever were."""
+    steps: int
+    """Optimizer steps with a result."""
+
+    @property
+    def history(self) -> list[OperationRecord]:
+        """Operations that recovery may still need, in order."""
+        return self.run.operations
 
     @property
     def models(self) -> list[ModelRecord]:
@@ -58,14 +65,8 @@ class Image:
         return self.run.models
 
     def steps_before(self, place: int) -> int:
-        """Optimizer steps taken up to a place."""
-        done = (one for one in self.history if one.kind == Kind.OPTIM_STEP and one.state == State.DONE)
-        return sum(one.place <= place for one in done)
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps with a result."""
-        return self.steps_before(1 << 60)
+        """Optimizer steps taken up to a place that a model began in."""
+        return {0: 0, **{one.place: one.step for one in self.checkpoints}}[place]
 
     @property
     def is_over(self) -> bool:
@@ -102,11 +103,15 @@ def image_of(run_dir: Path, run: str = "1") -> Image | None:
         for file in run_dir.glob("journal*"):
             if file.is_file() and file.suffix != ".lock":
                 shutil.copy(file, copied)
+        if (run_dir / "segments").is_dir():
+            shutil.copytree(run_dir / "segments", Path(copied) / "segments")
         if not (Path(copied) / "journal.db").exists():
             return None
         with closing(Store(Path(copied) / "journal.db")) as store:
             image = store.load(run)
-            return None if image is None else Image(image, store.history(run))
+            if image is None:
+                return None
+            return Image(image, store.checkpoints(run), len(store.history(run)))
 
 
 @dataclass(frozen=True)

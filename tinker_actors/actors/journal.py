@@ -9,7 +9,8 @@ import msgspec
 from tinker_actors.actors.published import Published
 from tinker_actors.errors import JournalError
 from tinker_actors.journal import exports
-from tinker_actors.journal.records import OperationRecord, Record, SessionRecord
+from tinker_actors.journal.history import StepRecord
+from tinker_actors.journal.records import Record, SessionRecord
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import ErrorContained, SupervisedActor
 
@@ -17,7 +18,7 @@ __all__ = [
     "AllocateModel",
     "AllocateSampler",
     "Append",
-    "DropContents",
+    "Compact",
     "JournalActor",
     "LatestSession",
     "LoadHistory",
@@ -47,14 +48,14 @@ class LoadRun:
 
 @dataclass(frozen=True, slots=True)
 class LoadHistory:
-    """Answered with all `OperationRecord`s of a run."""
+    """Answered with the `StepRecord`s of a run."""
 
     run: str
 
 
 @dataclass(frozen=True, slots=True)
-class DropContents:
-    """Forget the bodies that the checkpoint before the newest one makes needless."""
+class Compact:
+    """Fold what the checkpoint before the newest one makes needless."""
 
     run: str
 
@@ -124,8 +125,8 @@ class JournalActor(SupervisedActor):
                 return self._load(run)
             case LoadHistory(run):
                 return self._history(run)
-            case DropContents(run):
-                return self._store.drop_contents(run)
+            case Compact(run):
+                return self._store.compact(run)
             case LatestSession():
                 sessions = self._store.sessions(self._published.settings.base_url)
                 return sessions[-1] if sessions else None
@@ -142,7 +143,7 @@ class JournalActor(SupervisedActor):
         """Bring the files up to date; they follow from the records, so that a failure must not fail those."""
         try:
             if self._are_files_behind:
-                exports.rebuild(directory, self._store)
+                exports.catch_up(directory, self._store)
             else:
                 exports.append(directory, lines)
             self._are_files_behind = False
@@ -155,7 +156,7 @@ class JournalActor(SupervisedActor):
     def _load(self, run: str) -> RunImage | None:
         return self._store.load(run)
 
-    def _history(self, run: str) -> list[OperationRecord]:
+    def _history(self, run: str) -> list[StepRecord]:
         return self._store.history(run)
 
     def _note(self, session_id: str, state: str) -> None:

@@ -174,7 +174,7 @@ def _summarise(pending: Pending, value: Any, progress: Progress) -> tuple[dict[s
             )
             name = value.path.rpartition("/")[2]
             line = checkpoint_line(run, progress.steps, value.path, name)
-            summary = {"path": value.path, "name": name}
+            summary = {"path": value.path, "name": name, "step": progress.steps}
             # Recovery may rely on what stays as it is, and must not lose such a checkpoint of the same place.
             records: list[Record] = [checkpoint] if content.is_lasting else []
             return summary, Conclusion(pending, value, records, [line], checkpoint=checkpoint)

@@ -29,7 +29,7 @@ from tinker_actors.config import RecoveryPolicy, Settings
 from tinker_actors.errors import ForkedProcessError, RuntimeStoppedError, StartFailedError, TinkerActorsError
 from tinker_actors.journal import exports
 from tinker_actors.journal.directory import RunDirectory
-from tinker_actors.journal.records import OperationRecord
+from tinker_actors.journal.history import StepRecord
 from tinker_actors.journal.store import Store
 from tinker_actors.supervision import (
     ActorTree,
@@ -95,7 +95,7 @@ class Runtime:
         directory = None if self._directory is None else self._directory.path
         self._store = Store(None if directory is None else directory / "journal.db")
         if directory is not None:
-            exports.rebuild(directory, self._store)
+            exports.catch_up(directory, self._store)
         self._scratch = (
             tempfile.mkdtemp(prefix="tinker-actors-") if settings.is_local and directory is None else None
         )
@@ -193,8 +193,8 @@ class Runtime:
         """The result of a request that needs neither order nor journal."""
         return self._ask(TRANSPORT, Fetch(call), FETCH_TIMEOUT_S)
 
-    def history(self, run: str) -> "Future[list[OperationRecord]]":
-        """All operations of a run, in order."""
+    def history(self, run: str) -> "Future[list[StepRecord]]":
+        """The optimizer steps of a run with a result, in order."""
         return self._ask(JOURNAL, LoadHistory(run), HISTORY_TIMEOUT_S)
 
     def _ask(self, path: str, message: object, timeout_s: float) -> "Future[Any]":

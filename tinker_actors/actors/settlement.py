@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tinker_actors.actors.journal import Append, DropContents
+from tinker_actors.actors.journal import Append, Compact
 from tinker_actors.actors.outbox import Outbox, Pending
 from tinker_actors.actors.published import JOURNAL, Published
 from tinker_actors.actors.results import Conclusion, Progress, conclude, progress_of
@@ -153,7 +153,7 @@ class Settlement:
         if saved is not None:
             if saved.usable:
                 self._saved_steps = saved.step
-                self._journal.tell(DropContents(self._run.name))
+                self._journal.tell(Compact(self._run.name))
                 self._saved()
             self._context.emit(
                 CheckpointSaved(

@@ -18,7 +18,7 @@ from tinker_actors.clients.sampling import SamplingClient
 from tinker_actors.clients.twins import as_coroutine, awaited
 from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import ValidationError
-from tinker_actors.journal.history import StepRecord, steps_taken
+from tinker_actors.journal.history import StepRecord
 from tinker_actors.journal.records import Kind
 from tinker_actors.tokenization import Tokenizer, get_tokenizer
 from tinker_actors.types import (
@@ -397,7 +397,7 @@ class TrainingClient:
 
     def history(self) -> APIFuture[list[StepRecord]]:
         """Every optimizer step with a result, those of earlier processes included."""
-        return APIFuture(self._runtime.history(self._run.name)).then(steps_taken)
+        return APIFuture(self._runtime.history(self._run.name))
 
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""

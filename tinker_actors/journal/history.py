@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from tinker_actors.journal.records import EXECUTED, Kind, OperationRecord, State
+from tinker_actors.journal.records import EXECUTED, HistoryRecord, Kind, OperationRecord, State
 
-__all__ = ["StepRecord", "step_metrics", "steps_taken"]
+__all__ = ["StepRecord", "folded_steps", "step_metrics", "steps_taken"]
 
 
 class StepRecord(msgspec.Struct, frozen=True):
@@ -27,11 +27,19 @@ def step_metrics(summaries: Iterable[dict[str, float]]) -> dict[str, float]:
     return merged
 
 
-def steps_taken(operations: Iterable[OperationRecord]) -> list[StepRecord]:
+def folded_steps(record: HistoryRecord) -> list[StepRecord]:
+    """The steps that were folded into a record."""
+    metrics: list[dict[str, float]] = msgspec.msgpack.decode(record.steps)
+    first = record.end_step - len(metrics)
+    return [StepRecord(first + number, one) for number, one in enumerate(metrics)]
+
+
+def steps_taken(operations: Iterable[OperationRecord], first_step: int = 0) -> list[StepRecord]:
     """The steps that were taken, in order.
 
     Args:
-        operations: all of the run, in order.
+        operations: of the run, in order; from the beginning of a step.
+        first_step: the number of that step.
     """
     steps: list[StepRecord] = []
     pending: list[dict[str, float]] = []
@@ -43,6 +51,6 @@ def steps_taken(operations: Iterable[OperationRecord]) -> list[StepRecord]:
             pending.append(own)
         elif operation.kind == Kind.OPTIM_STEP:
             metrics = step_metrics([*pending, own])
-            steps.append(StepRecord(len(steps), metrics))
+            steps.append(StepRecord(first_step + len(steps), metrics))
             pending = []
     return steps

@@ -1,9 +1,10 @@
-"""What the journal holds. Each record type is a table; its `keys` name the row.
+"""What the journal holds. Each record type is a table; its `keys` name the row, its `bulk`, if any, may be large.
 
 A *place* is a training operation's position in its run's order. A *generation* is one model on the service:
 a run gets another one when its model is lost. Fields are what SQLite stores as they are.
 """
 
+import time
 from enum import StrEnum
 from typing import ClassVar, TypeAlias
 
@@ -13,6 +14,7 @@ __all__ = [
     "COMMITTED",
     "EXECUTED",
     "CheckpointRecord",
+    "HistoryRecord",
     "Kind",
     "ModelRecord",
     "OperationRecord",
@@ -65,6 +67,11 @@ COMMITTED = EXECUTED | {State.PLACED}
 """States of operations that belong to the run, and are repeated where it is replayed."""
 
 
+def _now() -> int:
+    """Unix time in seconds: for people, nothing follows from it."""
+    return int(time.time())
+
+
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A session on a service."""
 
@@ -82,6 +89,8 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Sampling sessions created in it so far."""
     state: str = "open"
     """One of open, lost and finished."""
+    opened_at: int = msgspec.field(default_factory=_now)
+    """Unix time in seconds."""
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +122,10 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Where that state comes from; None for a fresh model."""
     model_id: str | None = None
     """The service's id, once it is known."""
+    reason: str | None = None
+    """Why it took the place of the model before; None for the first one."""
+    made_at: int = msgspec.field(default_factory=_now)
+    """Unix time in seconds."""
 
 
 class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +154,7 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "parts"
     keys: ClassVar[tuple[str, ...]] = ("run", "place", "part")
+    bulk: ClassVar[str] = "content"
 
     run: str
     place: int
@@ -155,6 +169,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "results"
     keys: ClassVar[tuple[str, ...]] = ("run", "place", "part")
+    bulk: ClassVar[str] = "body"
 
     run: str
     place: int
@@ -207,6 +222,21 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     """1 once it is to be deleted on the service, 2 once it is."""
 
 
+class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Optimizer steps that no recovery can need: what is left of their operations, requests and answers."""
+
+    table: ClassVar[str] = "history"
+    keys: ClassVar[tuple[str, ...]] = ("run", "place")
+
+    run: str
+    place: int
+    """Of the last of them; nothing that changed the model up to there is kept elsewhere."""
+    end_step: int
+    """The number of the step after them."""
+    steps: bytes
+    """MessagePack of their metrics, in order."""
+
+
 Record: TypeAlias = (
     SessionRecord
     | RunRecord
@@ -216,4 +246,5 @@ Record: TypeAlias = (
     | ResultRecord
     | SendRecord
     | CheckpointRecord
+    | HistoryRecord
 )

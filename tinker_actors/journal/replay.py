@@ -160,8 +160,7 @@ def _is_covered(image: RunImage, place: int) -> bool:
         for operation in image.operations
         if operation.place > place and operation.state in COMMITTED and Kind(operation.kind).changes_the_model
     }
-    first = image.operations[0].place if image.operations else image.last_place + 1
-    return place >= first - 1 and all(
+    return place >= image.base_place and all(
         part.content is not None for part in image.parts if part.place in needed
     )
 

@@ -1,18 +1,23 @@
-"""The journal's file: records in SQLite (WAL), written in transactions, synced where a commit must survive power loss."""
+"""The journal: records in SQLite (WAL), written in transactions, synced where a commit must survive power loss."""
 
 import ctypes
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import msgspec
 
 from tinker_actors.errors import JournalError
+from tinker_actors.journal import database as db
+from tinker_actors.journal.history import StepRecord, folded_steps, steps_taken
+from tinker_actors.journal.layout import Body, Layout, body_of, layout_of
 from tinker_actors.journal.records import (
+    EXECUTED,
     CheckpointRecord,
+    HistoryRecord,
+    Kind,
     ModelRecord,
     OperationRecord,
     PartRecord,
@@ -21,17 +26,18 @@ from tinker_actors.journal.records import (
     RunRecord,
     SendRecord,
     SessionRecord,
+    State,
 )
+from tinker_actors.journal.segments import INLINE_BYTES, Segments
 
 __all__ = ["RunImage", "Store"]
 
-APPLICATION_ID = 0x54416A31
-"""Marks our SQLite files."""
-SCHEMA_VERSION = 4
-
 R = TypeVar("R", bound=Record)
 
-_SQL_TYPES = {int: "INTEGER", str: "TEXT", bytes: "BLOB"}
+_EXECUTED = ", ".join(f"'{state}'" for state in sorted(EXECUTED))
+
+WAL_BYTES = 16 * 2**20
+"""SQLite's log is cut back to this size."""
 
 
 class RunImage(msgspec.Struct, kw_only=True):
@@ -50,15 +56,17 @@ class RunImage(msgspec.Struct, kw_only=True):
     sends: list[SendRecord]
     """What was sent to the latest generation: of these operations, and the last whatever it was."""
     checkpoints: list[CheckpointRecord]
-    """All, oldest first."""
+    """Those that a model could begin in, and those that are still to be deleted; oldest first."""
     earlier_steps: int
     """Optimizer steps taken before the first of `operations`."""
     last_place: int
     """The last place given away."""
+    base_place: int = 0
+    """Operations up to there are not here, whether or not they are in the journal."""
 
 
 class Store:
-    """Records in one SQLite file, or in memory.
+    """Records in one SQLite file and the segments beside it, or in memory.
 
     One thread at a time may use it; the journal actor is the one that does.
 
@@ -72,43 +80,48 @@ class Store:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._synced = True
+        self._segments: Segments | None = None
+        if path is not None:
+            if path.exists():
+                db.is_of_ours(path)
+                db.check(path)
+            else:
+                db.create(path)
         try:
             self._database = sqlite3.connect(
                 path or ":memory:", isolation_level=None, check_same_thread=False
             )
-        except sqlite3.Error as error:
+            try:
+                self._totals = self._prepare()
+                if path is not None:
+                    self._segments = Segments(path.parent / "segments", self._used_segments())
+            except BaseException:
+                self._database.close()
+                raise
+        except db.DAMAGED as error:
             raise JournalError(f"journal {path} cannot be opened: {error}") from error
-        try:
-            self._prepare()
-        except sqlite3.Error as error:
-            self.close()
-            raise JournalError(f"journal {path} cannot be opened: {error}") from error
-        except JournalError:
-            self.close()
-            raise
 
-    def _prepare(self) -> None:
-        (application,) = self._database.execute("PRAGMA application_id").fetchone()
-        (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        (tables,) = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and application != APPLICATION_ID:
-            raise JournalError(f"{self._path} is a database of another program; name another run directory")
-        if tables and version != SCHEMA_VERSION:
-            raise JournalError(
-                f"journal {self._path} must be of version {SCHEMA_VERSION}, got {version}; "
-                "use the release that wrote it, or a new run directory"
-            )
-        if self._path is not None:
-            self._path.chmod(0o600)
+    def _prepare(self) -> db.Totals:
+        if self._path is None:
+            for statement in db.schema():
+                self._database.execute(statement)
+            return {}
+        self._path.chmod(0o600)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
-        if not tables:
-            self._database.execute("BEGIN")
-            self._database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            for kind in get_args(Record):
-                self._database.execute(_create_table(kind))
-            self._database.execute("COMMIT")
+        self._database.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+        return db.read_totals(self._database)
+
+    def _used_segments(self) -> set[int]:
+        used: set[int] = set()
+        for kind in (PartRecord, ResultRecord):
+            rows = self._database.execute(
+                f"SELECT DISTINCT segment FROM {kind.table} WHERE segment IS NOT NULL"  # noqa: S608 - our own names
+            )
+            used.update(number for (number,) in rows)
+        return used
+
+    # Writing -------------------------------------------------------------------------------------
 
     def write(self, records: Sequence[Record], *, durable: bool = True) -> None:
         """Put `records`, each in place of the row with its keys, all or none.
@@ -121,9 +134,9 @@ class Store:
         Raises:
             JournalError: the disk is full or fails; nothing was written.
         """
-        with self._transaction(durable=durable):
+        with self._transaction(durable=durable) as totals:
             for record in records:
-                self._database.execute(_upsert(type(record)), msgspec.structs.astuple(record))
+                self._put(record, totals)
 
     def size(self) -> int:
         """Bytes that the records take on the disk, or in memory."""
@@ -131,42 +144,111 @@ class Store:
             self._database.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
         ]
-        return int((counts[0] - counts[1]) * counts[2])
+        large = 0 if self._segments is None else self._segments.size()
+        return int((counts[0] - counts[1]) * counts[2]) + large
 
-    def drop_contents(self, run: str, *, spare_checkpoints: int = 1) -> None:
-        """Forget the bodies that the newest usable checkpoint and `spare_checkpoints` before it make needless.
+    def compact(self, run: str, *, spare_checkpoints: int = 1) -> None:
+        """Fold what the newest usable checkpoint and `spare_checkpoints` before it make needless.
+
+        Of an optimizer step its metrics are left, of a save its path; of an operation that failed, its reason.
+        Everything else of them goes, and with it the segments that held nothing else.
 
         Raises:
-            JournalError: the disk is full or fails; nothing was forgotten.
+            JournalError: the disk is full or fails; nothing was folded.
         """
-        covered = run, self._covered_place(run, spare_checkpoints)
-        with self._transaction(durable=self._synced):
-            for table, body in (("parts", "content"), ("results", "body")):
-                forget = (
-                    f"UPDATE {table} SET {body} = NULL WHERE run = ? AND place <= ? AND {body} IS NOT NULL"  # noqa: S608 - our own names
-                )
-                self._database.execute(forget, covered)
+        base = self._base(run, spare_checkpoints)
+        if base is None or base.place <= (folded := self._folded(run)).place:
+            return
+        up_to = "run = ? AND place <= ?"
+        with self._transaction(durable=True) as totals:  # before any segment goes
+            steps = steps_taken(
+                self._select(OperationRecord, f"{up_to} ORDER BY place", run, base.place), folded.end_step
+            )
+            self._put(
+                HistoryRecord(
+                    run=run,
+                    place=base.place,
+                    end_step=folded.end_step + len(steps),
+                    steps=msgspec.msgpack.encode([step.metrics for step in steps]),
+                ),
+                totals,
+            )
+            finished = f"{up_to} AND state IN ({_EXECUTED}) AND kind != '{Kind.SAVE_WEIGHTS}'"
+            self._delete(OperationRecord, finished, (run, base.place), totals)
+            for kind in (PartRecord, ResultRecord):
+                self._delete(kind, up_to, (run, base.place), totals)
+            # The last one of the latest model tells which id comes next.
+            latest = (
+                "SELECT generation, seq_id FROM sends WHERE run = ? ORDER BY generation DESC, seq_id DESC"
+            )
+            spared = f"(generation, seq_id) != ({latest} LIMIT 1)"
+            self._delete(SendRecord, f"{up_to} AND {spared}", (run, base.place, run), totals)
+        if self._segments is not None:
+            self._segments.keep(self._used_segments())
+
+    def _put(self, record: Record, totals: db.Totals) -> None:
+        layout: Layout[Any] = layout_of(type(record))
+        bulk = layout.bulk_of(record)
+        if self._path is None:
+            row, _ = layout.row(record, None)
+            self._database.execute(layout.insert, row)
+            return
+        row, checksum = layout.row(record, self._place(bulk))
+        count, total = totals.get(layout.table) or self._totals[layout.table]
+        replaced = self._database.execute(layout.find_checksum, layout.key_of(record)).fetchone()
+        self._database.execute(layout.insert, row)
+        totals[layout.table] = (
+            (count + 1, total + checksum) if replaced is None else (count, total + checksum - replaced[0])
+        )
+
+    def _place(self, bulk: bytes | None) -> Body:
+        if bulk is None or len(bulk) <= INLINE_BYTES or self._segments is None:
+            return body_of(bulk)
+        return body_of(bulk, *self._segments.append(bulk))
+
+    def _delete(self, kind: type[Record], where: str, values: Sequence[Any], totals: db.Totals) -> None:
+        layout: Layout[Any] = layout_of(kind)
+        gone, sum_of_gone = self._database.execute(f"{layout.total} WHERE {where}", values).fetchone()
+        self._database.execute(layout.delete + where, values)
+        if self._path is not None:
+            count, total = totals.get(layout.table) or self._totals[layout.table]
+            totals[layout.table] = count - gone, total - sum_of_gone
 
     @contextmanager
-    def _transaction(self, *, durable: bool) -> Iterator[None]:
+    def _transaction(self, *, durable: bool) -> Iterator[db.Totals]:
+        """A transaction; what it makes of the totals of tables goes into the dictionary that is given out."""
+        totals: db.Totals = {}
         try:
             if durable != self._synced:
                 self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._synced = durable
             self._database.execute("BEGIN IMMEDIATE")
             try:
-                yield
+                yield totals
+                db.write_totals(self._database, totals)
+                if self._segments is not None:
+                    self._segments.sync()
                 self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise JournalError(f"journal {self._path} cannot be written: {error}") from error
+        self._totals.update(totals)
 
-    def _covered_place(self, run: str, spare_checkpoints: int) -> int:
-        usable = self._select(CheckpointRecord, "run = ? AND usable = 1 ORDER BY place, rowid", run)
-        return usable[-1 - spare_checkpoints].place if len(usable) > spare_checkpoints else 0
+    # Reading -------------------------------------------------------------------------------------
+
+    def _base(self, run: str, spare_checkpoints: int) -> CheckpointRecord | None:
+        """The oldest of the checkpoints that must be able to serve."""
+        newest = f"run = ? AND usable = 1 ORDER BY place DESC, path DESC LIMIT {spare_checkpoints + 1}"
+        usable = self._select(CheckpointRecord, newest, run)
+        return usable[-1] if len(usable) > spare_checkpoints else None
+
+    def _folded(self, run: str) -> HistoryRecord:
+        """The newest of what was folded."""
+        found = self._select(HistoryRecord, "run = ? ORDER BY place DESC LIMIT 1", run)
+        return found[0] if found else HistoryRecord(run=run, place=0, end_step=0, steps=b"")
 
     def sessions(self, server: str) -> list[SessionRecord]:
         """Sessions on `server`, oldest first."""
@@ -185,17 +267,43 @@ class Store:
 
     def count_sessions(self) -> int:
         """How many sessions there ever were."""
-        (count,) = self._database.execute("SELECT count(*) FROM sessions").fetchone()
-        return int(count)
+        newest = self._select(SessionRecord, "1 ORDER BY ordinal DESC LIMIT 1")
+        return newest[0].ordinal + 1 if newest else 0
 
     def current_models(self, session_id: str) -> list[ModelRecord]:
         """The newest model of each run, of those that live in a session; oldest first."""
         newest = "generation = (SELECT max(generation) FROM models AS other WHERE other.run = models.run)"
         return self._select(ModelRecord, f"session_id = ? AND {newest} ORDER BY model_seq_id", session_id)
 
-    def history(self, run: str) -> list[OperationRecord]:
-        """All operations of a run, in order."""
-        return self._select(OperationRecord, "run = ? ORDER BY place", run)
+    def history(self, run: str, since: int = 0) -> list[StepRecord]:
+        """The optimizer steps of a run with a result, in order.
+
+        Args:
+            run: its name.
+            since: the first one wanted.
+        """
+        steps: list[StepRecord] = []
+        folded = self._select(HistoryRecord, "run = ? AND end_step > ? ORDER BY place", run, since)
+        for record in folded:
+            steps.extend(folded_steps(record))
+        rest = self._select(
+            OperationRecord, "run = ? AND place > ? ORDER BY place", run, self._folded(run).place
+        )
+        steps.extend(steps_taken(rest, self._folded(run).end_step))
+        return [step for step in steps if step.step >= since]
+
+    def checkpoints(self, run: str) -> list[CheckpointRecord]:
+        """All checkpoints of a run that recovery could ever begin in, oldest first."""
+        return self._select(CheckpointRecord, "run = ? ORDER BY place, path", run)
+
+    def models(self, run: str) -> list[ModelRecord]:
+        """All models that a run had, oldest first."""
+        return self._select(ModelRecord, "run = ? ORDER BY generation", run)
+
+    def saves(self, run: str) -> list[OperationRecord]:
+        """All saves of training state of a run that were carried out, in order."""
+        done = f"run = ? AND kind = '{Kind.SAVE_WEIGHTS}' AND state = '{State.DONE}' ORDER BY place"
+        return self._select(OperationRecord, done, run)
 
     def runs(self) -> list[RunRecord]:
         """All runs by name."""
@@ -211,27 +319,26 @@ class Store:
         found = self._select(RunRecord, "run = ?", run)
         if not found:
             return None
-        checkpoints = self._select(CheckpointRecord, "run = ? ORDER BY place, rowid", run)
-        since = self._covered_place(run, spare_checkpoints)
-        models = self._select(ModelRecord, "run = ? ORDER BY generation", run)
+        folded, base = self._folded(run), self._base(run, spare_checkpoints)
+        since, steps = folded.place, folded.end_step
+        if base is not None and base.place > since:
+            since, steps = base.place, base.step
+        models = self.models(run)
         generation = models[-1].generation if models else 0
-        (steps,) = self._database.execute(
-            "SELECT count(*) FROM operations WHERE run = ? AND place <= ? AND kind = 'optim_step' AND state IN ('done', 'expired')",
-            (run, since),
-        ).fetchone()
-        (last,) = self._database.execute(
-            "SELECT coalesce(max(place), 0) FROM operations WHERE run = ?", (run,)
-        ).fetchone()
+        behind = "run = ? AND place > ? ORDER BY place"
+        last = self._select(OperationRecord, "run = ? ORDER BY place DESC LIMIT 1", run)
+        could_serve = "run = ? AND (place >= ? OR automatic = 1 AND retired < 2) ORDER BY place, path"
         return RunImage(
             run=found[0],
             models=models,
-            operations=self._select(OperationRecord, "run = ? AND place > ? ORDER BY place", run, since),
-            parts=self._select(PartRecord, "run = ? AND place > ? ORDER BY place, part", run, since),
-            results=self._select(ResultRecord, "run = ? AND place > ? ORDER BY place, part", run, since),
+            operations=self._select(OperationRecord, behind, run, since),
+            parts=self._select(PartRecord, f"{behind}, part", run, since),
+            results=self._select(ResultRecord, f"{behind}, part", run, since),
             sends=self._sends(run, generation, since),
-            checkpoints=checkpoints,
-            earlier_steps=int(steps),
-            last_place=int(last),
+            checkpoints=self._select(CheckpointRecord, could_serve, run, folded.place),
+            earlier_steps=steps,
+            last_place=max(last[0].place if last else 0, folded.place),
+            base_place=since,
         )
 
     def _sends(self, run: str, generation: int, since: int) -> list[SendRecord]:
@@ -242,39 +349,27 @@ class Store:
         return self._select(SendRecord, where, run, generation, since, run, generation)
 
     def _select(self, kind: type[R], where: str, *values: Any) -> list[R]:
-        columns = ", ".join(kind.__struct_fields__)
+        layout = layout_of(kind)
         try:
-            rows: Iterable[Any] = self._database.execute(
-                f"SELECT {columns} FROM {kind.table} WHERE {where}",  # noqa: S608 - names are our own
-                values,
-            ).fetchall()
-            return [
-                msgspec.convert(dict(zip(kind.__struct_fields__, row, strict=True)), kind) for row in rows
-            ]
-        except (sqlite3.Error, msgspec.ValidationError) as error:
+            rows = self._database.execute(layout.select + where, values)
+            if self._segments is None:
+                return [layout.read_unsealed(row) for row in rows]
+            return [layout.read(row, self._segments.read) for row in rows]
+        except JournalError as error:
+            raise JournalError(f"journal {self._path} is damaged: {error}") from error
+        except db.DAMAGED as error:
             raise JournalError(f"journal {self._path} cannot be read: {error}") from error
+
+    # Ending --------------------------------------------------------------------------------------
 
     def abandon(self) -> None:
         """In a forked child: never close the database, which would undo locks and files of its owner's."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
+        if self._segments is not None:
+            self._segments.abandon()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the files."""
         self._database.close()
-
-
-def _create_table(kind: type[Record]) -> str:
-    columns = []
-    for field in msgspec.structs.fields(kind):
-        types = [kind_ for kind_ in (get_args(field.type) or (field.type,)) if kind_ is not type(None)]
-        optional = type(None) in get_args(field.type)
-        columns.append(f"{field.name} {_SQL_TYPES[types[0]]}{'' if optional else ' NOT NULL'}")
-    keys = ", ".join(kind.keys)
-    return f"CREATE TABLE {kind.table} ({', '.join(columns)}, PRIMARY KEY ({keys}))"
-
-
-@cache
-def _upsert(kind: type[Record]) -> str:
-    names = kind.__struct_fields__
-    marks = ", ".join("?" for _ in names)
-    return f"INSERT OR REPLACE INTO {kind.table} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own names
+        if self._segments is not None:
+            self._segments.close()
