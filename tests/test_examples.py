@@ -48,3 +48,12 @@ def test_an_adapter_is_fetched_to_disk(tmp_path: Path) -> None:
     size = (folder / "adapter_model.safetensors").stat().st_size
     assert f"adapter_model.safetensors: {size} bytes\n" in lines
     assert "adapter_config.json" in lines
+
+
+def test_a_loss_of_ones_own_falls_and_stays_near_where_it_began() -> None:
+    lines = printed("custom_loss.py", "12")
+    found = re.findall(r"focal loss ([\d.]+) a token, .* ([\d.]+) to stay near", lines)
+    losses, distances = [float(loss) for loss, _ in found], [float(distance) for _, distance in found]
+    assert len(found) == 12
+    assert losses[-1] < losses[0] / 2
+    assert distances[0] == 0.0 < distances[-1]

@@ -11,7 +11,9 @@ __all__ = [
     "CircuitClosed",
     "CircuitHalfOpened",
     "CircuitOpened",
+    "CustomLossComputed",
     "CustomLossDropped",
+    "CustomLossFailed",
     "GradientDropped",
     "HeartbeatMissed",
     "JournalParked",
@@ -252,6 +254,23 @@ class GradientDropped(RuntimeEvent, frozen=True, kw_only=True):
 
     run: str
     operations: int
+
+
+class CustomLossComputed(RuntimeEvent, frozen=True, kw_only=True):
+    """A loss of the caller's own was computed; its second request goes out."""
+
+    run: str
+    loss: float
+    """With its regularizers."""
+    metrics: dict[str, float]
+    """Its own, and what its regularizers added."""
+
+
+class CustomLossFailed(RuntimeEvent, frozen=True, kw_only=True):
+    """A loss of the caller's own, or a regularizer, failed or took too long."""
+
+    run: str
+    reason: str
 
 
 class CustomLossDropped(RuntimeEvent, frozen=True, kw_only=True):

@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from harness import ADAM, BATCHES, KEY, NO_CHECKPOINTS, WAIT_S, Server, client
+from harness import ADAM, BATCHES, KEY, NO_CHECKPOINTS, WAIT_S, Events, Server, client
 from own_losses import cross_entropy, custom_step
 from recorder import BASE_MODEL, Recorder
 
 import tinker_actors as ta
 from tinker_actors.errors import BadRequestError, CustomLossError, StepVoidError
+from tinker_actors.events import CustomLossComputed, CustomLossFailed
 from tinker_actors.losses import L1, L2, Array, Evaluation, Pipeline, RegularizerSpec, value_and_grad
 from tinker_actors.supervision.current import current_incarnation
 
@@ -176,6 +177,21 @@ def test_closing_waits_for_losses(server: Server, run_dir: Any) -> None:
         loss, update = training.forward_backward_custom(DATA, cross_entropy), training.optim_step(ADAM)
     assert loss.result(0).metrics["loss:sum"] > 0
     assert update.done()
+
+
+def test_what_a_loss_was_and_why_it_failed_are_events(server: Server) -> None:
+    with client(server, None, recovery=NO_CHECKPOINTS) as service:
+        events = Events(service)
+        training = create(service)
+        metrics = (
+            training.forward_backward_custom(DATA, cross_entropy, regularizers=[L1()]).result(WAIT_S).metrics
+        )
+        with pytest.raises(CustomLossError):
+            training.forward_backward_custom(DATA, broken).result(WAIT_S)
+    (computed,), (failed,) = events.of(CustomLossComputed), events.of(CustomLossFailed)
+    assert (computed.run, computed.loss) == ("1", metrics["loss:sum"])
+    assert computed.metrics["regularizer/l1_sparsity:sum"] == metrics["regularizer/l1_sparsity:sum"]
+    assert failed.reason == "loss 'broken' failed: ZeroDivisionError: no reward"
 
 
 # Failures ---------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from tinker_actors.clients.handle import Handle
 from tinker_actors.clients.sampling import SamplingClient
 from tinker_actors.clients.twins import as_coroutine, awaited
 from tinker_actors.clients.vocabulary import Vocabulary
-from tinker_actors.errors import ValidationError
+from tinker_actors.errors import CustomLossError, ValidationError
+from tinker_actors.events import CustomLossComputed, CustomLossFailed
 from tinker_actors.journal.history import StepRecord
 from tinker_actors.journal.records import Kind
 from tinker_actors.tokenization import Tokenizer, get_tokenizer
@@ -185,10 +186,15 @@ class TrainingClient:
             one_of("loss_type_input", loss_type_input, "logprobs")
         pipeline, known_loss = Pipeline.of(regularizers), check_loss_fn(loss_fn)
         given, known = check_custom_batch(data, self._vocabulary)
-        published = self._runtime.published
+        published, tell, run = self._runtime.published, self._runtime.tree.events.publish, self._run.name
 
         def complete(forward: ForwardBackwardOutput) -> TrainingOperation:
-            found = pipeline.compute(given, logprobs_of(forward, known), known_loss)
+            try:
+                found = pipeline.compute(given, logprobs_of(forward, known), known_loss)
+            except CustomLossError as error:
+                tell(CustomLossFailed(run=run, reason=str(error)))
+                raise
+            tell(CustomLossComputed(run=run, loss=found.loss_total, metrics=found.metrics()))
             operation = TrainingOperation.train(
                 Kind.FORWARD_BACKWARD,
                 weighted_data(known, found.gradients),

@@ -25,6 +25,8 @@ _WARNINGS = (
     "supervision.poisoned",
     "supervision.stall_warning",
     "runtime.circuit_opened",
+    "runtime.custom_loss_dropped",
+    "runtime.custom_loss_failed",
     "runtime.gradient_dropped",
     "runtime.heartbeat_missed",
     "runtime.session_unauthorized",
