@@ -428,9 +428,9 @@ def test_a_forked_child_is_refused_and_closes_nothing(
     assert training.step == before + 1
 
 
-def test_clients_do_not_travel_to_other_processes(
-    service: ta.ServiceClient, training: ta.TrainingClient, sampler: ta.SamplingClient
+def test_service_and_training_clients_do_not_travel_to_other_processes(
+    service: ta.ServiceClient, training: ta.TrainingClient
 ) -> None:
-    for one in (service, training, sampler):
+    for one in (service, training):
         with pytest.raises(TypeError, match="belongs to its process"):
             one.__reduce__()

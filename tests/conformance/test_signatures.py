@@ -60,7 +60,6 @@ ALLOWED = {
     "RestClient.get_current_checkpoint_storage_usage*: only official": "billing",
     "SamplingClient.create: only official": "wants the SDK's own holder",
     "SamplingClient.on_queue_state_change: only official": "the SDK's hook for itself; ours are events",
-    "SamplingClient.*_sampler_handle: only official": "not built yet: samplers in other processes",
     "ServiceClient.create_custom_loss: only official": "server-traced losses",
     # Arguments
     "ServiceClient.close(status): *": "ours has a default",

@@ -1,6 +1,7 @@
 """A sampler: its sampling session on the service, and the requests to it."""
 
 import contextlib
+import secrets
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class Sampler:
         sampling_session_id: or from an ephemeral save.
         record_stability_info: have the service keep what `stable_reinforce` needs of each sequence.
         trained_from: the base model of the weights; empty lets the service be asked.
+        is_clone: whether another process samples from the same sampling session.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Sampler:
         sampling_session_id: str | None = None,
         record_stability_info: bool = False,
         trained_from: str = "",
+        is_clone: bool = False,
     ) -> None:
         self.name = name
         self.base_model = base_model
@@ -90,6 +93,9 @@ class Sampler:
         """Done once the service knows the sampler."""
         self.hold: Hold | None = None
         """What keeps it from sending; None while nothing does."""
+        self.is_clone = is_clone
+        self.session_id: str | None = sampling_session_id
+        """Its present sampling session."""
         self.is_retired = False
         """Whether nobody can ask it anything any more."""
         self._settler = settler
@@ -126,7 +132,9 @@ class SamplingActor(SupervisedActor):
 
     def on_start(self) -> None:
         self._transport = self.context.address(TRANSPORT)
-        self._next = (self.context.epoch - 1) * CLONE
+        # Numbers that neither another process nor an earlier incarnation gives; the official SDK draws alike.
+        part = 1 + secrets.randbelow(CLONE) if self._sampler.is_clone else self.context.epoch - 1
+        self._next = part * CLONE
         submissions = self._sampler.submissions
         submissions.restart(known=set())
         address = self.context.address(self.context.path)
@@ -210,7 +218,7 @@ class SamplingActor(SupervisedActor):
         self._serve_session(self._created)
 
     def _serve_session(self, sampling_session_id: str) -> None:
-        self._session_id = sampling_session_id
+        self._session_id = self._sampler.session_id = sampling_session_id
         self._sampler.hold = None
         self._sampler.note_ready()
         self._take()

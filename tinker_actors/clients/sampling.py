@@ -1,7 +1,9 @@
 """Sampling, as the official SDK names it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, overload
+
+import msgspec
 
 from tinker_actors.actors.published import SAMPLING
 from tinker_actors.actors.sampling import SampleOrder, Sampler
@@ -25,7 +27,18 @@ from tinker_actors.types import (
 from tinker_actors.types.checks import MOST_INT32, flag, whole
 from tinker_actors.types.topk import TopkRows
 
-__all__ = ["SamplingClient"]
+__all__ = ["SamplingClient", "SamplingPlace"]
+
+
+class SamplingPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a sampler is on the service; all that another process needs beside a key."""
+
+    sampling_session_id: str
+    base_url: str
+    base_model: str
+    model_path: str | None
+    is_embedded: bool
+    """Whether the server is an embedded one, which takes any key."""
 
 
 class SamplingClient:
@@ -34,8 +47,13 @@ class SamplingClient:
     exposed: ClassVar[tuple[str, ...]] = ("base_model", "compute_logprobs", "model_path", "sample")
     """What the proxy of a handle offers."""
 
-    def __init__(self, sampler: Sampler, base_model: str, clock: Clock) -> None:
+    def __init__(
+        self, sampler: Sampler, base_model: str, clock: Clock, locate: Callable[[], tuple[str, bool] | None]
+    ) -> None:
         self._sampler = sampler
+        self._locate = locate
+        self.owner: object = None
+        """What must live as long as this does."""
         self._clock = clock
         self._vocabulary = Vocabulary(base_model)
         self.base_model = base_model
@@ -207,8 +225,49 @@ class SamplingClient:
     def get_telemetry(self) -> None:
         """None: nothing is reported to the service."""
 
+    def get_sampler_handle(self) -> str:
+        """Text by which another process gets at this sampler: `SamplingClient.from_sampler_handle`. No key is in it.
+
+        The sampler lives as long as this process does: whoever uses the handle sends no signs of life.
+
+        Raises:
+            ValidationError: there is no server at the moment.
+        """
+        from tinker_actors.clients.clones import to_handle
+
+        return to_handle(self._place())
+
+    @classmethod
+    def from_sampler_handle(cls, handle: str, api_key: str | None = None) -> "SamplingClient":
+        """A client of the sampler that `handle` names; its requests and those of others never meet.
+
+        Args:
+            handle: of `get_sampler_handle`.
+            api_key: default `TINKER_API_KEY`, as for a `ServiceClient`.
+
+        Raises:
+            ValidationError: it is no handle.
+            ConfigError: there is no key.
+        """
+        from tinker_actors.clients.clones import from_handle
+
+        return from_handle(handle, api_key)
+
+    def _place(self) -> SamplingPlace:
+        where = self._locate()
+        if where is None or self._sampler.session_id is None:
+            raise ValidationError("a sampler has a handle while its server is up; it is not, at the moment")
+        return SamplingPlace(
+            sampling_session_id=self._sampler.session_id,
+            base_url=where[0],
+            base_model=self.base_model,
+            model_path=self.model_path,
+            is_embedded=where[1],
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a SamplingClient belongs to its process; create one there from the same model_path")
+        """In another process it is a client over the handle; the key comes from that process's environment."""
+        return SamplingClient.from_sampler_handle, (self.get_sampler_handle(),)
 
 
 def _count(name: str, value: Any) -> int:

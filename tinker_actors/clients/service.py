@@ -318,7 +318,10 @@ class ServiceClient:
         ready = APIFuture(sampler.ready)
 
         def make(_: None) -> SamplingClient:
-            client = SamplingClient(sampler, sampler.trained_from, self._runtime.tree.clock)
+            runtime = self._runtime
+            client = SamplingClient(
+                sampler, sampler.trained_from, runtime.tree.clock, partial(_locate, runtime)
+            )
             weakref.finalize(client, self._runtime.retire_sampler, sampler).atexit = False
             return client
 
@@ -473,6 +476,12 @@ def _display_name(given: Any) -> str | None:
     """An empty one is none, as elsewhere in the settings."""
     is_empty = given is None or (isinstance(given, str) and not given)
     return None if is_empty else text("display_name", given)
+
+
+def _locate(runtime: Runtime) -> tuple[str, bool] | None:
+    """Where the service listens, and whether it is an embedded server."""
+    endpoint = runtime.published.endpoint
+    return None if endpoint is None else (endpoint.base_url, runtime.published.settings.is_local)
 
 
 def _policy(recovery: Any) -> RecoveryPolicy:

@@ -2,6 +2,6 @@
 
 from tinker_actors.config.credentials import Credential, Secret
 from tinker_actors.config.recovery import RecoveryPolicy
-from tinker_actors.config.settings import DEFAULT_BASE_URL, LOCAL, Settings
+from tinker_actors.config.settings import DEFAULT_BASE_URL, EMBEDDED_KEY, LOCAL, Settings
 
-__all__ = ["DEFAULT_BASE_URL", "LOCAL", "Credential", "RecoveryPolicy", "Secret", "Settings"]
+__all__ = ["DEFAULT_BASE_URL", "EMBEDDED_KEY", "LOCAL", "Credential", "RecoveryPolicy", "Secret", "Settings"]

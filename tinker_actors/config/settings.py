@@ -13,12 +13,12 @@ import msgspec
 from tinker_actors.config.credentials import Credential, Secret, find_credential, stored_key
 from tinker_actors.errors import ConfigError
 
-__all__ = ["DEFAULT_BASE_URL", "LOCAL", "Settings"]
+__all__ = ["DEFAULT_BASE_URL", "EMBEDDED_KEY", "LOCAL", "Settings"]
 
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 LOCAL = "local"
 """The base URL that stands for the embedded server."""
-_LOCAL_KEY = "tml-local"
+EMBEDDED_KEY = "tml-local"
 _CLOUDFLARE = {
     "CLOUDFLARE_ACCESS_CLIENT_ID": "cf-access-client-id",
     "CLOUDFLARE_ACCESS_CLIENT_SECRET": "cf-access-client-secret",
@@ -116,7 +116,7 @@ def _check_kinds(kind: type[Any], wanted: str, arguments: Mapping[str, Any]) -> 
 def _credential(url: str, api_key: str | None, known: Mapping[str, str], home: Path) -> Credential:
     if url == LOCAL and not api_key:
         # A key for somewhere else is nothing to the embedded server, be it good or bad.
-        return Credential(key=Secret(_LOCAL_KEY))
+        return Credential(key=Secret(EMBEDDED_KEY))
     return find_credential(api_key, known, lambda: stored_key(home), time.time())
 
 
