@@ -375,3 +375,22 @@ def test_checkpoint_that_is_not_there_is_said_so(server: Server, tmp_path: Path)
             rest.download_checkpoint("tinker://nobody/external_weights/x", tmp_path).result(WAIT_S)
         with pytest.raises(ValidationError, match="parallel_files"):
             rest.download_checkpoint("tinker://a/weights/x", tmp_path, parallel_files=0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("tinker_path", None),
+        ("tinker_path", "weights/a"),
+        ("output_dir", 7),
+        ("output_dir", b"folder"),
+        ("output_dir", "a\0b"),
+        ("force", "yes"),
+        ("progress", 3),
+        ("parallel_files", 1.5),
+    ],
+)
+def test_wrong_argument_is_refused_before_anything_begins(server: Server, argument: str, value: Any) -> None:
+    arguments: dict[str, Any] = {"tinker_path": "tinker://a/weights/x", argument: value}
+    with client(server, None) as service, pytest.raises(ValidationError):
+        service.create_rest_client().download_checkpoint(**arguments)

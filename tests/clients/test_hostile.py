@@ -245,6 +245,8 @@ CASES = [
 
 
 ELSEWHERE = {
+    "rest.download_checkpoint": "begins a thread that writes to disk; see test_downloads.py",
+    "sampler.from_sampler_handle": "opens connections of its own; see test_clones.py",
     "service.subscribe": "takes a function, and begins a thread for it",
     "training.steps": "gives an iterator, which checks when it is begun",
     "future.add_done_callback": "takes a function, as the future behind it does",

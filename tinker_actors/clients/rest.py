@@ -25,7 +25,7 @@ from tinker_actors.config import Credential, RecoveryPolicy, Settings
 from tinker_actors.config.credentials import claims_of
 from tinker_actors.errors import ConfigError, TinkerActorsError, ValidationError
 from tinker_actors.types import CheckpointPath, ServerCapabilities
-from tinker_actors.types.checks import flag, shown, whole
+from tinker_actors.types.checks import flag, shown, text, whole
 from tinker_actors.types.rest import (
     AccessScope,
     Checkpoint,
@@ -324,7 +324,7 @@ class RestClient:
             self,
             self._runtime,
             path,
-            Path(output_dir),
+            _folder(output_dir),
             force=flag("force", force),
             progress=progress,
             parallel_files=whole("parallel_files", parallel_files, least=1, most=64),
@@ -479,6 +479,16 @@ def _following(request: SessionSearchRequest, answer: SessionSearchResponse) -> 
 
 _kept: dict[Future[Any], RestClient] = {}
 """Clients that nobody else may keep, by the results they owe."""
+
+
+def _folder(output_dir: Any) -> Path:
+    try:
+        name = text("output_dir", os.fspath(output_dir))
+    except TypeError as error:
+        raise ValidationError(f"output_dir is a path, got {shown(output_dir)}") from error
+    if "\0" in name:
+        raise ValidationError(f"output_dir is a path, got {shown(output_dir)}")
+    return Path(name)
 
 
 def _let_go(done: "Future[Any]") -> None:

@@ -71,7 +71,7 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             raise _wrong("max_backoff_s", wanted, self.max_backoff_s)
         if not isinstance(self.restore_optimizer, bool):
             raise _wrong("restore_optimizer", "a bool", self.restore_optimizer)
-        if self.on_divergence not in ("halt", "accept"):
+        if not isinstance(self.on_divergence, str) or self.on_divergence not in ("halt", "accept"):
             raise _wrong("on_divergence", '"halt" or "accept"', self.on_divergence)
         strategy = self.checkpoint_strategy
         if not isinstance(strategy, str) or (strategy != LATEST and not strategy.startswith("tinker://")):
