@@ -3,10 +3,11 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 from harness import WAIT_S
 
 from tinker_actors.actors.circuits import Circuits, SettingsByOperation
@@ -22,6 +23,7 @@ from tinker_actors.supervision import ActorTree, ChildSpec, Clock, Kind, Supervi
 from tinker_actors.types import SaveWeightsResponse
 from tinker_actors.wire.calls import Answer, Call, read_json
 from tinker_actors.wire.documents import FutureHandle
+from tinker_actors.wire.http import NO_HEADERS
 from tinker_actors.wire.retry import PATIENT
 
 JSON = {"content-type": "application/json"}
@@ -54,8 +56,9 @@ class Scripted:
         """Path and key of each request."""
         self.is_hanging = threading.Event()
 
-    async def send(self, call: Call[Any], base_url: str) -> Answer:
-        self.seen.append((call.path, call.headers["x-api-key"]))
+    async def send(self, call: Call[Any], base_url: str, headers: Mapping[str, str] = NO_HEADERS) -> Answer:
+        call = msgspec.structs.replace(call, headers={**call.headers, **headers})
+        self.seen.append((call.path, headers["x-api-key"]))
         if call.path.startswith(("client/", "auth/")):
             return self._flags(call)
         answer = self._script(call, base_url)

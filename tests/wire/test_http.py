@@ -28,7 +28,7 @@ from tinker_actors.errors import (
 )
 from tinker_actors.wire.calls import Answer, Call, Pool, read_json
 from tinker_actors.wire.compression import compressed, unpacked
-from tinker_actors.wire.http import MAX_EDGE_REFUSALS, HttpOptions, Transport, make_transport
+from tinker_actors.wire.http import MAX_EDGE_REFUSALS, MAX_IN_FLIGHT, HttpOptions, Transport, make_transport
 from tinker_actors.wire.httpcore_transport import HttpcoreTransport
 from tinker_actors.wire.pyqwest_transport import PyqwestTransport
 
@@ -211,6 +211,42 @@ def test_many_requests_are_under_way_at_a_time(make: Make) -> None:
             return sum(isinstance(one, Answer) for one in outcomes)
 
     assert asyncio.run(main()) == everybody
+
+
+def test_more_than_the_limit_of_one_kind_of_traffic_wait_their_turn(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MAX_IN_FLIGHT, Pool.TRAIN, 1)
+
+    async def main() -> tuple[list[str], list[str]]:
+        go_on, seen = asyncio.Event(), list[str]()
+
+        async def hold(request: Seen, writer: asyncio.StreamWriter) -> None:
+            seen.append(request.headers["x-one"])
+            if request.headers["x-one"] == "first":
+                await go_on.wait()
+            await answer()(request, writer)
+
+        async with serving(hold) as server:
+            transport = make(HttpOptions())
+            named = [
+                msgspec.structs.replace(CALL, headers={"x-one": name}, pool=pool)
+                for name, pool in (
+                    ("first", Pool.TRAIN),
+                    ("second", Pool.TRAIN),
+                    ("third", Pool.TRAIN),
+                    ("other", Pool.SESSION),
+                )
+            ]
+            tasks = [asyncio.create_task(outcome_of(transport, one, server.url)) for one in named]
+            await tasks[3]
+            before = [name for name in seen if name != "first"]
+            go_on.set()
+            await asyncio.gather(*tasks)
+            await transport.close()
+            return before, [name for name in seen if name != "other"]
+
+    assert asyncio.run(main()) == (["other"], ["first", "second", "third"])
 
 
 # No answer ---------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ class Clients:
     async def end(self, client: int) -> None:
         self.closed.append(client)
 
-    def lanes(self, *, width: int = 2, limit: int = 100) -> Lanes[int]:
-        return Lanes(self.make, self.end, width=width, limit=limit)
+    def lanes(self, *, width: int = 2) -> Lanes[int]:
+        return Lanes(self.make, self.end, width=width)
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -35,7 +35,7 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 def test_a_client_is_made_when_all_others_are_full() -> None:
     async def scenario() -> None:
         lanes = Clients().lanes(width=2)
-        entered = [await lanes.enter() for _ in range(5)]
+        entered = [lanes.enter() for _ in range(5)]
         assert [lane.client for lane in entered] == [1, 1, 2, 2, 3]
 
     run(scenario())
@@ -44,25 +44,10 @@ def test_a_client_is_made_when_all_others_are_full() -> None:
 def test_the_client_used_last_is_used_first() -> None:
     async def scenario() -> None:
         lanes = Clients().lanes(width=1)
-        first, second = await lanes.enter(), await lanes.enter()
+        first, second = lanes.enter(), lanes.enter()
         await lanes.leave(second)
         await lanes.leave(first)
-        assert (await lanes.enter()) is first
-
-    run(scenario())
-
-
-def test_more_than_the_limit_wait_their_turn() -> None:
-    async def scenario() -> None:
-        lanes = Clients().lanes(width=1, limit=1)
-        first = await lanes.enter()
-        waiting = [asyncio.create_task(lanes.enter()) for _ in range(2)]
-        await asyncio.sleep(0)
-        assert [task.done() for task in waiting] == [False, False]
-        await lanes.leave(first)
-        assert await waiting[0] is first
-        assert not waiting[1].done()
-        waiting[1].cancel()
+        assert lanes.enter() is first
 
     run(scenario())
 
@@ -71,11 +56,11 @@ def test_renewed_clients_are_closed_when_their_last_request_is_over() -> None:
     async def scenario() -> None:
         clients = Clients()
         lanes = clients.lanes(width=2)
-        busy = [await lanes.enter() for _ in range(3)]
+        busy = [lanes.enter() for _ in range(3)]
         await lanes.leave(busy[2])
         await lanes.renew()
         assert clients.closed == [2]
-        assert (await lanes.enter()).client == 3
+        assert lanes.enter().client == 3
         await lanes.leave(busy[0])
         assert clients.closed == [2]
         await lanes.leave(busy[1])
@@ -94,12 +79,12 @@ def test_what_was_idle_for_long_is_closed_and_never_used_again(monkeypatch: pyte
             await clients.end(client)
             closed.set()
 
-        lanes = Lanes(clients.make, end, width=1, limit=9)
-        busy: Lane[int] = await lanes.enter()
-        await lanes.leave(await lanes.enter())
+        lanes = Lanes(clients.make, end, width=1)
+        busy: Lane[int] = lanes.enter()
+        await lanes.leave(lanes.enter())
         await asyncio.wait_for(closed.wait(), 10)
         assert clients.closed == [2]
-        assert (await lanes.enter()).client == 3
+        assert lanes.enter().client == 3
         await lanes.leave(busy)
         await lanes.close()
         assert sorted(clients.closed) == [1, 2, 3]

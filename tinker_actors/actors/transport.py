@@ -341,11 +341,13 @@ class TransportActor(SupervisedActor):
                 except StopIteration as done:
                     answer: Answer = done.value
                     return answer
-                if isinstance(step, Call):
-                    outcome = await self._attempt(step)
-                    continue
                 outcome = None
-                if isinstance(step, Reserve):
+                if isinstance(step, Call):
+                    try:
+                        outcome = await self._admission.attempt(step, self._once)
+                    except TinkerActorsError as error:
+                        outcome = error
+                elif isinstance(step, Reserve):
                     await self._answer_bytes.take(step.size)
                     reserved += step.size
                 else:
@@ -353,13 +355,6 @@ class TransportActor(SupervisedActor):
         finally:
             if reserved:
                 self._answer_bytes.give_back(reserved)
-
-    async def _attempt(self, call: Call[Any]) -> Answer | TinkerActorsError:
-        """One try of `call`, when and if its circuit lets it."""
-        try:
-            return await self._admission.attempt(call, self._once)
-        except TinkerActorsError as error:
-            return error
 
     async def _drive_in_room(self, call: Call[Any], request: Request, steps: RoundTrips[Answer]) -> Answer:
         """Drive the submission of training data, a few megabytes at a time over all models."""
@@ -457,13 +452,13 @@ class TransportActor(SupervisedActor):
         endpoint = self._published.endpoint
         if endpoint is None:
             raise APIConnectionError("the embedded server is not up")
-        headers, body = {**call.headers, "x-api-key": secret}, call.body
+        headers = {"x-api-key": secret}
         if call.is_compressible and self._published.config.proto_compress_fwdbwd:
-            packed = compressed(body)
+            packed = compressed(call.body)
             if packed is not None:
-                headers["content-encoding"], body = "zstd", packed
-        ready = msgspec.structs.replace(call, headers=headers, body=body)
-        return await self._transport.send(ready, endpoint.base_url)
+                headers["content-encoding"] = "zstd"
+                call = msgspec.structs.replace(call, body=packed)
+        return await self._transport.send(call, endpoint.base_url, headers)
 
     async def _wait_for_server(self, call: Call[Any]) -> None:
         try:

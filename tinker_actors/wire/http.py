@@ -4,6 +4,7 @@ What all transports have in common is here: how a call becomes a request, which 
 no answer at all. A transport exchanges one request for one answer, and maps the errors of its library.
 """
 
+import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,7 +18,15 @@ from tinker_actors.errors import APIConnectionError, APIResponseValidationError,
 from tinker_actors.wire.calls import Answer, Call, Pool
 from tinker_actors.wire.compression import accepted_encodings, unpacked
 
-__all__ = ["HttpOptions", "HttpTransport", "Request", "Transport", "TransportChoice", "make_transport"]
+__all__ = [
+    "NO_HEADERS",
+    "HttpOptions",
+    "HttpTransport",
+    "Request",
+    "Transport",
+    "TransportChoice",
+    "make_transport",
+]
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 2**30
@@ -26,6 +35,7 @@ MAX_IN_FLIGHT = {Pool.SESSION: 100, Pool.TRAIN: 100, Pool.SAMPLE: 256, Pool.FUTU
 """Requests under way at a time. A poll is held for as long as its future takes; all others are short, so that more
 at a time would take more memory and no less time.
 """
+NO_HEADERS: Mapping[str, str] = {}
 MAX_REDIRECTS = 5
 MAX_EDGE_REFUSALS = 16
 """In a row and in one pool; the official SDK believes as many."""
@@ -38,8 +48,10 @@ TransportChoice = Literal["fast", "httpx"]
 class Transport(Protocol):
     """Sends calls; lives on one event loop."""
 
-    async def send(self, call: Call[object], base_url: str) -> Answer:
-        """One try of `call` at the server under `base_url`.
+    async def send(
+        self, call: Call[object], base_url: str, headers: Mapping[str, str] = NO_HEADERS
+    ) -> Answer:
+        """One try of `call` at the server under `base_url`, with `headers` beside those of the call.
 
         Redirects within the server are followed where that changes neither method nor body. Others are answers:
         our key goes to nobody else. An empty 400 comes from something before the service; it counts as no answer,
@@ -102,18 +114,24 @@ class HttpTransport(ABC):
         self._query = urlencode(list(options.query))
         self._headers = {"accept-encoding": accepted_encodings(), **options.headers}
         self._refusals = dict.fromkeys(Pool, 0)
+        self._room = {pool: asyncio.Semaphore(limit) for pool, limit in MAX_IN_FLIGHT.items()}
 
-    async def send(self, call: Call[object], base_url: str) -> Answer:
+    async def send(
+        self, call: Call[object], base_url: str, headers: Mapping[str, str] = NO_HEADERS
+    ) -> Answer:
         """One try of `call`; see `Transport`."""
-        request = self._request(call, base_url)
+        async with self._room[call.pool]:  # who waits here holds nothing that was made for its turn
+            return await self._send(self._request(call, base_url, headers), call.answers)
+
+    async def _send(self, request: Request, answers: frozenset[int]) -> Answer:
         for _ in range(1 + MAX_REDIRECTS):
             answer = await self._exchange(request)
-            url = None if answer.status in call.answers else _target(request, answer)
+            url = None if answer.status in answers else _target(request, answer)
             if url is None:
                 await self._check_edge(request, answer)
                 return self._unpacked(request, answer)
             request = msgspec.structs.replace(request, url=url)
-        raise APIConnectionError(f"no answer to {call.operation}: more than {MAX_REDIRECTS} redirects")
+        raise APIConnectionError(f"no answer to {request.operation}: more than {MAX_REDIRECTS} redirects")
 
     @abstractmethod
     async def _exchange(self, request: Request) -> Answer:
@@ -134,12 +152,12 @@ class HttpTransport(ABC):
     async def close(self) -> None:
         """Close all connections."""
 
-    def _request(self, call: Call[object], base_url: str) -> Request:
+    def _request(self, call: Call[object], base_url: str, more: Mapping[str, str]) -> Request:
         url = f"{base_url}/api/v1/{call.path}"
         if self._query:
             url = f"{url}{'&' if '?' in call.path else '?'}{self._query}"
         has_body = call.method != "GET"
-        headers = {**self._headers, "accept": call.accept, **call.headers}
+        headers = {**self._headers, "accept": call.accept, **call.headers, **more}
         if has_body:
             headers["content-type"] = call.content_type
         return Request(

@@ -9,7 +9,7 @@ import httpcore
 
 from tinker_actors.errors import APIConnectionError, APITimeoutError, ConfigError
 from tinker_actors.wire.calls import Answer, Pool
-from tinker_actors.wire.http import MAX_IN_FLIGHT, HttpOptions, HttpTransport, Request
+from tinker_actors.wire.http import HttpOptions, HttpTransport, Request
 from tinker_actors.wire.lanes import Lanes
 
 __all__ = ["HttpcoreTransport"]
@@ -56,7 +56,6 @@ class HttpcoreTransport(HttpTransport):
                 ),
                 httpcore.AsyncConnectionPool.aclose,
                 width=1,
-                limit=MAX_IN_FLIGHT[pool],
             )
         return lanes
 
@@ -83,7 +82,7 @@ class HttpcoreTransport(HttpTransport):
     async def _exchange(self, request: Request) -> Answer:
         url = urlsplit(request.url)
         lanes = self._lanes_for(request.pool, url)
-        lane = await lanes.enter()
+        lane = lanes.enter()
         try:
             response = await lane.client.handle_async_request(self._asked(request, url))
             try:

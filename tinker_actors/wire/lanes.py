@@ -33,30 +33,21 @@ class Lanes(Generic[C]):
         make: makes a client.
         end: closes one.
         width: requests in flight of one client.
-        limit: requests in flight of all; more wait, first come, first served.
     """
 
-    def __init__(
-        self, make: Callable[[], C], end: Callable[[C], Awaitable[object]], *, width: int, limit: int
-    ) -> None:
+    def __init__(self, make: Callable[[], C], end: Callable[[C], Awaitable[object]], *, width: int) -> None:
         self._make = make
         self._end = end
         self._width = width
-        self._permits = asyncio.Semaphore(limit)
         self._lanes: set[Lane[C]] = set()
         self._with_room: list[Lane[C]] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._endings: set[asyncio.Task[None]] = set()
 
-    async def enter(self) -> Lane[C]:
+    def enter(self) -> Lane[C]:
         """A lane for one request, which must `leave` it."""
-        await self._permits.acquire()
         if not self._with_room:
-            try:
-                lane = Lane(self._make())
-            except BaseException:
-                self._permits.release()
-                raise
+            lane = Lane(self._make())
             self._lanes.add(lane)
             self._with_room.append(lane)
         lane = self._with_room[-1]
@@ -68,7 +59,6 @@ class Lanes(Generic[C]):
     async def leave(self, lane: Lane[C]) -> None:
         """The request is over."""
         lane.in_flight -= 1
-        self._permits.release()
         if lane.is_retired:
             if lane.in_flight == 0:
                 await self._close([lane])

@@ -55,10 +55,9 @@ class PyqwestTransport(HttpTransport):
         key = request.pool, read_s, over_tls
         lanes = self._lanes.get(key)
         if lanes is None:
-            limit = MAX_IN_FLIGHT[request.pool]
             # Without TLS there is HTTP/1.1: each request has a connection of its own, whatever the width.
-            width = WIDTH_OVER_TLS if over_tls else limit
-            lanes = Lanes(lambda: self._client(read_s), _end, width=width, limit=limit)
+            width = WIDTH_OVER_TLS if over_tls else MAX_IN_FLIGHT[request.pool]
+            lanes = Lanes(lambda: self._client(read_s), _end, width=width)
             self._lanes[key] = lanes
         return lanes
 
@@ -80,7 +79,7 @@ class PyqwestTransport(HttpTransport):
 
     async def _exchange(self, request: Request) -> Answer:
         lanes = self._lanes_for(request)
-        lane = await lanes.enter()
+        lane = lanes.enter()
         headers = request.headers
         if request.body == b"":
             headers = {**headers, "content-length": "0"}  # the library leaves it out
