@@ -300,13 +300,13 @@ class TransportActor(SupervisedActor):
         return msgspec.structs.replace(expected, accept=JSON)
 
     def _submit(self, call: Call[Any]) -> RoundTrips[Answer]:
-        limit_s = self._published.config.billing_exception_max_pause_duration_sec
-        submit = partial(
-            with_retries, clock=self.context.clock.now, generator=self._random, max_billing_pause_s=limit_s
-        )
         if call.in_json is None:
-            return submit(call)
-        return in_a_known_codec(call, lambda: self._published.capabilities, self._note_codec, submit)
+            return self._repeat(call)
+        return in_a_known_codec(call, lambda: self._published.capabilities, self._note_codec, self._repeat)
+
+    def _repeat(self, call: Call[Any]) -> RoundTrips[Answer]:
+        limit_s = self._published.config.billing_exception_max_pause_duration_sec
+        return with_retries(call, self.context.clock.now, self._random, max_billing_pause_s=limit_s)
 
     def _note_codec(self, codec: Codec) -> None:
         self._published.capabilities = msgspec.structs.replace(self._published.capabilities, codec=codec)

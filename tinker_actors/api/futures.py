@@ -23,7 +23,7 @@ from tinker_actors.errors import (
 )
 from tinker_actors.types import ForwardBackwardOutput, SampleResponse
 from tinker_actors.wire.calls import JSON, PROTOBUF, Answer, Call, Pool, json_body, read_json
-from tinker_actors.wire.documents import RetrieveFutureRequest
+from tinker_actors.wire.documents import FutureHandle, RetrieveFutureRequest
 from tinker_actors.wire.json import read_output_document, read_sample_document
 from tinker_actors.wire.protobuf import decode_output, decode_sample
 from tinker_actors.wire.retry import PATIENT, RetryRule, delay_after, retry_after_s
@@ -41,6 +41,7 @@ __all__ = [
     "forward_result",
     "json_result",
     "output_result",
+    "read_handle",
     "sample_result",
     "with_retries",
 ]
@@ -336,6 +337,10 @@ def cancel_future(request_id: str) -> Call[None]:
         pool=Pool.FUTURE,
         read=lambda _: None,
     )
+
+
+read_handle = read_json(FutureHandle)
+"""Reads the answer to a request that runs in the background."""
 
 
 def _answer(outcome: Outcome) -> Answer:

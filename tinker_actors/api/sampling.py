@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec import UNSET
 
+from tinker_actors.api.futures import read_handle
 from tinker_actors.errors import APIResponseValidationError
 from tinker_actors.types import ModelInput, PromptAltTokens, SampleResponse, SamplingParams, TensorData
 from tinker_actors.wire.calls import Call, Pool, WhenOpen, json_body, read_json
@@ -19,6 +20,9 @@ from tinker_actors.wire.json import tensor_document
 from tinker_actors.wire.retry import PATIENT
 
 __all__ = ["SampleOptions", "asample", "complete", "create_sampling_session", "join_sampling_session"]
+
+_BACKPRESSURE = {"x-tinker-sampling-backpressure": "1"}
+"""Says that we know what to do when there is too much to do."""
 
 
 def create_sampling_session(
@@ -112,11 +116,11 @@ def asample(
         operation="asample",
         path="asample",
         body=json_body(request),
-        headers={"x-tinker-sampling-backpressure": "1"},
+        headers=_BACKPRESSURE,
         pool=Pool.SAMPLE,
         retry=PATIENT,
         when_open=when_open,
-        read=read_json(FutureHandle),
+        read=read_handle,
     )
 
 

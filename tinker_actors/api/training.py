@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET
 
+from tinker_actors.api.futures import read_handle
 from tinker_actors.types import GetInfoResponse, LoraConfig
 from tinker_actors.wire.calls import PROTOBUF, Call, json_body, read_json
 from tinker_actors.wire.documents import (
@@ -42,7 +43,7 @@ MOST_RECIPIENTS = 10
 
 
 def _submit(operation: str, body: bytes) -> Call[FutureHandle]:
-    return Call(operation=operation, path=operation, body=body, retry=PATIENT, read=read_json(FutureHandle))
+    return Call(operation=operation, path=operation, body=body, retry=PATIENT, read=read_handle)
 
 
 def create_model(
