@@ -57,3 +57,11 @@ def test_a_loss_of_ones_own_falls_and_stays_near_where_it_began() -> None:
     assert len(found) == 12
     assert losses[-1] < losses[0] / 2
     assert distances[0] == 0.0 < distances[-1]
+
+
+def test_a_run_that_is_killed_five_times_does_what_an_undisturbed_one_does() -> None:
+    lines = printed("crash_resilient.py")
+    assert lines.count("killed ") == 5
+    assert "optimizer steps that the server executed: 12 in peace, 12 under fire\n" in lines
+    assert "the same work in the same order: yes\n" in lines
+    assert len(re.findall(r"checkpoint [\w-]+: sha256 [0-9a-f]{64}, as in peace\n", lines)) == 4

@@ -12,6 +12,7 @@ from harness import ADAM, BATCHES, WAIT_S, Events, Server, client, step
 
 import tinker_actors as ta
 from tinker_actors.actors import liveness, session
+from tinker_actors.errors import CircuitOpenError
 from tinker_actors.events import (
     CircuitClosed,
     CircuitOpened,
@@ -224,3 +225,16 @@ def test_training_that_is_parked_is_awaited_like_any_other(server: Server, contr
         update.result(WAIT_S)
         assert forward.result(WAIT_S).metrics["loss:sum"] > 0
         assert {one.operation for one in events.of(CircuitOpened)} == {"forward_backward"}
+
+
+def test_sample_fails_at_once_while_its_breaker_is_open(server: Server, control: Control) -> None:
+    breaker = ta.BreakerSettings(consecutive_failures=3, open_s=60.0, max_open_s=60.0)
+    with client(server, None, circuit_breaker=breaker) as service:
+        sampler = service.create_sampling_client(base_model="local/tiny").result(WAIT_S)
+        (name,) = control.arm({"effect": "status", "status": 503, "operation": "asample", "count": "always"})
+        with pytest.raises(CircuitOpenError, match="asample"):
+            sampler.sample(PROMPT, 1, ONE).result(WAIT_S)
+        tried = len(control.fired(name))
+        with pytest.raises(CircuitOpenError, match="asample"):
+            sampler.sample(PROMPT, 1, ONE).result(WAIT_S)
+        assert len(control.fired(name)) == tried == 3
