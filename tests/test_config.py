@@ -75,6 +75,8 @@ def test_a_wrong_key_is_not_repeated_in_its_error() -> None:
         ("restore_optimizer", 1),
         ("checkpoint_strategy", "best"),
         ("on_divergence", "ignore"),
+        ("on_poison", "ignore"),
+        ("max_skipped", -1),
         ("divergence_nats", -0.1),
         ("divergence_nats", "few"),
         ("checkpoint_strategy", None),

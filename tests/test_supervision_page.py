@@ -143,6 +143,7 @@ def test_the_page_has_the_defaults_of_the_recovery_policy() -> None:
         "max_backoff_s",
         "poll_interval_s",
         "divergence_nats",
+        "max_skipped",
     )
     policy = ta.RecoveryPolicy()
     units = {"max_journal_bytes": (2**20, " MiB")}

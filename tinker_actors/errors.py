@@ -32,6 +32,7 @@ TinkerActorsError = TinkerError
     │   └── MailboxFullError                    the mailbox was at its bound
     ├── OutcomeUnknownError                     a handler had begun; the outcome is not known
     ├── PoisonedError                           the same message ended its receiver too often: not handled again
+    │   └── PoisonedBatchError                  the same data brought the program down too often: left out
     ├── FencedError                             this actor was given up; another serves in its place
     ├── CommandRefusedError                     a supervisor cannot do that to this child now
     ├── HandleClosedError                       the actor was deleted for good
@@ -74,6 +75,7 @@ __all__ = [
     "NotFoundError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
+    "PoisonedBatchError",
     "PoisonedError",
     "RateLimitError",
     "RequestFailedError",
@@ -387,6 +389,10 @@ class PoisonedError(TinkerActorsError):
     def __init__(self, message: str, *, attempts: int) -> None:
         super().__init__(message)
         self.attempts = attempts
+
+
+class PoisonedBatchError(PoisonedError):
+    """Handling the data or the result of this operation ended in a crash too often; it is not tried again."""
 
 
 class FencedError(TinkerActorsError):

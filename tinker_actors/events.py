@@ -6,6 +6,7 @@ Frozen facts in the past tense; they travel on the tree's event stream. None hol
 import msgspec
 
 __all__ = [
+    "BatchPoisoned",
     "CheckpointPassedOver",
     "CheckpointSaved",
     "CircuitClosed",
@@ -240,6 +241,18 @@ class ResultLost(RuntimeEvent, frozen=True, kw_only=True):
     run: str
     operation: str
     reason: str
+
+
+class BatchPoisoned(RuntimeEvent, frozen=True, kw_only=True):
+    """An operation brought the program down too often; its optimizer step is left out."""
+
+    run: str
+    operation: str
+    place: int
+    """In the order of the run's operations."""
+    attempts: int
+    is_skipped: bool
+    """Whether the run goes on behind it; else it halts."""
 
 
 class StepVoided(RuntimeEvent, frozen=True, kw_only=True):

@@ -168,7 +168,7 @@ def test_another_version_is_refused(tmp_path: Path, open_store: Open) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(JournalError, match="version 5, got 99"):
+    with pytest.raises(JournalError, match="version 6, got 99"):
         open_store(path)
 
 

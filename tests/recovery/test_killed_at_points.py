@@ -31,7 +31,11 @@ CREATING = [
 TRAINING = {
     "write intent of forward_backward before": 5,
     "write intent of forward_backward after": 4,
+    "write attempt before": 5,
+    "write attempt after": 6,
     "send forward_backward": 9,
+    "write numbers before": 7,
+    "write numbers after": 8,
     "accept request": 16,
     "answer request": 17,
     "write result of forward_backward before": 7,

@@ -101,6 +101,8 @@ def _named(record: Record) -> str:
             return "model wanted"
         case ModelRecord():
             return "model known"
+        case SendRecord(handled=1):
+            return "attempt"
         case SendRecord(ended=0):
             return "numbers"
         case SendRecord() | PartRecord() | ResultRecord():

@@ -1,5 +1,6 @@
 """What is done about a failure, what it leaves in the journal, and the errors that callers get of it, also later."""
 
+from dataclasses import dataclass
 from enum import Enum, auto
 from types import NoneType
 from typing import Any
@@ -31,7 +32,9 @@ from tinker_actors.journal.store import RunImage
 from tinker_actors.wire.calls import json_body
 
 __all__ = [
+    "NOT_TAKEN",
     "RESUME",
+    "OpenVoid",
     "Reaction",
     "error_summary",
     "open_void",
@@ -41,6 +44,8 @@ __all__ = [
     "step_void",
 ]
 
+NOT_TAKEN = frozenset({State.VOID, State.SKIPPED})
+"""States of the operations of an optimizer step that is not taken."""
 RESUME = "start the program again on the same run directory"
 """How a halted run goes on."""
 _OUTAGES = (APIConnectionError, CircuitOpenError, InternalServerError, RateLimitError)
@@ -122,7 +127,7 @@ def error_summary(error: TinkerActorsError) -> bytes:
 def recorded_error(operation: OperationRecord) -> TinkerActorsError:
     """The error of an operation that failed, as the journal has it."""
     error = _read(msgspec.json.decode(operation.summary or b"{}"))
-    if operation.kind == Kind.OPTIM_STEP and operation.state == State.VOID:
+    if operation.kind == Kind.OPTIM_STEP and operation.state in NOT_TAKEN:
         return error if isinstance(error, StepVoidError) else step_void(error)
     return error
 
@@ -136,12 +141,22 @@ def _read(summary: dict[str, Any]) -> TinkerActorsError:
     return found.recalled(text, {"body": None} | summary.get("facts", {}))
 
 
-def open_void(image: RunImage, submissions: Submissions[Request]) -> TinkerActorsError | None:
-    """The failure of a step whose optim_step the caller has not submitted yet."""
+@dataclass(frozen=True, slots=True)
+class OpenVoid:
+    """An optimizer step that callers are in the middle of, and that will not be taken."""
+
+    error: TinkerActorsError
+    """Why."""
+    state: State = State.VOID
+    """What becomes of its operations."""
+
+
+def open_void(image: RunImage, submissions: Submissions[Request]) -> OpenVoid | None:
+    """The failed step whose optim_step the caller has not submitted yet."""
     last: OperationRecord | None = None
     for operation in image.operations:
         if Kind(operation.kind).changes_the_model and submissions.is_own(operation.ticket):
             last = operation
-    if last is not None and last.state == State.VOID and last.kind == Kind.FORWARD_BACKWARD:
-        return recorded_error(last)
+    if last is not None and last.state in NOT_TAKEN and last.kind == Kind.FORWARD_BACKWARD:
+        return OpenVoid(recorded_error(last), State(last.state))
     return None

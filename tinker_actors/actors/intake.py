@@ -7,7 +7,7 @@ import msgspec
 
 from tinker_actors.actors.adoption import adopt, remaining_gradients
 from tinker_actors.actors.custom import Awaited, Broken
-from tinker_actors.actors.failures import error_summary, recorded_error, step_void
+from tinker_actors.actors.failures import OpenVoid, error_summary, recorded_error, step_void
 from tinker_actors.actors.futures import Submission
 from tinker_actors.actors.journal import AllocateSampler, Append, LoadRun
 from tinker_actors.actors.outbox import Outbox, Pending
@@ -79,8 +79,8 @@ class Intake:
         self._journal_bytes = 0
         if run.checkpointed_at is None:
             run.checkpointed_at = now()
-        self.open_void: TinkerActorsError | None = None
-        """Why the optimizer step that callers are in the middle of will not be taken."""
+        self.open_void: OpenVoid | None = None
+        """The optimizer step that callers are in the middle of, where it will not be taken."""
 
     def take(self, outbox: Outbox, steps: int) -> Stop:
         """Journal what waits, and queue it.
@@ -250,15 +250,14 @@ class Intake:
         operation = submission.request
         if self.open_void is None or not operation.kind.changes_the_model:
             return False
-        error = self.open_void
+        error, state = self.open_void.error, self.open_void.state
         if isinstance(operation, TrainingOperation) and operation.kind is Kind.OPTIM_STEP:
             self.open_void = None
-            self._run.note_step_void()
+            if state is State.VOID:
+                self._run.note_step_void()
             error = step_void(error)
             batch.place += 1
             record = self._record(batch.place, submission, operation)
-            batch.others.append(
-                msgspec.structs.replace(record, state=State.VOID, summary=error_summary(error))
-            )
+            batch.others.append(msgspec.structs.replace(record, state=state, summary=error_summary(error)))
         self._run.submissions.fail(submission.ticket, error)
         return True

@@ -57,5 +57,5 @@ def settle_recorded(run: Run, image: RunImage) -> None:
             case State.DONE:
                 value = recorded_result(operation, results[operation.place])
                 run.submissions.settle(operation.ticket, value)
-            case State.FAILED | State.VOID | State.EXPIRED:
+            case State.FAILED | State.VOID | State.SKIPPED | State.EXPIRED:
                 run.submissions.fail(operation.ticket, recorded_error(operation))

@@ -4,7 +4,7 @@ A data structure without I/O; the training actor owns it.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -199,6 +199,19 @@ class Outbox:
             if not pending.is_complete:
                 return
             yield pending
+
+    def forgive(self, acknowledged: Container[int]) -> list[OperationRecord]:
+        """Something was acknowledged: whatever brought us down, no other operation did so three times in a row.
+
+        Returns:
+            What is to be written of that.
+        """
+        forgiven = []
+        for place, pending in self._pending.items():
+            if pending.record.crashes and place not in acknowledged:
+                pending.record = msgspec.structs.replace(pending.record, crashes=0)
+                forgiven.append(pending.record)
+        return forgiven
 
     def remove(self, places: Iterable[int]) -> list[SendRecord]:
         """Forget operations; what is to be written of the ids that this frees.

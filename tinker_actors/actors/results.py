@@ -88,16 +88,19 @@ def conclude(pending: Pending, progress: Progress) -> Conclusion:
         APIResponseValidationError: an answer cannot be understood.
     """
     record = pending.record
-    ended: list[Record] = [msgspec.structs.replace(send, ended=1) for send in pending.sends]
+    ended: list[Record] = [msgspec.structs.replace(send, ended=1, handled=0) for send in pending.sends]
     if pending.lost:
         return _conclude_lost(pending, ended, progress)
     answers = [answer for answer in pending.answers if answer is not None]
     parts = read_parts(pending.kind, answers)
     value = combine_parts(pending.kind, parts, answers)
     if record.state in EXECUTED:  # a replay: the recorded result stands
-        return Conclusion(pending, value, ended, [])
+        forgiven = [msgspec.structs.replace(record, crashes=0)] if record.crashes else []
+        return Conclusion(pending, value, [*ended, *forgiven], [])
     summary, conclusion = _summarise(pending, value, progress)
-    record = msgspec.structs.replace(record, state=State.DONE, summary=msgspec.json.encode(summary))
+    record = msgspec.structs.replace(
+        record, state=State.DONE, summary=msgspec.json.encode(summary), crashes=0
+    )
     results = [
         ResultRecord(
             run=record.run,

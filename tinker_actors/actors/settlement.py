@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from tinker_actors.actors.attempts import Attempts
 from tinker_actors.actors.journal import Append, Compact
 from tinker_actors.actors.outbox import Outbox, Pending
 from tinker_actors.actors.published import JOURNAL, Published
@@ -14,7 +15,7 @@ from tinker_actors.actors.verification import Verification
 from tinker_actors.config import LOCAL
 from tinker_actors.errors import APIResponseValidationError
 from tinker_actors.events import CheckpointSaved, ReplayDiverged, ResultLost, StepDone
-from tinker_actors.journal.records import EXECUTED, ModelRecord
+from tinker_actors.journal.records import EXECUTED, Kind, ModelRecord
 from tinker_actors.journal.replay import has_stepped
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Context
@@ -40,6 +41,7 @@ class Settlement:
         context: of the actor this works for.
         image: the run as the journal has it.
         model: whose results these are.
+        attempts: notes what is being read.
         progressed: called when a caller gets a result.
         saved: called when there is another checkpoint that recovery may begin in.
     """
@@ -51,6 +53,7 @@ class Settlement:
         context: Context,
         image: RunImage,
         model: ModelRecord,
+        attempts: Attempts,
         *,
         progressed: Callable[[], object],
         saved: Callable[[], object],
@@ -62,6 +65,7 @@ class Settlement:
         self._progressed = progressed
         self._saved = saved
         self._model = model
+        self._attempts = attempts
         self._verification = Verification(
             published.policy,
             is_exact=published.settings.base_url == LOCAL,
@@ -91,7 +95,12 @@ class Settlement:
         while True:
             progress = msgspec.structs.replace(self._progress, summaries=list(self._progress.summaries))
             conclusions: list[Conclusion] = []
-            for pending in outbox.finished():
+            batch = _readable_together(outbox)
+            for pending in batch:
+                for part in range(len(pending.sends)):
+                    self._attempts.open(outbox, (pending.record.place, part))
+            self._attempts.write()
+            for pending in batch:
                 try:
                     if not self._is_verified(pending):
                         return Setback(pending, None)
@@ -100,8 +109,6 @@ class Settlement:
                     if conclusions:
                         break
                     return Setback(pending, error)
-                if conclusions[-1].checkpoint is not None:
-                    break  # else a crash could leave futures open that the next image does not reach back to
             if not conclusions:
                 return None
             self._record(outbox, conclusions, progress)
@@ -109,6 +116,7 @@ class Settlement:
     def _record(self, outbox: Outbox, conclusions: list[Conclusion], progress: Progress) -> None:
         records = [record for one in conclusions for record in one.records]
         lines = [line for one in conclusions for line in one.lines]
+        records += outbox.forgive({one.pending.record.place for one in conclusions})
         self._journal.call(Append(tuple(records), durable=False, lines=tuple(lines)))
         self._progress = progress
         outbox.remove(one.pending.record.place for one in conclusions)
@@ -160,3 +168,16 @@ class Settlement:
                     run=self._run.name, step=saved.step, path=saved.path, automatic=bool(saved.automatic)
                 )
             )
+
+
+def _readable_together(outbox: Outbox) -> list[Pending]:
+    """Operations whose results are read and written down at once; one that brought us down before is read alone."""
+    batch: list[Pending] = []
+    for pending in outbox.finished():
+        if batch and pending.record.crashes:
+            break
+        batch.append(pending)
+        # A crash behind a checkpoint could leave futures open that the next image does not reach back to.
+        if pending.record.crashes or pending.kind is Kind.SAVE_WEIGHTS:
+            break
+    return batch

@@ -4,21 +4,22 @@ Starting is always the same, after a crash of the actor, of the process or of th
 model (`recovery`), send what has no result, go on.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from tinker_actors.actors.attempts import Attempts, crashed
 from tinker_actors.actors.custody import Custody, PollDue
 from tinker_actors.actors.custom import dropped_losses
+from tinker_actors.actors.failing import Failing, Halt, Next, Restore
 from tinker_actors.actors.failures import (
     Reaction,
-    error_summary,
     open_void,
     reaction_to,
     resume_after,
-    step_void,
 )
 from tinker_actors.actors.intake import Intake
 from tinker_actors.actors.journal import Append
@@ -38,10 +39,12 @@ from tinker_actors.errors import (
     ConfigError,
     FutureExpiredError,
     JournalError,
+    NotDeliveredError,
     NotFoundError,
     OutcomeUnknownError,
     RequestFailedError,
     RunHaltedError,
+    RuntimeStoppedError,
     TinkerActorsError,
 )
 from tinker_actors.events import (
@@ -50,12 +53,17 @@ from tinker_actors.events import (
     JournalParked,
     OptimizerUnverified,
     RunHalted,
-    StepVoided,
 )
 from tinker_actors.journal import replay
-from tinker_actors.journal.records import EXECUTED, Kind, ModelRecord, OperationRecord, Record, State
+from tinker_actors.journal.records import (
+    Kind,
+    ModelRecord,
+    OperationRecord,
+    Record,
+    State,
+)
 from tinker_actors.journal.store import RunImage
-from tinker_actors.supervision import ExitReason, Reply, SupervisedActor
+from tinker_actors.supervision import ExitReason, Reply, Shutdown, SupervisedActor
 from tinker_actors.supervision.callbacks import run_callback
 from tinker_actors.types import GetInfoResponse
 from tinker_actors.wire.calls import Answer
@@ -101,6 +109,7 @@ class TrainingActor(SupervisedActor):
 
     _intake: Intake
     _recovery: Recovery
+    _failing: Failing
     _custody: Custody
     _settlement: Settlement
     _info: GetInfoResponse
@@ -119,13 +128,14 @@ class TrainingActor(SupervisedActor):
     def on_start(self) -> None:
         self._journal = self.context.address(JOURNAL)
         self._transport = self.context.address(TRANSPORT)
+        self._attempts = Attempts(self._journal)
         self.context.me.tell(_Begin())  # a start that fails would not be repeated
 
     def _hold(self, reason: str, behind: str = "") -> None:
         self._run.hold = Hold(reason, self.context.clock.now(), behind)
 
     def _start_over(self) -> None:
-        self._is_parked = False
+        is_crash, self._is_parked = not self._is_parked, False
         if self._run.ended is not None:
             return
         self._hold("its journal")
@@ -150,8 +160,11 @@ class TrainingActor(SupervisedActor):
         self._intake = Intake(
             self._run, self._published, self._journal, image.last_place, self.context.clock.now
         )
+        self._failing = Failing(self._run, self._published, self.context, self._intake)
         self._intake.open_void = open_void(image, self._run.submissions)
         self._tell_dropped(image)
+        if left_open := crashed(image, is_crash=is_crash):
+            self._journal.call(Append(tuple(left_open), durable=False))
         settle_recorded(self._run, image)
         address = self.context.address(self.context.path)
         self._run.submissions.bind(lambda: address.tell(Woken()))
@@ -168,7 +181,9 @@ class TrainingActor(SupervisedActor):
             self._journal.call(Append(tuple(dropped)))
             self.context.emit(CustomLossDropped(run=self._run.name, losses=len(dropped)))
 
-    def on_exit(self, reason: ExitReason) -> None:  # noqa: ARG002 - the same for each reason
+    def on_exit(self, reason: ExitReason) -> None:
+        if isinstance(reason, Shutdown) and self._outbox is not None:
+            self._close_attempts(self._outbox)
         if hasattr(self, "_recovery"):
             self._recovery.end_turn()
 
@@ -234,6 +249,7 @@ class TrainingActor(SupervisedActor):
             self.context,
             image,
             model,
+            self._attempts,
             progressed=self._recovery.note_progress,
             saved=lambda: self._custody.retire(self._load()),
         )
@@ -266,6 +282,8 @@ class TrainingActor(SupervisedActor):
         self.context.emit(attached.event(len(lacking)))
         self._tell_attached(attached, lacking)
         self._custody.begin(outbox.model_id, image)
+        if self._turn(self._failing.leave_out(outbox)):
+            return
         if not image.operations and not image.checkpoints:
             self._save_the_beginning(outbox)
         self._go_on()
@@ -340,7 +358,12 @@ class TrainingActor(SupervisedActor):
 
     def _post(self, outbox: Outbox) -> None:
         """Send what may be sent before the service has accepted more."""
+        parts: list[Part] = []
         while (part := outbox.post()) is not None:
+            parts.append(part)
+            self._attempts.open(outbox, part)
+        self._attempts.write()
+        for part in parts:
             place, number = part
             pending = outbox[place]
             content, seq_id = pending.contents[number], pending.sends[number].seq_id
@@ -351,6 +374,7 @@ class TrainingActor(SupervisedActor):
     def _accept(self, part: Part) -> None:
         if self._outbox is not None:
             self._outbox.accepted(part)
+            self._attempts.close(self._outbox, part)
             self._fail_in_the_end(self._outbox, part[0])
         if self._outbox is not None:
             self._post(self._outbox)
@@ -406,10 +430,13 @@ class TrainingActor(SupervisedActor):
         outbox = self._outbox
         if outbox is None or part[0] not in outbox:
             return
-        match reaction_to(error, outbox, part, accepted=accepted):
+        reaction = reaction_to(error, outbox, part, accepted=accepted)
+        if reaction is not Reaction.SEND_AGAIN:
+            self._attempts.close(outbox, part)
+            self._attempts.write()
+        match reaction:
             case Reaction.SEND_AGAIN:
-                outbox.post_again(part)
-                self._post(outbox)
+                self._send_again(outbox, part, accepted=accepted)
             case Reaction.SKIP_ID:
                 self._journal.call(Append(tuple(outbox.skip_id(part))))
                 self._post(outbox)
@@ -423,9 +450,20 @@ class TrainingActor(SupervisedActor):
             case Reaction.HALT:
                 self._halt(error)
             case Reaction.FAIL:
-                if not accepted:
-                    outbox.refused(part)
-                self._note_failing(outbox, part, error)
+                self._refuse(outbox, part, error, accepted=accepted)
+
+    def _refuse(self, outbox: Outbox, part: Part, error: TinkerActorsError, *, accepted: bool) -> None:
+        if not accepted:
+            outbox.refused(part)
+        self._note_failing(outbox, part, error)
+
+    def _send_again(self, outbox: Outbox, part: Part, *, accepted: bool) -> None:
+        """Whoever had the request in hand is gone."""
+        if not accepted:
+            self._attempts.note_crash(outbox, part)
+        outbox.post_again(part)
+        if not self._turn(self._failing.leave_out(outbox)):
+            self._post(outbox)
 
     def _note_failing(self, outbox: Outbox, part: Part, error: TinkerActorsError) -> None:
         outbox.failing.setdefault(part[0], error)
@@ -462,41 +500,33 @@ class TrainingActor(SupervisedActor):
             self._fail(outbox, outbox[place], outbox.failing.pop(place))
 
     def _fail(self, outbox: Outbox, pending: Pending, error: TinkerActorsError) -> None:
-        """An operation will have no result: its step is void, or it alone is."""
-        if pending.record.state in EXECUTED:  # its result was given out: the step cannot be taken back
-            self._halt(f"operation {pending.record.place} was repeated, and failed this time: {error}")
-            return
-        if pending.kind.changes_the_model:
-            self._void(outbox, pending.record, error)
-            return
-        place = pending.record.place
-        failed = msgspec.structs.replace(pending.record, state=State.FAILED, summary=error_summary(error))
-        self._journal.call(Append((failed, *outbox.remove([place]))))
-        self._run.submissions.fail(pending.record.ticket, error)
-        self._go_on()
+        self._settle_failure(self._failing.fail(outbox, pending, error))
 
-    def _void(self, outbox: Outbox, failed: OperationRecord, error: TinkerActorsError) -> None:
-        """A part of an optimizer step failed: none of the step counts, and what ran of it is undone."""
-        known = self._load().operations
-        is_placed = any(one.place == failed.place for one in known)
-        step = replay.step_of(known if is_placed else [*known, failed], failed.place)
-        sent = [one for one in step if is_placed or one.place != failed.place]
-        ran = [one for one in sent if one.place not in outbox or not outbox.is_untouched(one.place)]
-        void = [msgspec.structs.replace(one, state=State.VOID, summary=error_summary(error)) for one in step]
-        self._journal.call(Append((*void, *outbox.remove(one.place for one in step))))
-        if any(one.kind == Kind.OPTIM_STEP for one in step):
-            self._run.note_step_void()
-        else:
-            self._intake.open_void = error
-        for one in step:
-            self._run.submissions.fail(one.ticket, step_void(error) if one.kind == Kind.OPTIM_STEP else error)
-        self.context.emit(StepVoided(run=self._run.name, reason=str(error)))
-        if ran:
-            self._restore("a part of an optimizer step failed", counts=False)
-        else:
+    def _void(self, outbox: Outbox, record: OperationRecord, error: TinkerActorsError) -> None:
+        self._settle_failure(self._failing.void(outbox, record, error))
+
+    def _settle_failure(self, verdict: Next) -> None:
+        if not self._turn(verdict):
             self._go_on()
 
+    def _turn(self, verdict: Next) -> bool:
+        """Do what follows from a failure; whether that ends the present model's work."""
+        match verdict:
+            case Restore(reason):
+                self._restore(reason, counts=False)
+            case Halt(cause):
+                self._halt(cause)
+        return verdict is not None
+
+    def _close_attempts(self, outbox: Outbox) -> None:
+        """What is given up in order is no crash."""
+        self._attempts.close_all(outbox)
+        with contextlib.suppress(JournalError, NotDeliveredError, OutcomeUnknownError, RuntimeStoppedError):
+            self._attempts.write()
+
     def _restore(self, reason: str, *, counts: bool = True) -> None:
+        if self._outbox is not None:
+            self._close_attempts(self._outbox)
         self._outbox = None
         self._custody.end()
         self._hold(f"its model, brought back because {reason}", HEARTBEAT)
@@ -519,6 +549,8 @@ class TrainingActor(SupervisedActor):
         """Give the run up, for as long as this process lives."""
         if hasattr(self, "_recovery"):
             self._recovery.end_turn()
+        if self._outbox is not None:
+            self._close_attempts(self._outbox)
         self._outbox = None
         self._transport.tell(Cancel(self.context.path))
         self._run.close(error)

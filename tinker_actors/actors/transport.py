@@ -260,10 +260,10 @@ class TransportActor(SupervisedActor):
                 task.cancel()
 
     def _note_ended(self, task: "asyncio.Task[None]") -> None:
-        if not self._is_ending:  # else nobody was told yet how it ended
-            del self._under_way[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             self.context.me.tell(_Broke(error))
+        elif not self._is_ending:
+            del self._under_way[task]  # of the others nobody was told yet how they ended
 
     async def _run(self, send: Send, request: Request) -> None:
         handle: FutureHandle | None = None

@@ -17,7 +17,13 @@ LATEST = "latest"
 OnRecovery = Callable[[str, str, str | None], object]
 OnFailure = Callable[[str, BaseException], object]
 
-_COUNTS = {"max_attempts": 1, "checkpoint_every_steps": 0, "keep_checkpoints": 1, "max_journal_bytes": 2**16}
+_COUNTS = {
+    "max_attempts": 1,
+    "checkpoint_every_steps": 0,
+    "keep_checkpoints": 1,
+    "max_journal_bytes": 2**16,
+    "max_skipped": 0,
+}
 """Whole numbers, and the least of each."""
 _SECONDS = {"backoff_s": 0.0, "max_backoff_s": 0.0, "checkpoint_every_s": 1.0, "poll_interval_s": 1.0}
 _NATS = {"divergence_nats": 0.0}
@@ -54,6 +60,11 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     "halt" the run, or "accept" the model that there is, without looking for an older one."""
     divergence_nats: float = 0.05
     """So much may results differ when they are repeated: mean |Δlogprob|. Those of the embedded server must be equal."""
+    on_poison: Literal["halt", "skip"] = "halt"
+    """What is done when a batch has brought the program down three times, beside leaving its optimizer step out: "halt"
+    the run, or "skip" to the next step."""
+    max_skipped: int = 10
+    """So many steps are skipped in the life of a run; at the next one it halts."""
     poll_interval_s: float = 30.0
     """How often the service is asked whether the run is corrupted; infinity does not ask."""
     on_recovery: OnRecovery | None = None
@@ -73,6 +84,8 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             raise _wrong("restore_optimizer", "a bool", self.restore_optimizer)
         if not isinstance(self.on_divergence, str) or self.on_divergence not in ("halt", "accept"):
             raise _wrong("on_divergence", '"halt" or "accept"', self.on_divergence)
+        if self.on_poison not in ("halt", "skip"):
+            raise _wrong("on_poison", '"halt" or "skip"', self.on_poison)
         strategy = self.checkpoint_strategy
         if not isinstance(strategy, str) or (strategy != LATEST and not strategy.startswith("tinker://")):
             raise _wrong("checkpoint_strategy", f'"{LATEST}" or a tinker:// path', strategy)

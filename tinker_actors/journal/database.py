@@ -29,7 +29,7 @@ __all__ = [
 
 APPLICATION_ID = 0x54416A31
 """Marks our SQLite files."""
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 PAGE_BYTES = 4096
 
 KINDS: tuple[type[Record], ...] = get_args(Record)

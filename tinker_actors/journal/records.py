@@ -43,6 +43,11 @@ class Kind(StrEnum):
         """Whether it must be repeated to bring a model to the same state."""
         return self in (Kind.FORWARD_BACKWARD, Kind.OPTIM_STEP)
 
+    @property
+    def has_data(self) -> bool:
+        """Whether it brings a batch."""
+        return self in (Kind.FORWARD_BACKWARD, Kind.FORWARD)
+
 
 class State(StrEnum):
     """How far an operation came."""
@@ -57,6 +62,8 @@ class State(StrEnum):
     """The service refused it or failed on it."""
     VOID = "void"
     """Its optimizer step was not taken, because a part of it failed."""
+    SKIPPED = "skipped"
+    """As void, and by policy the program goes on behind it: its data brought us down."""
     DROPPED = "dropped"
     """A gradient that no optimizer step consumed and that the program did not ask for again."""
 
@@ -145,6 +152,8 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The submission behind it; None for the runtime's own checkpoints."""
     state: str = State.PLACED
     """A `State`."""
+    crashes: int = 0
+    """How often handling its bytes ended in a crash, with nothing else acknowledged in between."""
     summary: bytes | None = None
     """JSON: metrics of training operations, the path of saves, the text of errors."""
 
@@ -199,6 +208,8 @@ class SendRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The request's place in the model's order on the service, from 1; 0 once it is known not to be there."""
     ended: int = 0
     """1 once its result or failure from this model is known."""
+    handled: int = 0
+    """1 while this process sends its bytes or reads its answer."""
 
 
 class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):

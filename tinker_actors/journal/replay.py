@@ -31,6 +31,7 @@ __all__ = [
     "results_of",
     "step_of",
     "steps_done",
+    "steps_skipped",
     "steps_submitted",
     "superfluous",
     "unsettled",
@@ -54,8 +55,14 @@ def steps_done(image: RunImage) -> int:
 
 
 def steps_submitted(image: RunImage) -> int:
-    """Optimizer steps that were taken or are committed to."""
-    return image.earlier_steps + _count_steps(image.operations, COMMITTED)
+    """Optimizer steps that were taken or are committed to, or that the program goes on behind without them."""
+    behind = COMMITTED | {State.SKIPPED}
+    return image.earlier_steps + image.earlier_skipped + _count_steps(image.operations, behind)
+
+
+def steps_skipped(image: RunImage) -> int:
+    """Optimizer steps that were left out by policy."""
+    return image.earlier_skipped + _count_steps(image.operations, frozenset({State.SKIPPED}))
 
 
 def _count_steps(operations: Iterable[OperationRecord], states: frozenset[State]) -> int:
@@ -126,7 +133,8 @@ def is_tainted(image: RunImage) -> bool:
     discarded = {
         operation.place
         for operation in image.operations
-        if operation.state in (State.VOID, State.DROPPED) and operation.kind == Kind.FORWARD_BACKWARD
+        if operation.state in (State.VOID, State.SKIPPED, State.DROPPED)
+        and operation.kind == Kind.FORWARD_BACKWARD
     }
     return any(send.place in discarded and send.seq_id for send in image.sends)
 

@@ -59,6 +59,8 @@ class RunImage(msgspec.Struct, kw_only=True):
     """Those that a model could begin in, and those that are still to be deleted; oldest first."""
     earlier_steps: int
     """Optimizer steps taken before the first of `operations`."""
+    earlier_skipped: int = 0
+    """Optimizer steps skipped before the first of `operations`."""
     last_place: int
     """The last place given away."""
     base_place: int = 0
@@ -328,6 +330,7 @@ class Store:
         behind = "run = ? AND place > ? ORDER BY place"
         last = self._select(OperationRecord, "run = ? ORDER BY place DESC LIMIT 1", run)
         could_serve = "run = ? AND (place >= ? OR automatic = 1 AND retired < 2) ORDER BY place, path"
+        left_out = f"run = ? AND place <= ? AND kind = '{Kind.OPTIM_STEP}' AND state = '{State.SKIPPED}'"
         return RunImage(
             run=found[0],
             models=models,
@@ -337,6 +340,7 @@ class Store:
             sends=self._sends(run, generation, since),
             checkpoints=self._select(CheckpointRecord, could_serve, run, folded.place),
             earlier_steps=steps,
+            earlier_skipped=len(self._select(OperationRecord, left_out, run, since)),
             last_place=max(last[0].place if last else 0, folded.place),
             base_place=since,
         )

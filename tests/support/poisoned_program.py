@@ -1,0 +1,52 @@
+"""A training program whose third batch brings it down, or that is killed while it waits for the service."""
+
+import os
+import signal
+from typing import Any
+
+from harness import ADAM, BATCHES, KEY, NO_CHECKPOINTS, WAIT_S, step
+
+import tinker_actors as ta
+from tinker_actors.actors import results
+from tinker_actors.actors.training import TrainingActor
+
+POISON = [*BATCHES[0], *BATCHES[1], *BATCHES[1]]
+"""Four data, which no other batch has."""
+
+
+def is_poison(parts: list[Any]) -> bool:
+    """Whether results are those of the poisoned batch."""
+    return sum(len(getattr(part, "loss_fn_outputs", ())) for part in parts) == len(POISON)
+
+
+def die_reading(url: str, run_dir: str) -> None:
+    """The process dies when it reads what came of the poisoned batch."""
+    read: Any = vars(results)["read_parts"]
+
+    def read_or_die(*arguments: Any) -> list[Any]:
+        parts: list[Any] = read(*arguments)
+        if is_poison(parts):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return parts
+
+    vars(results)["read_parts"] = read_or_die
+    with ta.ServiceClient(base_url=url, api_key=KEY, run_dir=run_dir, recovery=NO_CHECKPOINTS) as service:
+        training = service.create_lora_training_client("local/tiny", rank=4, seed=3).result(WAIT_S)
+        for number in training.steps(2):
+            step(training, number)
+        training.forward_backward(POISON, "cross_entropy")
+        training.optim_step(ADAM).result(WAIT_S)
+
+
+def die_waiting(url: str, run_dir: str) -> None:
+    """The process is killed as soon as the service works on a batch."""
+    accept = TrainingActor._accept
+
+    def accept_and_die(actor: TrainingActor, part: tuple[int, int]) -> None:
+        accept(actor, part)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with ta.ServiceClient(base_url=url, api_key=KEY, run_dir=run_dir, recovery=NO_CHECKPOINTS) as service:
+        setattr(TrainingActor, "_accept", accept_and_die)  # noqa: B010 - a method is not assigned to
+        training = service.create_lora_training_client("local/tiny", rank=4, seed=3).result(WAIT_S)
+        training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)
