@@ -1,18 +1,19 @@
 """The one writer of the run directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
 from tinker_actors.actors.published import Published
-from tinker_actors.errors import JournalError
+from tinker_actors.errors import FencedError, JournalError
 from tinker_actors.journal import exports
 from tinker_actors.journal.history import StepRecord
 from tinker_actors.journal.records import Record, SessionRecord
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import ErrorContained, SupervisedActor
+from tinker_actors.supervision.current import current_incarnation
 
 __all__ = [
     "AllocateModel",
@@ -25,11 +26,32 @@ __all__ = [
     "LoadRun",
     "ModelsOf",
     "NoteSession",
+    "Writer",
 ]
 
 
+class Writer(NamedTuple):
+    """An incarnation that has something to write."""
+
+    path: str
+    epoch: int
+
+
+def _writer() -> Writer | None:
+    here = current_incarnation()
+    return None if here is None else Writer(here.path, here.epoch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fenced:
+    """A request that counts no more once a later incarnation of the same actor was heard of."""
+
+    writer: Writer | None = field(default_factory=_writer)
+    """Whose thread made it; None outside of actors."""
+
+
 @dataclass(frozen=True, slots=True)
-class Append:
+class Append(_Fenced):
     """Write records, all or none; answered with the journal's size in bytes once that is done."""
 
     records: tuple[Record, ...]
@@ -40,7 +62,7 @@ class Append:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadRun:
+class LoadRun(_Fenced):
     """Answered with the `RunImage`, or None."""
 
     run: str
@@ -54,7 +76,7 @@ class LoadHistory:
 
 
 @dataclass(frozen=True, slots=True)
-class Compact:
+class Compact(_Fenced):
     """Fold what the checkpoint before the newest one makes needless."""
 
     run: str
@@ -66,7 +88,7 @@ class LatestSession:
 
 
 @dataclass(frozen=True, slots=True)
-class NoteSession:
+class NoteSession(_Fenced):
     """Write a session that was opened, or another state of one."""
 
     session_id: str
@@ -81,7 +103,7 @@ class ModelsOf:
 
 
 @dataclass(frozen=True, slots=True)
-class AllocateModel:
+class AllocateModel(_Fenced):
     """Answered with a number for a model that was never used in the session."""
 
     counter: ClassVar[str] = "next_model_seq"
@@ -89,7 +111,7 @@ class AllocateModel:
 
 
 @dataclass(frozen=True, slots=True)
-class AllocateSampler:
+class AllocateSampler(_Fenced):
     """Answered with a number for a sampling session that was never used in the session."""
 
     counter: ClassVar[str] = "next_sampling_seq"
@@ -102,7 +124,7 @@ class JournalActor(SupervisedActor):
     A failing disk is an answer, not a crash: whoever asked keeps what it has and tries again.
     """
 
-    reply_errors: ClassVar[tuple[type[Exception], ...]] = (JournalError,)
+    reply_errors: ClassVar[tuple[type[Exception], ...]] = (JournalError, FencedError)
 
     def __init__(self, published: Published) -> None:
         super().__init__()
@@ -115,6 +137,11 @@ class JournalActor(SupervisedActor):
         self._are_files_behind = self.context.epoch > 1
 
     def on_receive(self, message: Any) -> Any:
+        if isinstance(message, _Fenced) and message.writer is not None:
+            self._check_fence(message.writer)
+        return self._act_on(message)
+
+    def _act_on(self, message: Any) -> Any:
         match message:
             case Append(records, durable, lines):
                 self._store.write(records, durable=durable)
@@ -138,6 +165,13 @@ class JournalActor(SupervisedActor):
                 return self._allocate(session_id, message.counter)
             case _:
                 raise TypeError(f"the journal does not understand {type(message).__name__}")
+
+    def _check_fence(self, writer: Writer) -> None:
+        """Nobody writes, or counts on what it read, once its successor has read."""
+        newest = self._published.epochs
+        if writer.epoch < newest.get(writer.path, 0):
+            raise FencedError(f"{writer.path} of epoch {writer.epoch} was given up; nothing was written")
+        newest[writer.path] = writer.epoch
 
     def _export(self, directory: Path, lines: tuple[exports.Line, ...]) -> None:
         """Bring the files up to date; they follow from the records, so that a failure must not fail those."""

@@ -75,6 +75,8 @@ class Published:
         self.policy = policy
         self.store = store
         """Used by the journal actor alone."""
+        self.epochs: dict[str, int] = {}
+        """By path, the newest incarnation that the journal heard of; of the journal actor alone."""
         self.settler = settler
         self.directory = directory
         """The run directory; None keeps the journal in memory."""
