@@ -1,6 +1,5 @@
 """The journal's file: what is written is there, whatever dies; what is not ours is refused."""
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import msgspec
 import pytest
 
 from tinker_actors.errors import JournalError
-from tinker_actors.journal.directory import RunDirectory
 from tinker_actors.journal.records import (
     CheckpointRecord,
     Kind,
@@ -177,46 +175,3 @@ def test_what_is_no_database_is_refused(tmp_path: Path, open_store: Open) -> Non
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(JournalError, match="cannot be opened"):
         open_store(path)
-
-
-def test_the_journal_is_for_its_owner_only(tmp_path: Path, open_store: Open) -> None:
-    directory = RunDirectory(tmp_path / "run")
-    open_store(directory.path / "journal.db").close()
-    assert (
-        directory.path.stat().st_mode & 0o777,
-        (directory.path / "journal.db").stat().st_mode & 0o777,
-    ) == (0o700, 0o600)
-    directory.close()
-
-
-def test_a_directory_is_held_by_one_client_at_a_time(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path / "run")
-    with pytest.raises(JournalError, match="already open"):
-        RunDirectory(tmp_path / "run")
-    directory.close()
-    RunDirectory(tmp_path / "run").close()
-
-
-def test_a_directory_held_by_another_process_is_refused_with_its_pid(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path / "run")
-    program = (
-        "import sys; from tinker_actors.journal.directory import RunDirectory; RunDirectory(sys.argv[1])"
-    )
-    outcome = subprocess.run(
-        [sys.executable, "-c", program, str(directory.path)], capture_output=True, text=True, check=False
-    )
-    directory.close()
-    assert f"held by process {os.getpid()}" in outcome.stderr
-
-
-def test_a_directory_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(JournalError, match=r"thesis\.tex"):
-        RunDirectory(tmp_path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
-    (tmp_path / "run").touch()
-    with pytest.raises(JournalError, match="got the file"):
-        RunDirectory(tmp_path / "run")

@@ -94,7 +94,8 @@ class Runtime:
     ) -> None:
         directory = None if self._directory is None else self._directory.path
         self._store = Store(None if directory is None else directory / "journal.db")
-        if directory is not None:
+        if directory is not None and self._directory is not None:
+            self._directory.claim()
             exports.catch_up(directory, self._store)
         self._scratch = (
             tempfile.mkdtemp(prefix="tinker-actors-") if settings.is_local and directory is None else None

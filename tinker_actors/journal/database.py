@@ -3,6 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
@@ -86,6 +87,9 @@ def create(path: Path) -> None:
         finally:
             os.close(directory)
     except (OSError, sqlite3.Error) as error:
+        for left in (fresh, Path(f"{fresh}-journal")):
+            with suppress(OSError):
+                left.unlink(missing_ok=True)
         raise JournalError(f"journal {path} cannot be made: {_text(error)}") from error
 
 
@@ -119,7 +123,9 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: there is none to be had.
     """
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+    # Without a log nobody has the file open, and SQLite would make one.
+    how = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+    return sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, isolation_level=None)
 
 
 def check(path: Path) -> None:

@@ -7,9 +7,14 @@ from pathlib import Path
 
 from tinker_actors.errors import JournalError
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "holder_of"]
 
-_held: set[Path] = set()
+_LOCK = "journal.lock"
+_OURS = (_LOCK, "journal.db")
+"""What tells a run directory from any other."""
+
+_held: set[tuple[int, int]] = set()
+"""Device and inode of each: a directory has many names."""
 _held_lock = threading.Lock()
 
 
@@ -31,52 +36,90 @@ class RunDirectory:
         self._pid = os.getpid()
         self._check()
         with _held_lock:
-            if self.path in _held:
-                raise JournalError(
-                    f"run directory {self.path} is already open in this process; close that client first"
-                )
             try:
                 self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._lock = os.open(self.path / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self.path = self.path.resolve()
+                status = self.path.stat()
+                self._key = status.st_dev, status.st_ino
+                if self._key in _held:
+                    raise JournalError(
+                        f"run directory {self.path} is already open in this process; close that client first"
+                    )
+                self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 raise JournalError(f"run directory {self.path} must be writable: {error.strerror}") from error
             try:
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
+                holder = _holder(self._lock)
                 os.close(self._lock)
                 raise JournalError(
                     f"run directory {self.path} is held by process {holder or 'unknown'}; wait for it or stop it"
                 ) from error
-            try:
-                os.ftruncate(self._lock, 0)
-                os.pwrite(self._lock, f"{self._pid}\n".encode(), 0)
-            except OSError as error:
-                os.close(self._lock)
-                raise JournalError(
-                    f"run directory {self.path} cannot be written: {error.strerror}"
-                ) from error
-            _held.add(self.path)
+            _held.add(self._key)
 
     def _check(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise JournalError(f"a run directory is wanted, got the file {self.path}")
-        if self.path.is_dir() and not (self.path / "journal.lock").exists():
-            strangers = sorted(entry.name for entry in self.path.iterdir())
-            if strangers:
-                raise JournalError(
-                    f"{self.path} is no run directory (it holds {', '.join(strangers[:3])}); "
-                    "name an empty or a new directory"
-                )
+        if not self.path.is_dir():
+            return
+        try:
+            found = sorted(entry.name for entry in self.path.iterdir())
+        except OSError as error:
+            raise JournalError(f"run directory {self.path} cannot be read: {error.strerror}") from error
+        if found and not any(name in found for name in _OURS):
+            raise JournalError(
+                f"{self.path} is no run directory (it holds {', '.join(found[:3])}); name an empty or a new directory"
+            )
+
+    def claim(self) -> None:
+        """Write down whose it is, for others to read; once it is known that the directory can be used.
+
+        Raises:
+            JournalError: the disk is full or fails.
+        """
+        mine = f"{self._pid}\n".encode()
+        try:
+            if os.pread(self._lock, 32, 0) != mine:
+                os.ftruncate(self._lock, 0)
+                os.pwrite(self._lock, mine, 0)
+        except OSError as error:
+            raise JournalError(f"run directory {self.path} cannot be written: {error.strerror}") from error
 
     def abandon(self) -> None:
         """In a forked child: it has no lock, and is no holder."""
-        _held.discard(self.path)
+        _held.discard(self._key)
         os.close(self._lock)
 
     def close(self) -> None:
         """Free the directory; does nothing the second time, nor in a forked child."""
         with _held_lock:
-            if self.path in _held and os.getpid() == self._pid:
-                _held.discard(self.path)
+            if self._key in _held and os.getpid() == self._pid:
+                _held.discard(self._key)
                 os.close(self._lock)
+
+
+def holder_of(path: Path) -> str | None:
+    """The process that holds a run directory, or "unknown"; None where none does. Changes nothing.
+
+    Raises:
+        JournalError: the lock cannot be looked at.
+    """
+    try:
+        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise JournalError(f"run directory {path} cannot be looked at: {error.strerror}") from error
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return _holder(lock) or "unknown"
+    else:
+        return None
+    finally:
+        os.close(lock)
+
+
+def _holder(lock: int) -> str:
+    return os.pread(lock, 32, 0).decode(errors="replace").strip()
