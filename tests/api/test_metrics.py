@@ -68,3 +68,7 @@ def test_nothing_that_was_weighed_has_no_mean_and_fails_nobody(rules: MetricRule
 )
 def test_no_metrics_fail_a_step(rules: MetricRules, metrics: list[dict[str, float]]) -> None:
     reduce_metrics(metrics, [1] * len(metrics), rules)
+
+
+def test_no_results_have_no_metrics() -> None:
+    assert reduce_metrics([], []) == {}

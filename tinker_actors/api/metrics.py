@@ -37,12 +37,12 @@ def reduce_metrics(
     without a reduction is averaged.
 
     Args:
-        metrics: of each request, in order; not empty.
+        metrics: of each request, in order; of none there are none.
         weights: how much each request counts: its data.
         rules: of the service's generation.
     """
     reduced: dict[str, float] = {}
-    for name in metrics[0]:
+    for name in metrics[0] if metrics else ():
         there = [(one[name], weight) for one, weight in zip(metrics, weights, strict=True) if name in one]
         if len(there) == len(metrics) or not rules.drops_incomplete:
             reduced |= _reduce(name, [value for value, _ in there], [weight for _, weight in there], rules)

@@ -44,7 +44,7 @@ class _ResultTensor(TensorDocument, frozen=True, kw_only=True):
 
 
 class _OutputDocument(msgspec.Struct):
-    loss_fn_outputs: list[dict[str, _ResultTensor]]
+    loss_fn_outputs: list[dict[str, _ResultTensor | list[float | None]]]
     metrics: dict[str, float | None]
     loss_fn_output_type: str = "ArrayRecord"
 
@@ -139,6 +139,11 @@ def _tensor(document: TensorDocument) -> TensorData:
     )
 
 
+def _result_tensor(given: _ResultTensor | list[float | None]) -> TensorData:
+    """A tensor of a result; a list alone holds floats."""
+    return TensorData(_numbers(given), "float32") if isinstance(given, list) else _tensor(given)
+
+
 def _numbers(values: Sequence[Any]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
@@ -179,7 +184,8 @@ def read_output_document(body: bytes) -> ForwardBackwardOutput:
     document = _read(body, _OutputDocument, "a training result")
     try:
         outputs = [
-            {name: _tensor(tensor) for name, tensor in entry.items()} for entry in document.loss_fn_outputs
+            {name: _result_tensor(tensor) for name, tensor in entry.items()}
+            for entry in document.loss_fn_outputs
         ]
     except ValidationError as error:
         raise APIResponseValidationError(f"a training result was wanted: {error}") from error
