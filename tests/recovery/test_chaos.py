@@ -48,11 +48,11 @@ def slow_answers(generator: random.Random) -> Faults:
 
 @contextmanager
 def server_killed(trial: Trial, generator: random.Random) -> Iterator[list[Image | None]]:
-    """Kill the server's process now and then, and start another one; the journals as they were then."""
+    """Kill the server's process a few times, and start another one; the journals as they were then."""
     is_over, images = threading.Event(), list[Image | None]()
 
     def kill() -> None:
-        while not is_over.wait(0.2 + generator.random()):
+        while len(images) < 3 and not is_over.wait(0.2 + generator.random()):
             trial.server.restart()
             images.append(image_of(trial.run_dir))
 

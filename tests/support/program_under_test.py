@@ -26,7 +26,8 @@ WORDS = [
     "koala",
     "lemon",
 ]
-POLICY = ta.RecoveryPolicy(checkpoint_every_steps=5, backoff_s=0.01, max_backoff_s=0.1)
+POLICY = ta.RecoveryPolicy(checkpoint_every_steps=5, max_attempts=10, backoff_s=0.01, max_backoff_s=0.1)
+"""Restores that follow one another at once, as often as the trials lose a model."""
 
 
 def batches(number: int) -> tuple[list[ta.Datum], list[ta.Datum]]:
