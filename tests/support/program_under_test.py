@@ -1,6 +1,9 @@
 """The training program that the trials of recovery kill, lose the model of, and start again."""
 
+import gc
 import random
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,33 @@ def main(
         deliver_twice(random.Random(twice))
     with ta.ServiceClient(base_url=url, api_key=KEY, run_dir=run_dir, recovery=POLICY) as service:
         train(service, points, steps=steps)
+
+
+def side_by_side(url: str, run_dir: str, trace: str, point: str, nth: int, runs: list[str]) -> None:
+    """One process that trains several models at the same time, each in a thread of its own."""
+    points = CrashPoints(Path(trace), point, nth)
+    points.install()
+    with (
+        ta.ServiceClient(base_url=url, api_key=KEY, run_dir=run_dir, recovery=POLICY) as service,
+        ThreadPoolExecutor(len(runs)) as threads,
+    ):
+        for _ in threads.map(lambda run: train(service, points, run=run), runs):
+            pass
+
+
+def at_length(url: str, run_dir: str, trace: str, point: str, nth: int, steps: int) -> None:
+    """One process that takes many small steps, and writes its memory down every fifty, in bytes of Python's objects."""
+    _ = point, nth
+    with ta.ServiceClient(base_url=url, api_key=KEY, run_dir=run_dir, recovery=POLICY) as service:
+        training = service.create_lora_training_client("local/tiny", rank=4, seed=3).result(WAIT_S)
+        tracemalloc.start()
+        for number in training.steps(steps):
+            training.forward_backward(batches(number)[1], "cross_entropy")
+            training.optim_step(adam(number)).result(WAIT_S)
+            if number % 50 == 0:
+                gc.collect()
+                with Path(trace).open("a") as file:
+                    file.write(f"{tracemalloc.get_traced_memory()[0]}\n")
 
 
 def deliver_twice(generator: random.Random) -> None:

@@ -172,18 +172,27 @@ class Trial:
         """One more process, which comes to the end."""
         assert not self.start()
 
+    def passed(self) -> list[str]:
+        """The crash points that the last process passed, in order."""
+        return (self.directory / "trace").read_text().splitlines()
+
     def passages(self) -> Counter[str]:
         """How often the last process passed each crash point."""
-        return Counter((self.directory / "trace").read_text().splitlines())
+        return Counter(self.passed())
 
-    def model_id(self) -> str | None:
-        """The run's newest model, once the journal knows it."""
-        image = image_of(self.run_dir)
+    def model_id(self, run: str = "1") -> str | None:
+        """A run's newest model, once the journal knows it."""
+        image = image_of(self.run_dir, run)
         return image.models[-1].model_id if image is not None and image.models else None
 
-    def lose_model(self) -> None:
-        """The service drops the model that the run has, while nobody looks."""
-        model_id = self.model_id()
+    def generations(self, run: str = "1") -> int:
+        """How many models a run has had."""
+        image = image_of(self.run_dir, run)
+        return 0 if image is None else len(image.models)
+
+    def lose_model(self, run: str = "1") -> None:
+        """The service drops the model that a run has, while nobody looks."""
+        model_id = self.model_id(run)
         if model_id is not None:
             self.server.unload(model_id)
 
@@ -238,7 +247,7 @@ class Judgement:
         assert rest == ()
         assert len(set(self.steps)) == len(self.steps) == image.steps
         self._files = _checkpoints(trial, image)
-        self._lines = _lines(trial.run_dir)
+        self._lines = _lines(trial.run_dir, run)
 
     def check(self, trial: Trial, run: str = "1") -> None:
         """Every step exactly once, or exactly repeated after a restore; every file byte for byte the same."""
@@ -259,7 +268,7 @@ class Judgement:
         assert files.keys() == self._files.keys()
         for name, copies in files.items():
             assert set(copies) == set(self._files[name]), f"checkpoint {name} differs"
-        assert _lines(trial.run_dir) == self._lines, "metrics or the list of checkpoints differ"
+        assert _lines(trial.run_dir, run) == self._lines, "metrics or the list of checkpoints differ"
 
 
 def _checkpoints(trial: Trial, image: Image) -> dict[str, list[bytes]]:
@@ -278,13 +287,13 @@ def _saved(model: Path) -> Iterator[Path]:
             yield path
 
 
-def _lines(run_dir: Path) -> list[dict[str, object]]:
-    """What the run directory tells other programs, without the model's name."""
+def _lines(run_dir: Path, run: str) -> list[dict[str, object]]:
+    """What the run directory tells other programs of a run, without its name and the model's."""
     lines = []
     for name in (METRICS, CHECKPOINTS):
         for line in (run_dir / name).read_text().splitlines():
             document = json.loads(line)
-            if not str(document.get("name", "")).startswith("auto-"):
+            if document.pop("run") == run and not str(document.get("name", "")).startswith("auto-"):
                 document.pop("state_path", None)
                 lines.append(document)
     return lines
