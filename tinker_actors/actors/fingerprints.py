@@ -48,8 +48,12 @@ def _datum(entry: Mapping[str, object]) -> _Datum | None:
     values = getattr(tensor, "values", None)
     if values is None:
         return None
-    mean = float(values.mean()) if values.size else 0.0
-    return _Datum(int(values.size), _written(mean), [_written(float(one)) for one in values.flat[:KEPT]])
+    flat = values.ravel()
+    first: list[_Value] = flat[:KEPT].astype("float64").round(_DIGITS).tolist()
+    mean = _written(float(flat.sum(dtype="float64")) / flat.size) if flat.size else 0.0
+    if mean is None:  # a sum that is finite has none but finite terms
+        first = [None if one is None else _written(one) for one in first]
+    return _Datum(flat.size, mean, first)
 
 
 def _written(value: float) -> _Value:

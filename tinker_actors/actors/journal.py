@@ -52,7 +52,10 @@ class _Fenced:
 
 @dataclass(frozen=True, slots=True)
 class Append(_Fenced):
-    """Write records, all or none; answered with the journal's size in bytes once that is done."""
+    """Write records, all or none; answered once that is done.
+
+    The answer is the journal's size in bytes, or None where it need not be durable: what is to last is what it grows by.
+    """
 
     records: tuple[Record, ...]
     durable: bool = True
@@ -147,7 +150,7 @@ class JournalActor(SupervisedActor):
                 self._store.write(records, durable=durable)
                 if lines and self._published.directory is not None:
                     self._export(self._published.directory, lines)
-                return self._store.size()
+                return self._store.size() if durable else None
             case LoadRun(run):
                 return self._load(run)
             case LoadHistory(run):

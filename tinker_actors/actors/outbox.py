@@ -35,14 +35,12 @@ class Pending:
     """One per request, None before it came."""
     lost: dict[int, TinkerActorsError] = field(default_factory=dict)
     """Requests that were executed and whose answers are gone, by number, with what the service said."""
+    kind: Kind = field(init=False)
+    """What it does."""
 
     def __post_init__(self) -> None:
         self.answers = [None] * len(self.contents)
-
-    @property
-    def kind(self) -> Kind:
-        """What it does."""
-        return Kind(self.record.kind)
+        self.kind = Kind(self.record.kind)
 
     @property
     def is_named(self) -> bool:

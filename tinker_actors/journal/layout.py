@@ -5,6 +5,7 @@ and the checksum of that instead, covered by the row's own, and where it is: in 
 """
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
@@ -33,6 +34,7 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
 
 
 NO_BODY = Body()
+_NO_BODY = msgspec.structs.astuple(NO_BODY)
 _BODY_COLUMNS = ("length", "seal", "segment", "position")
 
 ReadBody = Callable[[int, int, int], bytes]
@@ -56,6 +58,7 @@ class Layout(Generic[R]):
         of_body = () if self.bulk is None else _BODY_COLUMNS
         # The checksum stands before the bulk, so that it can be read without that.
         columns = (*self._plain, *of_body, "checksum", *(() if self.bulk is None else (self.bulk,)))
+        self._plain_of: Callable[[R], tuple[Any, ...]] = attrgetter(*self._plain)
         self._bulk_at = None if self.bulk is None else names.index(self.bulk)
         self._own_key = {name: index for index, name in enumerate(self._plain)}
         marks = ", ".join("?" for _ in columns)
@@ -93,13 +96,16 @@ class Layout(Generic[R]):
             record: to be written.
             body: of its bulk; None where nothing is sealed.
         """
-        plain = tuple(_stored(getattr(record, name)) for name in self._plain)
-        values = plain if self.bulk is None else (*plain, *msgspec.structs.astuple(body or NO_BODY))
-        checksum = 0 if body is None else row_seal(self.table, values)
+        plain = self._plain_of(record)
+        if body is None:
+            return (*plain, 0) if self.bulk is None else (*plain, *_NO_BODY, 0, self.bulk_of(record)), 0
+        values = tuple(map(_stored, plain))
         if self.bulk is None:
+            checksum = row_seal(self.table, values)
             return (*values, checksum), checksum
-        is_inline = body is None or body.segment is None
-        return (*values, checksum, getattr(record, self.bulk) if is_inline else None), checksum
+        values = (*values, *msgspec.structs.astuple(body))
+        checksum = row_seal(self.table, values)
+        return (*values, checksum, self.bulk_of(record) if body.segment is None else None), checksum
 
     def read_unsealed(self, row: Sequence[Any]) -> R:
         """The record of a row that never left the memory of this process."""

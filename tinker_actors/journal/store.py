@@ -190,12 +190,11 @@ class Store:
 
     def _put(self, record: Record, totals: db.Totals) -> None:
         layout: Layout[Any] = layout_of(type(record))
-        bulk = layout.bulk_of(record)
         if self._path is None:
             row, _ = layout.row(record, None)
             self._database.execute(layout.insert, row)
             return
-        row, checksum = layout.row(record, self._place(bulk))
+        row, checksum = layout.row(record, self._place(layout.bulk_of(record)))
         count, total = totals.get(layout.table) or self._totals[layout.table]
         replaced = self._database.execute(layout.find_checksum, layout.key_of(record)).fetchone()
         self._database.execute(layout.insert, row)
@@ -221,7 +220,7 @@ class Store:
         """A transaction; what it makes of the totals of tables goes into the dictionary that is given out."""
         totals: db.Totals = {}
         try:
-            if durable != self._synced:
+            if durable != self._synced and self._path is not None:
                 self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._synced = durable
             self._database.execute("BEGIN IMMEDIATE")
