@@ -25,6 +25,7 @@ __all__ = [
     "LatestSession",
     "LoadHistory",
     "LoadRun",
+    "LoadSaves",
     "ModelsOf",
     "NoteSession",
     "TellHistory",
@@ -76,6 +77,13 @@ class LoadRun(_Fenced):
 @dataclass(frozen=True, slots=True)
 class LoadHistory:
     """Answered with the `StepRecord`s of a run."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSaves:
+    """Answered with all `OperationRecord`s of saves of training state that a run carried out."""
 
     run: str
 
@@ -173,6 +181,8 @@ class JournalActor(SupervisedActor):
                 return self._load(run)
             case LoadHistory(run):
                 return self._history(run)
+            case LoadSaves(run):
+                return self._store.saves(run)
             case TellHistory():
                 return tell(self._store)
             case LatestSession():

@@ -305,6 +305,7 @@ class ServiceClient:
         sampling_session_id: str | None = None,
         trained_from: str = "",
         record_stability_info: bool = False,
+        step: int | None = None,
     ) -> ClientFuture[SamplingClient]:
         sampler = Sampler(
             str(next(self._samplers)),
@@ -314,6 +315,7 @@ class ServiceClient:
             sampling_session_id=sampling_session_id,
             record_stability_info=record_stability_info,
             trained_from=trained_from,
+            step=step,
         )
         self._runtime.start_sampler(sampler)
         ready = APIFuture(sampler.ready)
