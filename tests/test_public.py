@@ -78,8 +78,6 @@ def example_of(kind: type[TinkerActorsError]) -> TinkerActorsError:
         "run": "1",
         "resume": "again",
         "attempts": 3,
-        "step": 7,
-        "executed": True,
         "answer": "not_found",
         "first_cause": ValueError("it began here"),
     }

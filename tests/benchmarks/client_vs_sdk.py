@@ -3,16 +3,19 @@
 Run by hand, in the development environment; it takes about three minutes. The SDK needs an environment of its own:
 
     python -m venv .venv-sdk
-    .venv-sdk/bin/pip install tinker==0.38.0
+    .venv-sdk/bin/pip install tinker==0.38.0 torch==2.13.0
     TINKER_SDK_PYTHON=.venv-sdk/bin/python python tests/benchmarks/client_vs_sdk.py
 
-Names of parts (training, sampling, standing) as arguments leave the others out. Each line is one ratio, ours to the
+Names of parts (training, losses, sampling, standing) as arguments leave the others out. Each line is one ratio, ours to the
 SDK's, once with the fast transport and once with httpx, each with its target; the exit status is 1 if any is missed.
 
 - Training step: CPU of one forward_backward of 8 data of 64 tokens with one optim_step, both waited for
   before the next two.
 - Encode and send: CPU of a forward_backward of 128 data of 4,096 tokens, made each time from numpy arrays in the
   quickest form that the library takes (the SDK takes lists of token ids only). Its result is small.
+- Custom loss: CPU of one forward_backward_custom of 32 data of 1,024 tokens, made beforehand, with one optim_step, both
+  waited for. The SDK's loss is a torch function, as it wants it; ours gives its gradient in numpy. Where our Python has
+  PyTorch, too, a second line has the same torch function on both sides.
 - 256 concurrent samples: calls per second and CPU per call, of 64 prompt tokens and 64 drawn ones.
 - 2,000 concurrent samples: peak resident memory to that after 256 at a time, of ours alone.
 - Import: wall time of a fresh interpreter that imports the package. Ours loads most of itself on first use;
@@ -26,7 +29,7 @@ Figures in parentheses hold for this machine at this moment only.
 """
 
 import asyncio
-import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -52,6 +55,7 @@ BASE_MODEL = "benchmark/model"
 ROUNDS = 3
 WAIT_S = 60.0
 FEW, MANY = 256, 2_000
+CUSTOM_DATA, CUSTOM_TOKENS = 32, 1_024
 TOKENS = 64
 PROC = Path("/proc/self/status")
 
@@ -73,10 +77,12 @@ class Answers:
 
         self._numbers = itertools.count()
         self._request = message_class("ForwardBackwardRequest")
-        logprobs = TensorData(np.linspace(-2.0, -1.0, TOKENS, dtype="float32"))
+        logprobs, many = (
+            TensorData(np.linspace(-2.0, -1.0, count, dtype="float32")) for count in (TOKENS, CUSTOM_TOKENS)
+        )
         self._output: Callable[[int], bytes] = lambda count: encode_output(
             ForwardBackwardOutput(
-                loss_fn_outputs=[{"logprobs": logprobs}] * count,
+                loss_fn_outputs=[{"logprobs": many if count == CUSTOM_DATA else logprobs}] * count,
                 metrics={"loss:sum": 1.5},
                 loss_fn_output_type="ArrayRecord",
             )
@@ -275,6 +281,64 @@ def train(library: Any, url: str) -> Figures:
     return {"step": each(step, 5, 40), "send": each(send, 5, 1)}
 
 
+def custom(library: Any, url: str, *, in_torch: bool = False) -> Figures:
+    """Steps with a loss of one's own."""
+    import numpy as np
+
+    training = service_of(library, url).create_lora_training_client(BASE_MODEL, rank=8)
+    if hasattr(training, "result"):
+        training = training.result(WAIT_S)
+    tokens = np.random.default_rng(0).integers(50_000, size=(CUSTOM_DATA, CUSTOM_TOKENS + 1))
+    weights = np.ones(CUSTOM_TOKENS, "float32")
+
+    def tokens_of(row: Any) -> Any:
+        return row.tolist() if library.__name__ == "tinker" else row
+
+    data = [
+        library.Datum(
+            model_input=library.ModelInput.from_ints(tokens_of(row[:-1])),
+            loss_fn_inputs={
+                "target_tokens": library.TensorData.from_numpy(row[1:]),
+                "weights": library.TensorData.from_numpy(weights),
+            },
+        )
+        for row in tokens
+    ]
+    adam = library.AdamParams(learning_rate=1e-4)
+
+    def in_numpy(data: Any, logprobs: Any) -> Any:
+        weights = [datum.loss_fn_inputs["weights"].to_numpy() for datum in data]
+        loss = sum((w * row**2).sum() for w, row in zip(weights, logprobs, strict=True))
+        return (
+            loss,
+            [2 * w * row for w, row in zip(weights, logprobs, strict=True)],
+            {"mine:sum": float(loss)},
+        )
+
+    def by_autograd(data: Any, logprobs: Any) -> Any:
+        weights = [datum.loss_fn_inputs["weights"].to_torch() for datum in data]
+        loss = sum((w * row**2).sum() for w, row in zip(weights, logprobs, strict=True))
+        return loss, {"mine:sum": loss.item()}
+
+    loss_fn: Any = by_autograd
+    if library.__name__ != "tinker" and not in_torch:
+        loss_fn = importlib.import_module("tinker_actors.losses").value_and_grad(in_numpy)
+
+    def step() -> None:
+        loss = training.forward_backward_custom(data, loss_fn)
+        update = training.optim_step(adam)
+        assert "surrogate_loss:sum" in loss.result(WAIT_S).metrics
+        update.result(WAIT_S)
+
+    each(step, 1, 3)
+    return {"custom": each(step, 5, 5)}
+
+
+def custom_in_torch(library: Any, url: str) -> Figures:
+    """The same with a torch function on either side."""
+    return custom(library, url, in_torch=True)
+
+
 def sample(library: Any, url: str) -> Figures:
     """Bursts of samples: a few at a time, then many."""
     sampler = service_of(library, url).create_sampling_client(base_model=BASE_MODEL)
@@ -310,7 +374,13 @@ def open_client(library: Any, url: str) -> Figures:
     return {"open": [memory_mib("VmRSS")]}
 
 
-CASES = {"train": train, "sample": sample, "open": open_client}
+CASES = {
+    "train": train,
+    "custom": custom,
+    "custom_in_torch": custom_in_torch,
+    "sample": sample,
+    "open": open_client,
+}
 
 
 # All sides ---------------------------------------------------------------------------------------------
@@ -448,6 +518,16 @@ def training(url: str) -> Iterator[Finding]:
     yield compared("encode and send 128 x 4,096, CPU", found, "send", (0.5, 0.5), "ms", 1e3)
 
 
+def losses(url: str) -> Iterator[Finding]:
+    """A loss of one's own."""
+    what = f"custom loss on {CUSTOM_DATA} x {CUSTOM_TOKENS:,}, CPU"
+    found = medians(lambda side: side.measured("custom", url))
+    yield compared(what, found, "custom", (0.5, 0.5), "ms", 1e3)
+    if importlib.util.find_spec("torch") is not None:
+        found = medians(lambda side: side.measured("custom_in_torch", url))
+        yield compared(f"{what}, in torch", found, "custom", (0.5, 0.5), "ms", 1e3)
+
+
 def sampling(url: str) -> Iterator[Finding]:
     """Many samples at a time."""
     found = medians(lambda side: side.measured("sample", url))
@@ -472,7 +552,7 @@ def standing(url: str) -> Iterator[Finding]:
     yield compared("service client open, memory", found, "open", (0.6, 0.75), "MiB")
 
 
-PARTS = {"training": training, "sampling": sampling, "standing": standing}
+PARTS = {"training": training, "losses": losses, "sampling": sampling, "standing": standing}
 
 
 def main() -> int:

@@ -315,7 +315,6 @@ class Recovery:
             model_seq_id=number,
             base_place=point.place,
             checkpoint=point.checkpoint,
-            reason=self._reason,
         )
         self._journal.call(Append((model,)))
         return model

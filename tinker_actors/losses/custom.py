@@ -152,9 +152,9 @@ def _checked(name: str, given: Any, logprobs: Sequence[NDArray[Any]]) -> Evaluat
         raise ShapeError(f"the gradients of {name} must have the shapes of the logprobs: {_differ(*shapes)}")
     if not np.isfinite(total):
         raise CustomLossError(f"{name} must be a finite number, got {total}")
-    for number, one in enumerate(found):
-        if not np.isfinite(one).all():
-            raise CustomLossError(f"the gradient of {name} must be finite, that of datum {number} is not")
+    if not np.isfinite(np.concatenate([np.zeros(1), *map(np.ravel, found)])).all():
+        number = next(number for number, one in enumerate(found) if not np.isfinite(one).all())
+        raise CustomLossError(f"the gradient of {name} must be finite, that of datum {number} is not")
     return Evaluation(total, found, metrics)
 
 

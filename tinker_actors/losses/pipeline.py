@@ -285,7 +285,7 @@ class Pipeline:
         known = check_loss_fn(base_loss_fn)
         base = _guarded(f"loss {name_of(known)!r}", lambda: evaluate(known, data, logprobs))
         found = self._regularizers(data, logprobs)
-        total = [one.copy() for one in base.gradients]
+        total = [one.copy() for one in base.gradients] if found else base.gradients
         for spec, one in zip(self.specs, found, strict=True):
             for row, gradient in zip(total, one.gradients, strict=True):
                 np.add(row, spec.weight * gradient, out=row)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tinker_actors.errors import APIResponseValidationError, ValidationError
 from tinker_actors.losses.custom import Array
-from tinker_actors.types import Datum, ForwardBackwardOutput, TensorData
+from tinker_actors.types import Datum, EncodedTextChunk, ForwardBackwardOutput, ModelInput, TensorData
+from tinker_actors.types.chunks import token_ids
 
 __all__ = ["forward_data", "logprobs_of", "weighted_data"]
 
@@ -35,7 +36,22 @@ def _forward(number: int, datum: Datum) -> Datum:
     if weights is None:
         weights = TensorData(np.zeros(targets.shape, np.float32))
         weights = weights.to_sparse() if targets.is_sparse else weights
-    return msgspec.structs.replace(datum, loss_fn_inputs={"target_tokens": targets, "weights": weights})
+    return msgspec.structs.replace(
+        datum,
+        model_input=_packed(datum.model_input),
+        loss_fn_inputs={"target_tokens": targets, "weights": weights},
+    )
+
+
+def _packed(model_input: ModelInput) -> ModelInput:
+    """The same with its lists of tokens as arrays: they are encoded twice."""
+    if not any(isinstance(getattr(chunk, "tokens", None), list | tuple) for chunk in model_input.chunks):
+        return model_input
+    chunks = [
+        EncodedTextChunk(tokens=token_ids(chunk.tokens)) if isinstance(chunk, EncodedTextChunk) else chunk  # type: ignore[arg-type]  # arrays are taken, too
+        for chunk in model_input.chunks
+    ]
+    return ModelInput(chunks=chunks)
 
 
 def logprobs_of(output: ForwardBackwardOutput, data: Sequence[Datum]) -> list[NDArray[Any]]:
