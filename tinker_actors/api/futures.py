@@ -163,7 +163,7 @@ def with_retries(
     """
     rule = rule or call.retry
     billing = Billing(clock, max_billing_pause_s)
-    began = clock()
+    failed_at: float | None = None
     attempt = 0
     while True:
         outcome = yield call
@@ -173,7 +173,8 @@ def with_retries(
         except TinkerActorsError as error:
             pause = billing.pause(error)
             if pause is None:
-                delay_s = delay_after(rule, error, attempt, clock() - began, generator)
+                failed_at = clock() if failed_at is None else failed_at
+                delay_s = delay_after(rule, error, attempt, clock() - failed_at, generator)
                 if delay_s is None:
                     raise
                 attempt += 1

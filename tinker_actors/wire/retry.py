@@ -39,7 +39,7 @@ class RetryRule(msgspec.Struct, frozen=True, kw_only=True):
     max_s: float = 10.0
     """Longest wait."""
     max_elapsed_s: float = 0.0
-    """No repetition begins later than this after the first try."""
+    """No repetition begins later than this after the first failure; before that, a request may wait for its turn."""
 
 
 NEVER = RetryRule()
@@ -61,7 +61,7 @@ def delay_after(
         rule: what is worth repeating.
         error: how the last try failed.
         attempt: tries before the last one.
-        elapsed_s: seconds since the first try began.
+        elapsed_s: seconds since the first failure.
         generator: of the jitter.
     """
     if not is_repeatable(rule, error):
