@@ -16,6 +16,7 @@ from tinker_actors.actors import liveness
 from tinker_actors.actors.session import AGAIN_S
 from tinker_actors.actors.tree import service_spec
 from tinker_actors.api.sessions import HEARTBEAT_TIMEOUT_S
+from tinker_actors.api.setup import ClientConfig
 from tinker_actors.supervision import (
     BreakerSettings,
     ChildInfo,
@@ -25,6 +26,8 @@ from tinker_actors.supervision import (
     TreeNode,
     WhichChildren,
 )
+from tinker_actors.wire.calls import Pool
+from tinker_actors.wire.http import MAX_IN_FLIGHT
 
 PAGE = Path(__file__).parent.parent / "supervision.md"
 
@@ -116,6 +119,21 @@ def defaults(section: str) -> list[str]:
 def test_the_page_has_the_defaults_of_the_breakers() -> None:
     fields = dataclasses.fields(BreakerSettings)
     assert defaults("Circuit breakers") == [str(field.default) for field in fields]
+
+
+def test_the_page_has_the_defaults_of_the_limits() -> None:
+    limits = ta.SamplingLimits()
+    assert defaults("Limits") == [str(getattr(limits, name)) for name in limits.__struct_fields__]
+    rows = PAGE.read_text().split("## Limits\n")[1].split("|---|---|\n")[1].split("\n\n")[0].splitlines()
+    assert [row.split("`")[1] for row in rows] == list(limits.__struct_fields__)
+    assert f"carry {MAX_IN_FLIGHT[Pool.SAMPLE]} of them" in rows[1]
+
+
+def test_the_page_has_what_the_service_says_of_limits_where_it_says_nothing() -> None:
+    flags = ClientConfig()
+    assert flags.sample_dispatch_bytes_semaphore_size == 10 * 2**20
+    assert flags.fwdbwd_dispatch_bytes_semaphore_size == 50 * 10**6
+    assert flags.inflight_response_bytes_semaphore_size == 50 * 2**20
 
 
 def test_the_page_has_the_defaults_of_the_session() -> None:

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from tinker_actors.clients.sampling import SamplingClient
     from tinker_actors.clients.service import ServiceClient
     from tinker_actors.clients.training import TrainingClient
-    from tinker_actors.config import RecoveryPolicy
+    from tinker_actors.config import RecoveryPolicy, SamplingLimits
     from tinker_actors.supervision import BreakerSettings
     from tinker_actors.types import (
         AdamOptimizerConfig,
@@ -114,7 +114,7 @@ _HOMES = {
     "clients.sampling": ["SamplingClient"],
     "clients.service": ["ServiceClient"],
     "clients.training": ["TrainingClient"],
-    "config": ["RecoveryPolicy"],
+    "config": ["RecoveryPolicy", "SamplingLimits"],
     "supervision": ["BreakerSettings"],
     "types": [
         "AdamOptimizerConfig",
@@ -226,6 +226,7 @@ __all__ = [
     "SampledSequence",
     "SamplerLostError",
     "SamplingClient",
+    "SamplingLimits",
     "SamplingParams",
     "SaveWeightsExternalResponse",
     "SaveWeightsForSamplerResponse",

@@ -31,6 +31,7 @@ __all__ = [
     "ResultLost",
     "RunHalted",
     "RuntimeEvent",
+    "SamplingPaused",
     "SessionHealthChanged",
     "SessionOpened",
     "SessionReattached",
@@ -107,6 +108,13 @@ class RequestRetried(RuntimeEvent, frozen=True, kw_only=True):
     operation: str
     reason: str
     delay_s: float
+
+
+class SamplingPaused(RuntimeEvent, frozen=True, kw_only=True):
+    """The service has too many samples: all clients of this process with its key keep a pause."""
+
+    pause_s: float
+    reason: str
 
 
 class OperationDeprecated(RuntimeEvent, frozen=True, kw_only=True):

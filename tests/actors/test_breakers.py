@@ -197,8 +197,8 @@ def test_what_counts(pool: Pool, result: Any, outcome: Outcome) -> None:
 def test_answers_that_are_about_the_caller_never_open_a_breaker(bench: MakeBench) -> None:
     one = bench(always(Answer(429, {}, b"")), **QUICK)
     for _ in range(20):
-        fetch(one, call())
-    assert isinstance(state(one), Closed)
+        fetch(one, call("forward"))
+    assert isinstance(state(one, "forward"), Closed)
 
 
 def test_death_of_an_embedded_server_opens_no_breaker(bench: MakeBench) -> None:

@@ -18,6 +18,7 @@ from tinker_actors.events import (
     CircuitOpened,
     HeartbeatMissed,
     RequestRetried,
+    SamplingPaused,
     SessionHealthChanged,
 )
 from tinker_actors.local.step_log import Beat
@@ -163,6 +164,47 @@ def test_no_beat_is_lost_under_many_samples_that_fail_now_and_then(
         assert beats(control) > 0
         assert events.of(HeartbeatMissed) == []
         assert events.of(SessionHealthChanged) == []
+
+
+@pytest.mark.usefixtures("quick_beats")
+def test_flood_of_samples_holds_up_neither_beats_nor_training_nor_another_sampler(
+    server: Server, control: Control
+) -> None:
+    limits = ta.SamplingLimits(pause_s=0.5)
+    with client(server, None, sampling_limits=limits) as service:
+        events = Events(service)
+        training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
+        many, single = (
+            service.create_sampling_client(base_model="local/tiny").result(WAIT_S) for _ in range(2)
+        )
+        with expect(service._runtime.tree, SamplingPaused, count=3):
+            control.arm(
+                {
+                    "effect": "status",
+                    "status": 429,
+                    "operation": "asample",
+                    "count": "always",
+                    "probability": 0.5,
+                }
+            )
+            flood = [many.sample(PROMPT, 1, ONE) for _ in range(2_000)]
+        losses = train(training, 2)
+        assert losses[1] < losses[0]
+        waits = service.status().clients[1].waits_for
+        assert waits.startswith(
+            ("a shared pause after 429", "its turn to be sent", "the answer", "the result")
+        )
+        assert len(single.sample(PROMPT, 1, ONE).result(WAIT_S).sequences) == 1
+        assert not all(one.done() for one in flood)
+        before = beats(control)
+        while beats(control) < before + 2:  # in the middle of it
+            step(training, 0)
+        assert events.of(HeartbeatMissed) == []
+        assert events.of(SessionHealthChanged) == []
+        for one in flood:
+            one.cancel()
+        control.clear()
+        assert len(many.sample(PROMPT, 1, ONE).result(WAIT_S).sequences) == 1
 
 
 @pytest.mark.usefixtures("quick_beats")

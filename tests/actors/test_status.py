@@ -43,9 +43,11 @@ def request(since: float, client: str = PATH, **fields: Any) -> Request:
     return one
 
 
-def status(client: Holder, *requests: Request, circuits: Circuits | None = None) -> ClientStatus:
+def status(
+    client: Holder, *requests: Request, circuits: Circuits | None = None, paused_until: float = 0.0
+) -> ClientStatus:
     circuits = circuits or Circuits()
-    (one,) = status_of({PATH: client}, requests, circuits.all(), None, 20.0).clients
+    (one,) = status_of({PATH: client}, requests, circuits.all(), None, 20.0, paused_until).clients
     return one
 
 
@@ -76,6 +78,22 @@ def test_client_waits_for_its_oldest_request() -> None:
 )
 def test_what_a_request_hangs_on_is_said_in_words(fields: dict[str, Any], words: str) -> None:
     assert status(Holder(), request(12.0, **fields)).waits_for.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("operation", "is_accepted", "paused_until", "words"),
+    [
+        ("asample", False, 23.5, "a shared pause after 429, for another 3.5 s"),
+        ("asample", False, 19.0, "its turn to be sent"),
+        ("asample", True, 23.5, "its turn to be sent"),
+        ("forward_backward", False, 23.5, "its turn to be sent"),
+    ],
+)
+def test_what_holds_a_request_back_here_is_said(
+    operation: str, is_accepted: bool, paused_until: float, words: str
+) -> None:
+    one = request(12.0, operation=operation, is_accepted=is_accepted, is_queued=True)
+    assert status(Holder(), one, paused_until=paused_until).waits_for == words
 
 
 def test_queue_of_the_service_is_told_with_its_reason() -> None:

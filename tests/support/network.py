@@ -16,7 +16,7 @@ from tinker_actors.actors.published import TRANSPORT, Endpoint, Published
 from tinker_actors.actors.service import NamedChildren
 from tinker_actors.actors.transport import Send, TransportActor
 from tinker_actors.api.futures import Expectation, json_result
-from tinker_actors.config import RecoveryPolicy, Settings
+from tinker_actors.config import RecoveryPolicy, SamplingLimits, Settings
 from tinker_actors.errors import TinkerActorsError
 from tinker_actors.journal.store import Store
 from tinker_actors.supervision import ActorTree, ChildSpec, Clock, Kind, SupervisedActor, Supervisor
@@ -84,7 +84,7 @@ class Receiver(SupervisedActor):
 
 
 class Bench:
-    """A transport actor and somebody to answer to."""
+    """A transport actor, and two whom it answers: `service/receiver` and `service/other`."""
 
     def __init__(
         self,
@@ -95,8 +95,10 @@ class Bench:
         clock: Clock | None = None,
         breaker: SettingsByOperation | None = None,
         base_url: str = "http://host",
+        api_key: str = "tml-x",
+        limits: SamplingLimits | None = None,
     ) -> None:
-        settings = Settings.resolve(base_url=base_url, api_key="tml-x", environment={})
+        settings = Settings.resolve(base_url=base_url, api_key=api_key, environment={})
         self.store, self.settler = Store(None), Settler()
         self.published = Published(
             settings=settings,
@@ -108,6 +110,7 @@ class Bench:
             user_metadata={},
             display_name=None,
             circuits=Circuits(breaker),
+            limits=limits,
         )
         self.published.endpoint = endpoint
         self.transport = Scripted(script, flags)
@@ -118,6 +121,7 @@ class Bench:
                 "breakers", partial(NamedChildren, self.published, max_restarts=10), kind=Kind.SUPERVISOR
             ),
             ChildSpec("receiver", lambda: Receiver(self.received)),
+            ChildSpec("other", lambda: Receiver(self.received)),
         ]
         root = ChildSpec("service", lambda: Supervisor(children), kind=Kind.SUPERVISOR)
         self.tree = ActorTree(root, seed=1, clock=clock)

@@ -18,10 +18,11 @@ from tinker_actors.errors import (
     TLSError,
 )
 from tinker_actors.supervision import Circuit, Context, Outcome, Permit, Refusal, StartChild
+from tinker_actors.supervision.breaker import Open
 from tinker_actors.wire.calls import Answer, Call, Pool, WhenOpen
 from tinker_actors.wire.retry import retry_after_s
 
-__all__ = ["Admission", "outcome_of"]
+__all__ = ["Admission", "call_soon", "outcome_of"]
 
 HELD_S = 6.0
 """A long poll that did not fail in this time is held by a service that lives; connecting takes 5 s at most."""
@@ -101,6 +102,19 @@ class Admission:
                 held.cancel()
             circuit.settle(permit, outcome, wish_s)
 
+    def check(self, call: Call[Any]) -> None:
+        """Refuse a call that would be refused now, and that had better not wait for anything before.
+
+        Raises:
+            CircuitOpenError: its circuit is open, and it does not wait for circuits.
+        """
+        circuit = self._published.circuits.find(call.operation)
+        if call.when_open is not WhenOpen.FAIL or circuit is None:
+            return
+        state, now = circuit.state, self._context.clock.now()
+        if isinstance(state, Open) and now < state.until:
+            raise CircuitOpenError(call.operation, state.until - now)
+
     def close(self) -> None:
         """Watch no circuit any more."""
         for unwatch in self._unwatch:
@@ -139,7 +153,7 @@ class Admission:
         if pulse is None:
             pulse = self._pulses[operation] = asyncio.Event()
             loop = asyncio.get_running_loop()
-            self._unwatch.append(circuit.watch(partial(_call_soon, loop, partial(_beat, pulse))))
+            self._unwatch.append(circuit.watch(partial(call_soon, loop, partial(_beat, pulse))))
         return pulse
 
     def _make(self, operation: str) -> Circuit:
@@ -159,6 +173,7 @@ def _beat(pulse: asyncio.Event) -> None:
     pulse.clear()
 
 
-def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    """Run `callback` on `loop`, from any thread; nothing happens once that is closed."""
     with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there
         loop.call_soon_threadsafe(callback)

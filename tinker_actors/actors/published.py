@@ -1,5 +1,6 @@
 """What is read on each call without a mailbox round trip: values that one actor publishes for all."""
 
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,13 @@ import msgspec
 from tinker_actors.actors.circuits import Circuits
 from tinker_actors.actors.futures import Settler
 from tinker_actors.actors.liveness import Pulse
+from tinker_actors.actors.pauses import SharedPause
 from tinker_actors.actors.requests import Request
 from tinker_actors.actors.status import Client
 from tinker_actors.actors.turns import Turns
 from tinker_actors.api.codecs import Capabilities, Codec
 from tinker_actors.api.setup import ClientConfig, DynamicConfig
-from tinker_actors.config import RecoveryPolicy, Settings
+from tinker_actors.config import RecoveryPolicy, SamplingLimits, Settings
 from tinker_actors.journal.store import Store
 from tinker_actors.supervision import ChildSpec
 
@@ -70,6 +72,7 @@ class Published:
         user_metadata: dict[str, Any],
         display_name: str | None,
         circuits: Circuits | None = None,
+        limits: SamplingLimits | None = None,
     ) -> None:
         self.settings = settings
         self.policy = policy
@@ -94,6 +97,10 @@ class Published:
         """What else is known of the server; likewise."""
         self.circuits = circuits or Circuits()
         """Which operations are called as usual, and which are not; the transport actor adds to them."""
+        self.limits = limits or SamplingLimits()
+        """What holds samples back."""
+        self.pause: SharedPause | None = None
+        """Until when they wait after a 429; set by the transport actor, None before its start."""
         self.pulse: Pulse | None = None
         """The session, and how alive it is; written by the heartbeat actor, None before there is one."""
         self.under_way: Callable[[], list[Request]] = list
@@ -117,6 +124,11 @@ class Published:
         """Of the session, or None while there is none."""
         pulse = self.pulse
         return None if pulse is None else pulse.session_id
+
+    @property
+    def paused_until(self) -> float:
+        """When samples may be submitted again, on the tree's clock; in the past while there is no pause."""
+        return -math.inf if self.pause is None else self.pause.until
 
     def add_child(self, supervisor: str, spec: ChildSpec) -> None:
         """Note that `supervisor` must bring `spec` back whenever it starts itself."""

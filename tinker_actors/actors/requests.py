@@ -10,7 +10,7 @@ __all__ = ["Request"]
 class Request:
     """Where a request stands. Written on the event loop, read by anybody."""
 
-    __slots__ = ("client", "is_accepted", "operation", "owner", "queue", "repeats", "since")
+    __slots__ = ("client", "is_accepted", "is_queued", "operation", "owner", "queue", "repeats", "since")
 
     def __init__(self, call: Call[Any], client: str, owner: str, since: float) -> None:
         self.operation = call.operation
@@ -22,6 +22,8 @@ class Request:
         """On the tree's clock."""
         self.is_accepted = False
         """Whether the service works on it."""
+        self.is_queued = False
+        """Whether limits of our own hold it back."""
         self.queue: tuple[str, str] | None = None
         """Where it waits there, and why; None while it does not, as far as the service says."""
         self.repeats: tuple[float, str] | None = None

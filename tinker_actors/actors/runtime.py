@@ -25,7 +25,7 @@ from tinker_actors.actors.status import Hold, status_of
 from tinker_actors.actors.training import Drain
 from tinker_actors.actors.transport import Fetch
 from tinker_actors.actors.tree import sampler_spec, service_spec, training_spec
-from tinker_actors.config import RecoveryPolicy, Settings
+from tinker_actors.config import RecoveryPolicy, SamplingLimits, Settings
 from tinker_actors.errors import ForkedProcessError, RuntimeStoppedError, StartFailedError, TinkerActorsError
 from tinker_actors.journal import exports
 from tinker_actors.journal.directory import RunDirectory
@@ -60,6 +60,7 @@ class Runtime:
         user_metadata: of the session.
         display_name: of the session.
         circuits: what admits its calls.
+        limits: what holds samples back.
 
     Raises:
         JournalError: the run directory cannot be used.
@@ -74,12 +75,13 @@ class Runtime:
         user_metadata: dict[str, Any],
         display_name: str | None,
         circuits: Circuits | None = None,
+        limits: SamplingLimits | None = None,
     ) -> None:
         self._pid = os.getpid()
         self._directory = None if run_dir is None else RunDirectory(run_dir)
         self._stay = in_forked_children(self._let_go)
         try:
-            self._open(settings, policy, user_metadata, display_name, circuits or Circuits())
+            self._open(settings, policy, user_metadata, display_name, circuits or Circuits(), limits)
         except BaseException:
             self._release()
             raise
@@ -91,6 +93,7 @@ class Runtime:
         user_metadata: dict[str, Any],
         display_name: str | None,
         circuits: Circuits,
+        limits: SamplingLimits | None,
     ) -> None:
         directory = None if self._directory is None else self._directory.path
         self._store = Store(None if directory is None else directory / "journal.db")
@@ -112,6 +115,7 @@ class Runtime:
             user_metadata=user_metadata,
             display_name=display_name,
             circuits=circuits,
+            limits=limits,
         )
         self.tree = ActorTree(service_spec(self.published))
         self.application = ApplicationChildren(self.tree, self.published)
@@ -186,6 +190,7 @@ class Runtime:
             published.circuits.all(),
             published.pulse,
             self.tree.clock.now(),
+            published.paused_until,
         )
         stopped = published.stopped
         return status if stopped is None else msgspec.structs.replace(status, stopped=str(stopped))

@@ -14,7 +14,7 @@ from tinker_actors.actors.journal import AllocateSampler
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
 from tinker_actors.actors.status import Hold
-from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send
+from tinker_actors.actors.transport import Accepted, Answered, Cancel, CancelAll, Failed, Send
 from tinker_actors.api.futures import sample_result
 from tinker_actors.api.rest import get_sampler
 from tinker_actors.api.sampling import SampleOptions, asample, complete, create_sampling_session
@@ -135,6 +135,8 @@ class SamplingActor(SupervisedActor):
         # Numbers that neither another process nor an earlier incarnation gives; the official SDK draws alike.
         part = 1 + secrets.randbelow(CLONE) if self._sampler.is_clone else self.context.epoch - 1
         self._next = part * CLONE
+        if self.context.epoch > 1:  # what an earlier incarnation asked is asked again
+            self._transport.tell(CancelAll(self.context.path))
         submissions = self._sampler.submissions
         submissions.restart(known=set())
         address = self.context.address(self.context.path)

@@ -38,6 +38,7 @@ def status_of(
     circuits: Mapping[str, Circuit],
     pulse: Pulse | None,
     now: float,
+    paused_until: float = 0.0,
 ) -> ServiceStatus:
     """What everybody waits for.
 
@@ -47,6 +48,7 @@ def status_of(
         circuits: by operation.
         pulse: of the session.
         now: the time, in seconds on the tree's clock.
+        paused_until: when samples may be submitted again, on the same clock.
     """
     of_client: dict[str, list[Request]] = {}
     for one in sorted(requests, key=lambda one: one.since):
@@ -60,7 +62,7 @@ def status_of(
     return ServiceStatus(
         session=session,
         clients=tuple(
-            _client(path, client, of_client.get(hangs_on[path], []), breakers, now)
+            _client(path, client, of_client.get(hangs_on[path], []), breakers, now, paused_until - now)
             for path, client in clients.items()
         ),
         breakers=breakers,
@@ -85,12 +87,13 @@ def _client(
     requests: list[Request],
     breakers: Mapping[str, BreakerStatus],
     now: float,
+    pause_s: float,
 ) -> ClientStatus:
     unanswered = client.submissions.count()
     oldest = requests[0] if requests else None
     waits_for, since = "nothing", now
     if oldest is not None and unanswered:
-        waits_for, since = _waits_for(oldest, breakers, now), oldest.since
+        waits_for, since = _waits_for(oldest, breakers, now, pause_s), oldest.since
     hold = client.hold
     if hold is not None:
         waits_for = hold.reason if oldest is None else f"{hold.reason}: {waits_for}"
@@ -108,8 +111,12 @@ def _client(
     )
 
 
-def _waits_for(request: Request, breakers: Mapping[str, BreakerStatus], now: float) -> str:
+def _waits_for(request: Request, breakers: Mapping[str, BreakerStatus], now: float, pause_s: float) -> str:
     """In words, what the answer to `request` hangs on."""
+    if request.is_queued:
+        if request.operation == "asample" and not request.is_accepted and pause_s > 0:
+            return f"a shared pause after 429, for another {pause_s:.1f} s"
+        return "its turn to be sent"
     breaker = breakers.get("retrieve_future" if request.is_accepted else request.operation)
     if request.repeats is not None:
         at, why = request.repeats

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from tinker_actors.actors.admission import Admission
-from tinker_actors.actors.bytes import ByteBudget
 from tinker_actors.actors.futures import forbid_waiting
 from tinker_actors.actors.identity import Identity, is_token_rejected
+from tinker_actors.actors.limits import Limits
 from tinker_actors.actors.published import Published
 from tinker_actors.actors.requests import Request
 from tinker_actors.api.codecs import Codec, in_a_known_codec
@@ -54,7 +54,17 @@ from tinker_actors.wire.compression import compressed
 from tinker_actors.wire.documents import FutureHandle
 from tinker_actors.wire.http import HttpOptions, Transport, make_transport
 
-__all__ = ["Accepted", "Answered", "Cancel", "EndpointChanged", "Failed", "Fetch", "Send", "TransportActor"]
+__all__ = [
+    "Accepted",
+    "Answered",
+    "Cancel",
+    "CancelAll",
+    "EndpointChanged",
+    "Failed",
+    "Fetch",
+    "Send",
+    "TransportActor",
+]
 
 T = TypeVar("T")
 
@@ -84,6 +94,13 @@ class Cancel:
     """Give up all requests of an owner; nothing more is answered to them."""
 
     owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAll:
+    """Give up all requests that were sent from a path: the actor there begins anew."""
+
+    client: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +219,12 @@ class TransportActor(SupervisedActor):
         )
         self._greeting = _Greeting()
         self._admission = Admission(self._published, self.context, self._random)
+        self._limits = Limits(self._published, self.context, self._admission.check)
+        self._guarded = partial(self._admission.attempt, send=self._once)
         self._flags_due = math.inf
         self._farewells: set[asyncio.Task[None]] = set()
         self._deprecations: set[tuple[str, str]] = set()
         self._is_ending = False
-        self._answer_bytes = ByteBudget(lambda: self._published.config.inflight_response_bytes_semaphore_size)
-        self._training_bytes = ByteBudget(lambda: self._published.config.fwdbwd_dispatch_bytes_semaphore_size)
         self._published.under_way = self._requests
         self._note_endpoint()
 
@@ -226,7 +243,9 @@ class TransportActor(SupervisedActor):
                 self._loop.call(partial(self._begin, self._fetch(call, reply, request), request, None))
                 return reply
             case Cancel(owner):
-                self._loop.call(partial(self._cancel, owner))
+                self._loop.call(partial(self._cancel, lambda request: request.owner == owner))
+            case CancelAll(client):
+                self._loop.call(partial(self._cancel, lambda request: request.client == client))
             case EndpointChanged():
                 self._note_endpoint()
             case _Broke(error):
@@ -254,9 +273,9 @@ class TransportActor(SupervisedActor):
         self._under_way[task] = request, send  # from here on it can be cancelled
         task.add_done_callback(self._note_ended)
 
-    def _cancel(self, owner: str) -> None:
+    def _cancel(self, is_meant: Callable[[Request], bool]) -> None:
         for task, (request, _) in self._under_way.items():
-            if request.owner == owner:
+            if is_meant(request):
                 task.cancel()
 
     def _note_ended(self, task: "asyncio.Task[None]") -> None:
@@ -333,7 +352,7 @@ class TransportActor(SupervisedActor):
     async def _drive(self, request: Request, steps: RoundTrips[Answer]) -> Answer:
         """Do what `steps` yield, and send it the outcomes; what was reserved is given back with the last one."""
         outcome: Answer | TinkerActorsError | None = None
-        reserved = 0
+        reserved: list[int] = []
         try:
             while True:
                 try:
@@ -344,26 +363,25 @@ class TransportActor(SupervisedActor):
                 outcome = None
                 if isinstance(step, Call):
                     try:
-                        outcome = await self._admission.attempt(step, self._once)
+                        outcome = await self._limits.attempt(request, step, self._guarded)
                     except TinkerActorsError as error:
                         outcome = error
                 elif isinstance(step, Reserve):
-                    await self._answer_bytes.take(step.size)
-                    reserved += step.size
+                    reserved.append(await self._limits.enter(self._limits.answers, request, step.size))
                 else:
                     await self._note(request, step)
         finally:
-            if reserved:
-                self._answer_bytes.give_back(reserved)
+            for price in reserved:
+                self._limits.answers.leave(request.client, price)
 
     async def _drive_in_room(self, call: Call[Any], request: Request, steps: RoundTrips[Answer]) -> Answer:
         """Drive the submission of training data, a few megabytes at a time over all models."""
         size = len(call.body)
-        await self._training_bytes.take(size)
+        await self._limits.enter(self._limits.training, request, size)
         try:
             return await self._drive(request, steps)
         finally:
-            self._training_bytes.give_back(size)
+            self._limits.training.leave(request.client, size)
 
     async def _note(self, request: Request, step: Pause | QueueChanged) -> None:
         """Tell of a pause, and keep it; tell of a change in the service's queue."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec import UNSET
 
+from tinker_actors.api.chunks import JSON_TOKEN_BYTES, estimate_input_bytes
 from tinker_actors.api.futures import read_handle
 from tinker_actors.errors import APIResponseValidationError
 from tinker_actors.types import ModelInput, PromptAltTokens, SampleResponse, SamplingParams, TensorData
@@ -118,6 +119,7 @@ def asample(
         body=json_body(request),
         headers=_BACKPRESSURE,
         pool=Pool.SAMPLE,
+        size=estimate_input_bytes(prompt, token_bytes=JSON_TOKEN_BYTES),
         retry=PATIENT,
         when_open=when_open,
         read=read_handle,

@@ -24,7 +24,7 @@ from tinker_actors.clients.rest import RestClient
 from tinker_actors.clients.sampling import SamplingClient
 from tinker_actors.clients.training import TrainingClient
 from tinker_actors.clients.twins import awaited
-from tinker_actors.config import RecoveryPolicy, Secret, Settings
+from tinker_actors.config import RecoveryPolicy, SamplingLimits, Secret, Settings
 from tinker_actors.errors import ConfigError, ValidationError
 from tinker_actors.supervision import Address, BreakerSettings, TreeNode
 from tinker_actors.types import CheckpointPath, OptimizerConfig, ServerCapabilities, ServiceStatus
@@ -64,6 +64,7 @@ class ServiceClient:
         circuit_breaker: when endpoints that fail are left alone: settings for all, or by the API's name of the
             operation.
         sampling_waits: samples wait for a circuit that is open; by default they fail with `CircuitOpenError`.
+        sampling_limits: how many samples are submitted at a time, and what follows when the service has too many.
 
     Raises:
         ConfigError: an argument or a variable of the environment is wrong.
@@ -89,6 +90,7 @@ class ServiceClient:
         codec: str | None = None,
         circuit_breaker: BreakerSettings | Mapping[str, BreakerSettings] | None = None,
         sampling_waits: bool = False,
+        sampling_limits: SamplingLimits | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -112,6 +114,7 @@ class ServiceClient:
             metadata("user_metadata", user_metadata),
             _display_name(display_name),
             Circuits(circuit_breaker, sampling_waits=flag("sampling_waits", sampling_waits)),
+            _limits(sampling_limits),
         )
         self._server = settings.base_url
         self._ordinals = itertools.count(1)
@@ -490,6 +493,14 @@ def _policy(recovery: Any) -> RecoveryPolicy:
     if not isinstance(recovery, RecoveryPolicy):
         raise ConfigError(f"recovery is a RecoveryPolicy, got {shown(recovery)}")
     return recovery
+
+
+def _limits(limits: Any) -> SamplingLimits:
+    if limits is None:
+        return SamplingLimits()
+    if not isinstance(limits, SamplingLimits):
+        raise ConfigError(f"sampling_limits is SamplingLimits, got {shown(limits)}")
+    return limits
 
 
 def _path(run_dir: str | os.PathLike[str]) -> str:

@@ -75,14 +75,18 @@ class Answer(msgspec.Struct, frozen=True):
             APIStatusError: of the class for the status.
         """
         if self.status >= 300:  # noqa: PLR2004
-            raise APIStatusError.of(
-                self.status,
-                self.document(),
-                retry_after_s(self.headers),
-                should_retry=_TRUTH.get(self.headers.get("x-should-retry", "").lower()),
-                hint=hint if self.status in NO_ENDPOINT else self._elsewhere(),
-            )
+            raise self.failure(hint)
         return self
+
+    def failure(self, hint: str = "") -> APIStatusError:
+        """The error that a status says which is no success."""
+        return APIStatusError.of(
+            self.status,
+            self.document(),
+            retry_after_s(self.headers),
+            should_retry=_TRUTH.get(self.headers.get("x-should-retry", "").lower()),
+            hint=hint if self.status in NO_ENDPOINT else self._elsewhere(),
+        )
 
     def _elsewhere(self) -> str:
         place = urlsplit(self.headers.get("location", "")) if self.status < 400 else None  # noqa: PLR2004
@@ -112,6 +116,8 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     timeout_s: float = 60.0
     """Longest wait for the next byte."""
     pool: Pool = Pool.TRAIN
+    size: int = 0
+    """Estimated bytes, of a call that is held back where too many of them are on their way."""
     is_compressible: bool = False
     """Whether the body goes in zstd to a server that asks for that."""
     retry: RetryRule = NEVER
