@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -56,13 +57,13 @@ def server_killed(trial: Trial, generator: random.Random) -> Iterator[list[Image
             trial.server.restart()
             images.append(image_of(trial.run_dir))
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        yield images
-    finally:
-        is_over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as threads:
+        killing = threads.submit(kill)
+        try:
+            yield images
+        finally:
+            is_over.set()
+            killing.result()
 
 
 def run_through(trial: Trial, *faults: dict[str, Any], seed: int = 0) -> None:

@@ -69,26 +69,30 @@ class Server:
         self.control = Control(self.url)
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tinker_actors.local",
-                "--data",
-                self.data,
-                f"--port={self.port}",
-                "--owned",
-                "--threads=1",
-                "--deterministic",
-                "--control",
-                *self._options,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self._process.stdout is not None
-        self.port = json.loads(self._process.stdout.readline())["port"]
+        with self.data.with_name(f"{self.data.name}.stderr").open("a+") as errors:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "tinker_actors.local",
+                    "--data",
+                    self.data,
+                    f"--port={self.port}",
+                    "--owned",
+                    "--threads=1",
+                    "--deterministic",
+                    "--control",
+                    *self._options,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+            assert self._process.stdout is not None
+            greeting = self._process.stdout.readline()
+            errors.seek(0)
+            assert greeting, errors.read()
+        self.port = json.loads(greeting)["port"]
 
     def kill(self) -> None:
         """End it as the kernel would."""
