@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "local": {"types", "wire", "tokenization"},
     "observe": {"events", "supervision"},
     "compat": {"clients", "types"},
-    "cli": {"clients", "types", "config", "events", "supervision", "tokenization", "local"},
+    "cli": {"clients", "journal", "types", "config", "events", "supervision", "tokenization", "local"},
 }
 
 

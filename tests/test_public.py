@@ -78,6 +78,8 @@ def example_of(kind: type[TinkerActorsError]) -> TinkerActorsError:
         "run": "1",
         "resume": "again",
         "attempts": 3,
+        "step": 7,
+        "executed": True,
         "answer": "not_found",
         "first_cause": ValueError("it began here"),
     }

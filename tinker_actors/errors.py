@@ -444,6 +444,13 @@ class JournalError(TinkerActorsError):
 class SamplerLostError(TinkerActorsError):
     """The service forgot a sampler that was saved under no name."""
 
+    step: int | None
+    """Optimizer steps in its weights; None where that is not known."""
+
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
 
 class StepVoidError(TinkerActorsError):
     """Another part of this optimizer step failed, so the step was not taken."""

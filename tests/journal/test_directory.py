@@ -14,6 +14,7 @@ import pytest
 
 import tinker_actors as ta
 from tinker_actors.errors import JournalError
+from tinker_actors.journal.database import SCHEMA_VERSION
 from tinker_actors.journal.directory import RunDirectory, holder_of
 from tinker_actors.journal.records import RunRecord
 from tinker_actors.journal.store import Store
@@ -137,7 +138,7 @@ def no_run_directory(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (another_version, "version 5, got 99"),
+        (another_version, f"version {SCHEMA_VERSION}, got 99"),
         (another_program, "another program"),
         (damaged, r"the row of runs with run '1' is not as it was written; nothing was changed"),
         (no_run_directory, r"no run directory \(it holds thesis\.tex\)"),

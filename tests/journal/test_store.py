@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tinker_actors.errors import JournalError
+from tinker_actors.journal.database import SCHEMA_VERSION
 from tinker_actors.journal.records import (
     CheckpointRecord,
     Kind,
@@ -166,7 +167,7 @@ def test_another_version_is_refused(tmp_path: Path, open_store: Open) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(JournalError, match="version 6, got 99"):
+    with pytest.raises(JournalError, match=f"version {SCHEMA_VERSION}, got 99"):
         open_store(path)
 
 

@@ -3,6 +3,7 @@
 import gc
 import random
 import tracemalloc
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from crash_points import CrashPoints
 from harness import KEY, WAIT_S, example
 
 import tinker_actors as ta
-from tinker_actors.wire.calls import Answer, Call
+from tinker_actors.wire.calls import Answer
 from tinker_actors.wire.http import HttpTransport
 
 STEPS = 12
@@ -113,13 +114,13 @@ def at_length(url: str, run_dir: str, trace: str, point: str, nth: int, steps: i
 
 def deliver_twice(generator: random.Random) -> None:
     """Have some requests arrive a second time, and be answered as that one is."""
-    send = HttpTransport.send
+    send: Callable[..., Awaitable[Answer]] = HttpTransport.send
 
-    async def sent(transport: HttpTransport, call: Call[object], base_url: str) -> Answer:
-        answer = await send(transport, call, base_url)
-        return await send(transport, call, base_url) if generator.random() < 0.5 else answer
+    async def sent(*arguments: Any, **named: Any) -> Answer:
+        answer = await send(*arguments, **named)
+        return await send(*arguments, **named) if generator.random() < 0.5 else answer
 
-    HttpTransport.send = sent  # type: ignore[method-assign, assignment]  # in this process alone
+    HttpTransport.send = sent  # type: ignore[method-assign]  # in this process alone
 
 
 def go_wrong(fault: str, **arguments: Any) -> None:

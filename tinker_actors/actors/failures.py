@@ -68,6 +68,8 @@ class Reaction(Enum):
     """Its result is gone or it failed, or the model is gone."""
     RESTORE = auto()
     """This model takes no more."""
+    LOOK_UP = auto()
+    """What it saves may be there already, saved by it."""
     CONTRADICTED = auto()
     """The service has another request under its id: it is ahead of the journal."""
     HALT = auto()
@@ -97,7 +99,7 @@ def _reaction_to_conflict(outbox: Outbox, part: Part) -> Reaction:
         return Reaction.SKIP_ID
     if outbox.is_doubted:
         return Reaction.RESTORE
-    return Reaction.FAIL if outbox[part[0]].is_named else Reaction.CONTRADICTED
+    return Reaction.LOOK_UP if outbox[part[0]].is_named else Reaction.CONTRADICTED
 
 
 def resume_after(cause: TinkerActorsError | str) -> str:

@@ -12,6 +12,7 @@ from tinker_actors.journal import exports
 from tinker_actors.journal.history import StepRecord
 from tinker_actors.journal.records import Record, SessionRecord
 from tinker_actors.journal.store import RunImage
+from tinker_actors.journal.story import tell
 from tinker_actors.supervision import ErrorContained, SupervisedActor
 from tinker_actors.supervision.current import current_incarnation
 
@@ -24,8 +25,10 @@ __all__ = [
     "LatestSession",
     "LoadHistory",
     "LoadRun",
+    "LoadSaves",
     "ModelsOf",
     "NoteSession",
+    "TellHistory",
     "Writer",
 ]
 
@@ -76,6 +79,18 @@ class LoadHistory:
     """Answered with the `StepRecord`s of a run."""
 
     run: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSaves:
+    """Answered with all `OperationRecord`s of saves of training state that a run carried out."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellHistory:
+    """Answered with the `RunHistory` of each run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,23 +166,32 @@ class JournalActor(SupervisedActor):
                 if lines and self._published.directory is not None:
                     self._export(self._published.directory, lines)
                 return self._store.size() if durable else None
+            case Compact(run):
+                return self._store.compact(run)
+            case NoteSession(session_id, state):
+                return self._note(session_id, state)
+            case AllocateModel(session_id) | AllocateSampler(session_id):
+                return self._allocate(session_id, message.counter)
+            case _:
+                return self._answer(message)
+
+    def _answer(self, question: Any) -> Any:
+        match question:
             case LoadRun(run):
                 return self._load(run)
             case LoadHistory(run):
                 return self._history(run)
-            case Compact(run):
-                return self._store.compact(run)
+            case LoadSaves(run):
+                return self._store.saves(run)
+            case TellHistory():
+                return tell(self._store)
             case LatestSession():
                 sessions = self._store.sessions(self._published.settings.base_url)
                 return sessions[-1] if sessions else None
-            case NoteSession(session_id, state):
-                return self._note(session_id, state)
             case ModelsOf(session_id):
                 return [one.model_id for one in self._store.current_models(session_id) if one.model_id]
-            case AllocateModel(session_id) | AllocateSampler(session_id):
-                return self._allocate(session_id, message.counter)
             case _:
-                raise TypeError(f"the journal does not understand {type(message).__name__}")
+                raise TypeError(f"the journal does not understand {type(question).__name__}")
 
     def _check_fence(self, writer: Writer) -> None:
         """Nobody writes, or counts on what it read, once its successor has read."""

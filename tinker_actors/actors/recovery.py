@@ -315,6 +315,7 @@ class Recovery:
             model_seq_id=number,
             base_place=point.place,
             checkpoint=point.checkpoint,
+            reason=self._reason,
         )
         self._journal.call(Append((model,)))
         return model

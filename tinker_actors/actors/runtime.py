@@ -16,7 +16,7 @@ from tinker_actors.actors.application import ApplicationChildren
 from tinker_actors.actors.circuits import Circuits
 from tinker_actors.actors.forks import in_forked_children
 from tinker_actors.actors.futures import Settler
-from tinker_actors.actors.journal import LoadHistory
+from tinker_actors.actors.journal import LoadHistory, TellHistory
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, SAMPLING, TRAINING, TRANSPORT, Published
 from tinker_actors.actors.run import Run
 from tinker_actors.actors.sampling import Sampler, Woken
@@ -31,6 +31,7 @@ from tinker_actors.journal import exports
 from tinker_actors.journal.directory import RunDirectory
 from tinker_actors.journal.history import StepRecord
 from tinker_actors.journal.store import Store
+from tinker_actors.journal.story import RunHistory
 from tinker_actors.supervision import (
     ActorTree,
     ChildSpec,
@@ -202,6 +203,10 @@ class Runtime:
     def history(self, run: str) -> "Future[list[StepRecord]]":
         """The optimizer steps of a run with a result, in order."""
         return self._ask(JOURNAL, LoadHistory(run), HISTORY_TIMEOUT_S)
+
+    def histories(self) -> "Future[list[RunHistory]]":
+        """What became of each run of the journal."""
+        return self._ask(JOURNAL, TellHistory(), HISTORY_TIMEOUT_S)
 
     def _ask(self, path: str, message: object, timeout_s: float) -> "Future[Any]":
         future: Future[Any] = Future()

@@ -67,6 +67,7 @@ class Sampler:
         record_stability_info: have the service keep what `stable_reinforce` needs of each sequence.
         trained_from: the base model of the weights; empty lets the service be asked.
         is_clone: whether another process samples from the same sampling session.
+        step: optimizer steps in the weights, where that is known.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Sampler:
         record_stability_info: bool = False,
         trained_from: str = "",
         is_clone: bool = False,
+        step: int | None = None,
     ) -> None:
         self.name = name
         self.base_model = base_model
         self.model_path = model_path
         self.sampling_session_id = sampling_session_id
         self.record_stability_info = record_stability_info
+        self.step = step
         self.trained_from = base_model or trained_from
         """Name of the base model, as far as it is known; set before `ready`."""
         self.submissions: Submissions[SampleOrder] = Submissions(settler, cancellable=True)
@@ -289,8 +292,12 @@ class SamplingActor(SupervisedActor):
     def _lose_session(self, submission: Submission[SampleOrder], error: TinkerActorsError) -> None:
         """The service forgot the sampling session: get another one, or say that there is none to get."""
         if self._sampler.is_ephemeral:
+            step = self._sampler.step
+            of_step = "" if step is None else f" of step {step}"
             lost = SamplerLostError(
-                "the service no longer has this unnamed sampler; save weights under a name to sample from them for long"
+                f"the service no longer has this unnamed sampler{of_step}; save weights under a name to sample from them"
+                " for long",
+                step=step,
             )
             lost.__cause__ = error
             self._sampler.submissions.fail(submission.ticket, lost)

@@ -23,6 +23,7 @@ from tinker_actors.actors.failures import (
 )
 from tinker_actors.actors.intake import Intake
 from tinker_actors.actors.journal import Append
+from tinker_actors.actors.lookups import LookUp, Lookups
 from tinker_actors.actors.opening import load_run, open_run, settle_recorded
 from tinker_actors.actors.outbox import Outbox, Part, Pending
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
@@ -129,6 +130,7 @@ class TrainingActor(SupervisedActor):
         self._journal = self.context.address(JOURNAL)
         self._transport = self.context.address(TRANSPORT)
         self._attempts = Attempts(self._journal)
+        self._lookups = Lookups(self._run.name, self.context)
         self.context.me.tell(_Begin())  # a start that fails would not be repeated
 
     def _hold(self, reason: str, behind: str = "") -> None:
@@ -231,6 +233,10 @@ class TrainingActor(SupervisedActor):
                 self._note_no_result(part, error)
             case Failed(_Probe(generation) as probe, error) if self._is_current(generation):
                 self._note_no_model(probe, error)
+            case Answered(LookUp() as asked, _) if self._is_current(asked.generation):
+                self._adopt_save(asked)
+            case Failed(LookUp() as asked, error) if self._is_current(asked.generation):
+                self._note_no_save(asked, error)
             case Answered() | Failed():
                 _ = self._recovery.receive(message) or self._custody.receive(message)
 
@@ -430,11 +436,7 @@ class TrainingActor(SupervisedActor):
         outbox = self._outbox
         if outbox is None or part[0] not in outbox:
             return
-        reaction = reaction_to(error, outbox, part, accepted=accepted)
-        if reaction is not Reaction.SEND_AGAIN:
-            self._attempts.close(outbox, part)
-            self._attempts.write()
-        match reaction:
+        match self._reaction_to(outbox, part, error, accepted=accepted):
             case Reaction.SEND_AGAIN:
                 self._send_again(outbox, part, accepted=accepted)
             case Reaction.SKIP_ID:
@@ -444,13 +446,28 @@ class TrainingActor(SupervisedActor):
                 self._probe(_Probe(outbox.model.generation, part, error))
             case Reaction.RESTORE:
                 self._restore(f"the service does not go on with it ({error})")
+            case Reaction.LOOK_UP:
+                self._look_up(outbox, part, error)
+            case Reaction.FAIL:
+                self._refuse(outbox, part, error, accepted=accepted)
             case Reaction.CONTRADICTED:
                 kind = outbox[part[0]].kind
                 self._halt(f"the service has another request under the id of {kind}: {error}")
             case Reaction.HALT:
                 self._halt(error)
-            case Reaction.FAIL:
-                self._refuse(outbox, part, error, accepted=accepted)
+
+    def _reaction_to(
+        self, outbox: Outbox, part: Part, error: TinkerActorsError, *, accepted: bool
+    ) -> Reaction:
+        reaction = reaction_to(error, outbox, part, accepted=accepted)
+        if reaction is not Reaction.SEND_AGAIN:  # then whoever had it in hand crashed
+            self._attempts.close(outbox, part)
+            self._attempts.write()
+        return reaction
+
+    def _look_up(self, outbox: Outbox, part: Part, error: TinkerActorsError) -> None:
+        if not self._lookups.ask(outbox, part, error, is_refused=True):
+            self._refuse(outbox, part, error, accepted=False)
 
     def _refuse(self, outbox: Outbox, part: Part, error: TinkerActorsError, *, accepted: bool) -> None:
         if not accepted:
@@ -481,9 +498,28 @@ class TrainingActor(SupervisedActor):
             return
         if isinstance(error, RequestFailedError):
             self._note_failing(outbox, part, error)
-        else:
+        elif not self._lookups.ask(outbox, part, error, is_refused=False):
             outbox.lose(part, error)
             self._go_on()
+
+    def _adopt_save(self, asked: LookUp) -> None:
+        """It is there: whatever the service said, this operation saved it."""
+        outbox, (place, number) = self._outbox, asked.part
+        if outbox is not None and place in outbox:
+            outbox.accepted(asked.part)
+            self._note_answer(place, number, asked.answer(outbox[place].kind))
+
+    def _note_no_save(self, asked: LookUp, error: TinkerActorsError) -> None:
+        """It is not there, or nobody can say: what the service said stands."""
+        outbox = self._outbox
+        if isinstance(error, OutcomeUnknownError):
+            self._lookups.repeat(asked)
+        elif outbox is not None and asked.part[0] in outbox:
+            if asked.is_refused:
+                self._refuse(outbox, asked.part, asked.error, accepted=False)
+            else:
+                outbox.lose(asked.part, asked.error)
+                self._go_on()
 
     def _note_no_model(self, probe: _Probe, error: TinkerActorsError) -> None:
         match error:

@@ -9,7 +9,7 @@ from tinker_actors.errors import TinkerActorsError
 
 __all__ = ["commands"]
 
-_COMMANDS = ("demo", "serve")
+_COMMANDS = ("demo", "journal", "serve")
 """Each is made in the module of its name, which is imported when it is asked for."""
 
 

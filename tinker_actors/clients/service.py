@@ -26,6 +26,7 @@ from tinker_actors.clients.training import TrainingClient
 from tinker_actors.clients.twins import awaited
 from tinker_actors.config import RecoveryPolicy, SamplingLimits, Secret, Settings
 from tinker_actors.errors import ConfigError, ValidationError
+from tinker_actors.journal.story import RunHistory
 from tinker_actors.supervision import Address, BreakerSettings, TreeNode
 from tinker_actors.types import CheckpointPath, OptimizerConfig, ServerCapabilities, ServiceStatus
 from tinker_actors.types.checks import flag, metadata, one_of, secret, shown, text, whole
@@ -307,6 +308,7 @@ class ServiceClient:
         sampling_session_id: str | None = None,
         trained_from: str = "",
         record_stability_info: bool = False,
+        step: int | None = None,
     ) -> ClientFuture[SamplingClient]:
         sampler = Sampler(
             str(next(self._samplers)),
@@ -316,6 +318,7 @@ class ServiceClient:
             sampling_session_id=sampling_session_id,
             record_stability_info=record_stability_info,
             trained_from=trained_from,
+            step=step,
         )
         self._runtime.start_sampler(sampler)
         ready = APIFuture(sampler.ready)
@@ -376,6 +379,13 @@ class ServiceClient:
         `print(service.status())` gives a line for each.
         """
         return self._runtime.status()
+
+    def history(self) -> APIFuture[list[RunHistory]]:
+        """What became of each run of the run directory: its models, why each was replaced, its checkpoints, its failures.
+
+        Runs of earlier processes are among them. `tinker-actors journal explain` tells the same in sentences.
+        """
+        return APIFuture(self._runtime.histories())
 
     def address(self, path: str) -> Address:
         """The address of an actor in the tree, such as `service/session/heartbeat`."""

@@ -326,6 +326,7 @@ class TrainingClient:
         content = SaveContent(kind=_sampler_kind(kind, name))
         if name is not None:
             content = _save_content(name, None, None)
+        step = self._run.steps_submitted
         saved = self._run.submit(TrainingOperation.save(Kind.SAVE_FOR_SAMPLER, content))
         client: Future[SamplingClient] = Future()
         client.set_running_or_notify_cancel()
@@ -333,7 +334,7 @@ class TrainingClient:
         def on_saved(done: "Future[SaveWeightsForSamplerResponse]") -> None:
             try:
                 response = done.result()
-                sampler = self._sampler_over(response, record_stability_info=keeps_stability)
+                sampler = self._sampler_over(response, step, record_stability_info=keeps_stability)
                 sampler.add_done_callback(lambda made: _copy_outcome(made, client))
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to who waits
                 client.set_exception(error)
@@ -364,11 +365,12 @@ class TrainingClient:
     create_sampling_client_async = awaited(create_sampling_client)
 
     def _sampler_over(
-        self, saved: SaveWeightsForSamplerResponse, *, record_stability_info: bool
+        self, saved: SaveWeightsForSamplerResponse, step: int, *, record_stability_info: bool
     ) -> ClientFuture[SamplingClient]:
         return self._make_sampler(
             saved.path,
             sampling_session_id=saved.sampling_session_id,
+            step=step,
             trained_from=self._base_model,
             record_stability_info=record_stability_info,
         )

@@ -127,10 +127,6 @@ class Segments:
         """Bytes of all of them."""
         return sum(self._sizes.values())
 
-    def read(self, number: int, position: int, length: int) -> bytes:
-        """See `read_body`."""
-        return read_body(self._directory, number, position, length)
-
     def abandon(self) -> None:
         """In a forked child: the copy of the file is of no use to it."""
         self._end()

@@ -5,34 +5,28 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from tinker_actors.errors import JournalError
 from tinker_actors.journal import database as db
-from tinker_actors.journal.history import StepRecord, folded_steps, steps_taken
+from tinker_actors.journal.history import steps_taken
 from tinker_actors.journal.layout import Body, Layout, body_of, layout_of
+from tinker_actors.journal.reader import Reader, RunImage
 from tinker_actors.journal.records import (
     EXECUTED,
-    CheckpointRecord,
     HistoryRecord,
     Kind,
-    ModelRecord,
     OperationRecord,
     PartRecord,
     Record,
     ResultRecord,
-    RunRecord,
     SendRecord,
-    SessionRecord,
-    State,
 )
 from tinker_actors.journal.segments import INLINE_BYTES, Segments
 
 __all__ = ["RunImage", "Store"]
-
-R = TypeVar("R", bound=Record)
 
 _EXECUTED = ", ".join(f"'{state}'" for state in sorted(EXECUTED))
 
@@ -40,34 +34,7 @@ WAL_BYTES = 16 * 2**20
 """SQLite's log is cut back to this size."""
 
 
-class RunImage(msgspec.Struct, kw_only=True):
-    """All that a run's recovery needs."""
-
-    run: RunRecord
-    """What it was created with."""
-    models: list[ModelRecord]
-    """Its generations in order."""
-    operations: list[OperationRecord]
-    """Those that recovery may still need, in order."""
-    parts: list[PartRecord]
-    """Their requests, in order."""
-    results: list[ResultRecord] = []
-    """The answers to these, in order."""
-    sends: list[SendRecord]
-    """What was sent to the latest generation: of these operations, and the last whatever it was."""
-    checkpoints: list[CheckpointRecord]
-    """Those that a model could begin in, and those that are still to be deleted; oldest first."""
-    earlier_steps: int
-    """Optimizer steps taken before the first of `operations`."""
-    earlier_skipped: int = 0
-    """Optimizer steps skipped before the first of `operations`."""
-    last_place: int
-    """The last place given away."""
-    base_place: int = 0
-    """Operations up to there are not here, whether or not they are in the journal."""
-
-
-class Store:
+class Store(Reader):
     """Records in one SQLite file and the segments beside it, or in memory.
 
     One thread at a time may use it; the journal actor is the one that does.
@@ -80,7 +47,6 @@ class Store:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
         self._synced = True
         self._segments: Segments | None = None
         if path is not None:
@@ -90,9 +56,8 @@ class Store:
             else:
                 db.create(path)
         try:
-            self._database = sqlite3.connect(
-                path or ":memory:", isolation_level=None, check_same_thread=False
-            )
+            database = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+            super().__init__(database, path)
             try:
                 self._totals = self._prepare()
                 if path is not None:
@@ -237,131 +202,6 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"journal {self._path} cannot be written: {error}") from error
         self._totals.update(totals)
-
-    # Reading -------------------------------------------------------------------------------------
-
-    def _base(self, run: str, spare_checkpoints: int) -> CheckpointRecord | None:
-        """The oldest of the checkpoints that must be able to serve."""
-        newest = f"run = ? AND usable = 1 ORDER BY place DESC, path DESC LIMIT {spare_checkpoints + 1}"
-        usable = self._select(CheckpointRecord, newest, run)
-        return usable[-1] if len(usable) > spare_checkpoints else None
-
-    def _folded(self, run: str) -> HistoryRecord:
-        """The newest of what was folded."""
-        found = self._select(HistoryRecord, "run = ? ORDER BY place DESC LIMIT 1", run)
-        return found[0] if found else HistoryRecord(run=run, place=0, end_step=0, steps=b"")
-
-    def sessions(self, server: str) -> list[SessionRecord]:
-        """Sessions on `server`, oldest first."""
-        return self._select(SessionRecord, "server = ? ORDER BY ordinal", server)
-
-    def session(self, session_id: str) -> SessionRecord:
-        """One session.
-
-        Raises:
-            JournalError: it is not in the journal.
-        """
-        found = self._select(SessionRecord, "session_id = ?", session_id)
-        if not found:
-            raise JournalError(f"session {session_id} is not in the journal {self._path}")
-        return found[0]
-
-    def count_sessions(self) -> int:
-        """How many sessions there ever were."""
-        newest = self._select(SessionRecord, "1 ORDER BY ordinal DESC LIMIT 1")
-        return newest[0].ordinal + 1 if newest else 0
-
-    def current_models(self, session_id: str) -> list[ModelRecord]:
-        """The newest model of each run, of those that live in a session; oldest first."""
-        newest = "generation = (SELECT max(generation) FROM models AS other WHERE other.run = models.run)"
-        return self._select(ModelRecord, f"session_id = ? AND {newest} ORDER BY model_seq_id", session_id)
-
-    def history(self, run: str, since: int = 0) -> list[StepRecord]:
-        """The optimizer steps of a run with a result, in order.
-
-        Args:
-            run: its name.
-            since: the first one wanted.
-        """
-        steps: list[StepRecord] = []
-        folded = self._select(HistoryRecord, "run = ? AND end_step > ? ORDER BY place", run, since)
-        for record in folded:
-            steps.extend(folded_steps(record))
-        rest = self._select(
-            OperationRecord, "run = ? AND place > ? ORDER BY place", run, self._folded(run).place
-        )
-        steps.extend(steps_taken(rest, self._folded(run).end_step))
-        return [step for step in steps if step.step >= since]
-
-    def checkpoints(self, run: str) -> list[CheckpointRecord]:
-        """All checkpoints of a run that recovery could ever begin in, oldest first."""
-        return self._select(CheckpointRecord, "run = ? ORDER BY place, path", run)
-
-    def models(self, run: str) -> list[ModelRecord]:
-        """All models that a run had, oldest first."""
-        return self._select(ModelRecord, "run = ? ORDER BY generation", run)
-
-    def saves(self, run: str) -> list[OperationRecord]:
-        """All saves of training state of a run that were carried out, in order."""
-        done = f"run = ? AND kind = '{Kind.SAVE_WEIGHTS}' AND state = '{State.DONE}' ORDER BY place"
-        return self._select(OperationRecord, done, run)
-
-    def runs(self) -> list[RunRecord]:
-        """All runs by name."""
-        return self._select(RunRecord, "1 ORDER BY run")
-
-    def load(self, run: str, *, spare_checkpoints: int = 1) -> RunImage | None:
-        """What recovery of `run` needs, or None for a run that is not in the journal.
-
-        Args:
-            run: its name.
-            spare_checkpoints: how many usable checkpoints before the newest must be able to serve, too.
-        """
-        found = self._select(RunRecord, "run = ?", run)
-        if not found:
-            return None
-        folded, base = self._folded(run), self._base(run, spare_checkpoints)
-        since, steps = folded.place, folded.end_step
-        if base is not None and base.place > since:
-            since, steps = base.place, base.step
-        models = self.models(run)
-        generation = models[-1].generation if models else 0
-        behind = "run = ? AND place > ? ORDER BY place"
-        last = self._select(OperationRecord, "run = ? ORDER BY place DESC LIMIT 1", run)
-        could_serve = "run = ? AND (place >= ? OR automatic = 1 AND retired < 2) ORDER BY place, path"
-        left_out = f"run = ? AND place <= ? AND kind = '{Kind.OPTIM_STEP}' AND state = '{State.SKIPPED}'"
-        return RunImage(
-            run=found[0],
-            models=models,
-            operations=self._select(OperationRecord, behind, run, since),
-            parts=self._select(PartRecord, f"{behind}, part", run, since),
-            results=self._select(ResultRecord, f"{behind}, part", run, since),
-            sends=self._sends(run, generation, since),
-            checkpoints=self._select(CheckpointRecord, could_serve, run, folded.place),
-            earlier_steps=steps,
-            earlier_skipped=len(self._select(OperationRecord, left_out, run, since)),
-            last_place=max(last[0].place if last else 0, folded.place),
-            base_place=since,
-        )
-
-    def _sends(self, run: str, generation: int, since: int) -> list[SendRecord]:
-        """Those behind `since`, and the last one whatever its place: a long run has too many to read them all."""
-        of_model = "run = ? AND generation = ?"
-        last = f"SELECT max(seq_id) FROM sends WHERE {of_model}"  # noqa: S608 - our own names
-        where = f"{of_model} AND (place > ? OR seq_id = ({last})) ORDER BY seq_id"
-        return self._select(SendRecord, where, run, generation, since, run, generation)
-
-    def _select(self, kind: type[R], where: str, *values: Any) -> list[R]:
-        layout = layout_of(kind)
-        try:
-            rows = self._database.execute(layout.select + where, values)
-            if self._segments is None:
-                return [layout.read_unsealed(row) for row in rows]
-            return [layout.read(row, self._segments.read) for row in rows]
-        except JournalError as error:
-            raise JournalError(f"journal {self._path} is damaged: {error}") from error
-        except db.DAMAGED as error:
-            raise JournalError(f"journal {self._path} cannot be read: {error}") from error
 
     # Ending --------------------------------------------------------------------------------------
 
