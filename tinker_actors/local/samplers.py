@@ -144,6 +144,8 @@ class Samplers:
         key, group = self._groups.popitem(last=False)
         try:
             ended = group.batch.step()
+        except ValidationError as error:
+            return [(job.ticket, failure(str(error), "user")) for job in group.jobs]
         except Exception as error:  # noqa: BLE001 - the batch is lost, the server is not
             report_failure("batch_failed", error, requests=[job.ticket.request_id for job in group.jobs])
             reason = failure(f"sample failed: {type(error).__name__}: {error}", "server")

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -34,6 +35,8 @@ FORCED = 130
 
 def serve(options: Options) -> int:
     """Serve until a signal, or until the owner is gone; the exit code."""
+    # What is not finite is refused where it would do harm, by the name of the request.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"tinker_actors\.local\.engine")
     data = DataDirectory(options.data)
     try:
         data.open(options.lock_patience_s)

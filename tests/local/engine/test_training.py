@@ -247,7 +247,15 @@ def test_a_partial_state_changes_nothing(make_trainer: MakeTrainer, examples: li
     assert same_bits(trainer.state(), before)
 
 
-@pytest.mark.parametrize("setting", [{"grad_clip_norm": -1.0}, {"beta1": 1.5}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"grad_clip_norm": -1.0},
+        {"beta1": 1.5},
+        {"learning_rate": 1e300, "weight_decay": 1e300},
+        {"learning_rate": float("inf")},
+    ],
+)
 def test_a_refused_step_keeps_the_gradient(
     make_trainer: MakeTrainer, examples: list[Example], setting: dict[str, float]
 ) -> None:

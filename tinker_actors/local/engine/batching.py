@@ -166,7 +166,11 @@ class Batch:
             self._remove(growing)
 
     def step(self) -> list[Generation]:
-        """Read some of the prompts and draw one token for each sample; the requests that are answered now."""
+        """Read some of the prompts and draw one token for each sample; the requests that are answered now.
+
+        Raises:
+            ValidationError: the model's logprobs are not finite. The batch is of no further use.
+        """
         ended: list[Generation] = []
         rows = self._cache.rows()
         if rows:
@@ -217,7 +221,10 @@ class Batch:
                     self._growing[one.row] = one
 
     def _logprobs(self, hidden: Floats) -> Floats:
-        return log_softmax(hidden @ self._weights.unembedding.T)
+        logprobs = log_softmax(hidden @ self._weights.unembedding.T)
+        if np.isnan(logprobs[:, 0]).any():  # one logit that is not finite makes the whole row NaN
+            raise ValidationError("logprobs must be finite, and are not: the model has diverged")
+        return logprobs
 
     def _push(self, growing: list[_Growing], logprobs: Floats, ended: list[Generation]) -> None:
         """Draw a token for each sample and take out what has ended."""

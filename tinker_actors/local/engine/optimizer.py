@@ -47,7 +47,7 @@ def adam_step(
     beta2^t)) + eps) + weight_decay * p), the decay on p as it stood before.
 
     Raises:
-        ValidationError: a setting lies outside its range. Nothing was changed.
+        ValidationError: a setting lies outside its range, or the result would not be finite. Nothing was changed.
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019), algorithm 2.
     """
@@ -57,20 +57,27 @@ def adam_step(
         raise ValidationError(
             f"learning_rate, eps and weight_decay must not be negative, got {learning_rate}, {eps}, {weight_decay}"
         )
-    state.steps += 1
-    squares = gradient * gradient
-    squares *= 1.0 - beta2
-    state.second *= beta2
-    state.second += squares
-    gradient *= 1.0 - beta1
-    state.first *= beta1
-    state.first += gradient
-    divisor = np.divide(state.second, 1.0 - beta2**state.steps, out=squares)
-    np.sqrt(divisor, out=divisor)
-    # A parameter that never had a gradient has 0 / 0 here when eps is 0 or lost to rounding.
-    divisor += max(eps, float(np.finfo(divisor.dtype).tiny))
-    update = np.divide(state.first, divisor, out=gradient)
-    update *= learning_rate / (1.0 - beta1**state.steps)
-    if weight_decay:
-        parameters *= 1.0 - learning_rate * weight_decay
-    parameters -= update
+    steps = state.steps + 1
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        squares = gradient * gradient
+        squares *= 1.0 - beta2
+        second = state.second * beta2
+        second += squares
+        gradient *= 1.0 - beta1
+        first = state.first * beta1
+        first += gradient
+        divisor = np.divide(second, 1.0 - beta2**steps, out=squares)
+        np.sqrt(divisor, out=divisor)
+        # A parameter that never had a gradient has 0 / 0 here when eps is 0 or lost to rounding.
+        divisor += max(eps, float(np.finfo(divisor.dtype).tiny))
+        update = np.divide(first, divisor, out=gradient)
+        update *= learning_rate / (1.0 - beta1**steps)
+        decayed = np.multiply(parameters, 1.0 - learning_rate * weight_decay, out=squares)
+        changed = np.subtract(decayed, update, out=gradient)
+    if not all(np.isfinite(values).all() for values in (changed, first, second)):
+        raise ValidationError(
+            "weights and moments must be finite after a step, and would not be: take a smaller learning_rate"
+            f" or weight_decay, got {learning_rate} and {weight_decay}, or clip the gradient with grad_clip_norm"
+        )
+    parameters[...] = changed
+    state.first, state.second, state.steps = first, second, steps
