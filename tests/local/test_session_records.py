@@ -76,6 +76,48 @@ def test_a_session_without_heartbeats_ends_if_that_is_wanted(
     assert summary.status == {"type": "cancelled", "detail": "no heartbeat for 60 s"}
 
 
+def test_unnamed_weights_go_with_their_session_and_named_ones_stay(embedded: Embedded, talker: Any) -> None:
+    def sampler_of(session_id: str) -> str:
+        save = {"model_id": talker.model(session_id), "seq_id": 1, "sampling_session_seq_id": 0}
+        return str(talker.do("save_weights_for_sampler", save)["sampling_session_id"])
+
+    ended, alive = session(talker), session(talker)
+    lost, kept = sampler_of(ended), sampler_of(alive)
+    saved = talker.save(f"{ended}:train:0", 2, "named").json()["request_id"]
+    path = talker.poll(saved).json()["path"]
+    files = embedded.data / "samplers"
+    finish(talker, ended, "success")
+    assert talker.do("asample", talker.sample_document(lost))["sequences"]  # until somebody looks
+    embedded.service.sweep()
+    assert [file.stem for file in files.iterdir()] == [kept]
+    refused = talker.post("asample", talker.sample_document(lost, seq_id=1))
+    assert (refused.status_code, "its session is finished" in refused.json()["detail"]) == (404, True)
+    assert talker.do("asample", talker.sample_document(kept))["sequences"]
+    load = {"session_id": alive, "model_seq_id": 1, "path": path, "optimizer": False}
+    assert talker.do("load_weights", load)["path"] == path
+
+
+def test_unnamed_weights_are_kept_for_samples_that_wait(embedded: Embedded, talker: Any) -> None:
+    session_id = session(talker)
+    save = {"model_id": talker.model(session_id), "seq_id": 1, "sampling_session_seq_id": 0}
+    sampler = talker.do("save_weights_for_sampler", save)["sampling_session_id"]
+    params = {"max_tokens": 1000, "stop": []}
+    first, last = (
+        talker.ask(
+            "asample", talker.sample_document(sampler, seq_id=number, num_samples=40, sampling_params=params)
+        )["request_id"]
+        for number in range(2)
+    )
+    finish(talker, session_id, "success")
+    embedded.service.sweep()
+    assert [file.stem for file in (embedded.data / "samplers").iterdir()] == [sampler]
+    for request_id in (first, last):
+        talker.ask("cancel_future", {"request_id": request_id})
+        assert talker.poll(request_id).json()["error"] == "the request was cancelled"
+    embedded.service.sweep()
+    assert not list((embedded.data / "samplers").iterdir())
+
+
 def test_silence_while_there_was_no_server_does_not_count(
     tmp_path: Path, clock: WallClock, open_url: Any
 ) -> None:

@@ -192,6 +192,10 @@ class Checkpoints:
         """What the weights of an ephemeral save say of themselves."""
         return _read_facts(self._sampler(sampling_session_id))
 
+    def remove_sampler(self, sampling_session_id: str) -> None:
+        """Remove the weights of an ephemeral save, if they are there."""
+        self._sampler(sampling_session_id).unlink(missing_ok=True)
+
     def _sampler(self, sampling_session_id: str) -> Path:
         return self._root / "samplers" / f"{sampling_session_id}.safetensors"
 

@@ -33,10 +33,12 @@ __all__ = [
     "known_checkpoint",
     "live_models",
     "model",
+    "needless_samplers",
     "open_session",
     "reserve_sampler",
     "resume_sessions",
     "sampler",
+    "sampler_gone",
     "sampler_ready",
     "set_numerics",
     "set_snapshot",
@@ -48,6 +50,7 @@ DEFAULT_PROJECT = "default"
 """Where sessions belong that name no project."""
 EXPIRED = "expired"
 """Why a session ended that gave no sign of life."""
+_READY, _REMOVED = 1, 2
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -295,26 +298,41 @@ def _known_sampler(db: sqlite3.Connection, sampling_session_id: str, digest: byt
     return row is not None
 
 
+def needless_samplers(db: sqlite3.Connection) -> list[str]:
+    """Ephemeral saves whose session is finished and of which no sample waits."""
+    rows = db.execute(
+        "SELECT sampling_session_id FROM samplers JOIN sessions USING (session_id)"
+        " WHERE model_id IS NOT NULL AND ready = ? AND finished IS NOT NULL AND NOT EXISTS"
+        " (SELECT 1 FROM requests WHERE queue = sampling_session_id AND form IS NULL)",
+        (_READY,),
+    )
+    return [sampling_session_id for (sampling_session_id,) in rows]
+
+
+def sampler_gone(db: sqlite3.Connection, sampling_session_id: str) -> None:
+    """The weights of an ephemeral save are no longer kept."""
+    db.execute("UPDATE samplers SET ready = ? WHERE sampling_session_id = ?", (_REMOVED, sampling_session_id))
+
+
 def sampler_ready(db: sqlite3.Connection, sampling_session_id: str) -> None:
     """The weights of an ephemeral save are there."""
-    db.execute("UPDATE samplers SET ready = 1 WHERE sampling_session_id = ?", (sampling_session_id,))
+    db.execute("UPDATE samplers SET ready = ? WHERE sampling_session_id = ?", (_READY, sampling_session_id))
 
 
 def sampler(db: sqlite3.Connection, sampling_session_id: str) -> Sampler:
     """A sampling session.
 
     Raises:
-        RefusedError: 404, there is none of this id, or its weights are not saved yet.
+        RefusedError: 404, there is none of this id, its weights are not saved yet, or they are gone.
     """
     row = db.execute(
         "SELECT base_model, samplers.path, samplers.model_id, ready, request_id FROM samplers LEFT JOIN checkpoints"
         " ON samplers.path = checkpoints.path AND coalesce(expires_at > now(), 1) WHERE sampling_session_id = ?",
         (sampling_session_id,),
     ).fetchone()
-    if row is None or not row[3]:
-        raise RefusedError(
-            404, f"there is no sampling session {sampling_session_id}" + (" yet" if row else "")
-        )
+    if row is None or row[3] != _READY:
+        why = "" if row is None else " any more, its session is finished" if row[3] else " yet"
+        raise RefusedError(404, f"there is no sampling session {sampling_session_id}{why}")
     return Sampler(
         sampling_session_id=sampling_session_id,
         base_model=row[0],

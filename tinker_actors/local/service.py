@@ -173,13 +173,21 @@ class Service:
         self.executor.offer(await self.run(lambda db: records.finish_session(db, session_id, reason)))
 
     def sweep(self) -> None:
-        """End what has outlived its time: checkpoints, and sessions that fell silent."""
+        """End what has outlived its time: checkpoints, sessions that fell silent, unnamed weights of finished ones."""
         for path in self.store.ask(checkpoint_records.expired):
             with suppress(RefusedError):  # it is being overwritten
                 self.store.submit(partial(self._delete_expired, path)).result()
         timeout_s = self.options.session_timeout_s
         if timeout_s is not None:
             self.executor.offer(self.store.ask(lambda db: records.expire_sessions(db, timeout_s)))
+        for sampling_session_id in self.store.ask(records.needless_samplers):
+            self.store.submit(partial(self._drop_sampler, sampling_session_id)).result()
+
+    def _drop_sampler(self, sampling_session_id: str, db: Connection) -> None:
+        if sampling_session_id in records.needless_samplers(db):
+            records.sampler_gone(db, sampling_session_id)
+            self.checkpoints.remove_sampler(sampling_session_id)
+            self._base_of_sampler.pop(sampling_session_id, None)
 
     def _delete_expired(self, path: CheckpointPath, db: Connection) -> None:
         if path in checkpoint_records.expired(db):

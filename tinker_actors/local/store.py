@@ -59,7 +59,7 @@ CREATE TABLE samplers (
     base_model TEXT NOT NULL,
     path TEXT,                      -- tinker:// path it samples from
     model_id TEXT,                  -- the model of an ephemeral save
-    ready INTEGER NOT NULL,         -- 0 until an ephemeral save was executed
+    ready INTEGER NOT NULL,         -- 0 until an ephemeral save was executed, 2 once its weights were removed
     clones INTEGER NOT NULL DEFAULT 0   -- clones that were given a number
 ) WITHOUT ROWID;
 
