@@ -204,8 +204,9 @@ def calling(url: str) -> Iterator[Caller]:
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """A server that all tests of a module share."""
-    server = Process(tmp_path_factory.mktemp("server"), "--hold", "0.2")
+    """A server that all tests of a module share, and whose models may lie in their directories."""
+    models = str(tmp_path_factory.getbasetemp())
+    server = Process(tmp_path_factory.mktemp("server"), "--hold", "0.2", "--models", models)
     yield server
     server.kill()
 

@@ -54,6 +54,38 @@ def test_what_is_no_model_is_refused(caller: Any, path: str) -> None:
     assert "base_model must be" in response.json()["detail"] or "must hold" in response.json()["detail"]
 
 
+def test_a_directory_that_was_not_permitted_is_as_one_that_is_not_there(
+    start: Any, open_caller: Any, tmp_path: Path
+) -> None:
+    for place in ("one", "other/deep", "secret"):
+        write_model(tmp_path / place)
+    (tmp_path / "one" / "link").symlink_to(tmp_path / "secret")
+    process = start(tmp_path / "s", "--models", str(tmp_path / "one"), "--models", str(tmp_path / "other"))
+    write_model(tmp_path / "s" / "own")
+    caller = open_caller(process)
+
+    def answer(place: str) -> tuple[int, str]:
+        name = str(tmp_path / place)
+        response = create(caller, name)
+        return response.status_code, response.json().get("detail", "").replace(name, "")
+
+    assert [answer(place)[0] for place in ("one", "other/deep", "s/own")] == [200, 200, 200]
+    refused = answer("secret")
+    assert (refused[0], "permit more with --models" in refused[1]) == (400, True)
+    for place in ("nowhere", "one/../secret", "one/link", "one-more"):
+        assert answer(place) == refused
+    sampling = {
+        "session_id": caller.session(),
+        "sampling_session_seq_id": 0,
+        "base_model": str(tmp_path / "secret"),
+    }
+    assert caller.post("create_sampling_session", sampling).status_code == 400
+
+
+def test_a_directory_of_models_that_is_none_is_refused_at_the_start(refused: Any, tmp_path: Path) -> None:
+    assert "--models" in refused(tmp_path / "s", "--models", str(tmp_path / "none"))
+
+
 def test_a_model_of_another_architecture_is_refused(caller: Any, tmp_path: Path) -> None:
     write_model(tmp_path)
     write_json(tmp_path / "config.json", {**LLAMA, "model_type": "mixtral"})
@@ -67,7 +99,7 @@ def test_other_files_under_a_model_are_named_after_a_restart(
 ) -> None:
     base = tmp_path / "model"
     arrays = write_model(base)
-    process = start(tmp_path / "s")
+    process = start(tmp_path / "s", "--models", str(base))
     model_id = create(open_caller(process), str(base)).json()["model_id"]
     process.stop()
     arrays["model.norm.weight"][0] += 1.0

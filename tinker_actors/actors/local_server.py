@@ -102,7 +102,7 @@ class LocalServerActor(SupervisedActor):
         with (directory / "server.log").open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [*command, "--deterministic"],
+                [*command, "--deterministic", "--models", "/"],  # whatever its owner may read
                 bufsize=0,  # no lock of a buffer stands between a forked child and the end of its copies
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

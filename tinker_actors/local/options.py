@@ -23,6 +23,8 @@ class Options:
 
     data: Path
     """The directory that holds all of its state."""
+    models: tuple[Path, ...] = ()
+    """Directories besides `data` that base models may lie under; clients name them by their absolute paths."""
     host: str = "127.0.0.1"
     """Address to listen on; one that other machines reach needs `api_key`."""
     port: int = 0
@@ -135,6 +137,12 @@ def server_options(*, data: Path | None, port: int, greeting: Greeting) -> list[
             "--data", type=click.Path(path_type=Path), help="Directory of the server's state.", default=data
         ),
         _option(
+            "--models",
+            type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
+            multiple=True,
+            help="A directory that base models may lie under, besides that of --data; may be given several times.",
+        ),
+        _option(
             "--host", default=default.host, help="Address to listen on; beyond this machine with --api-key."
         ),
         _option("--port", type=count(0, 65_535), default=port, help="0 takes a free one."),
@@ -198,9 +206,8 @@ def _option(*names: str, **settings: Any) -> click.Option:
     is_wanted = names == ("--data",) and settings["default"] is None
     kind = settings.get("type")
     metavar = kind.__name__[1:].upper() if kind in (_seconds, _key, _file) else None
-    return click.Option(
-        names, required=is_wanted, show_default=not settings.get("is_flag"), metavar=metavar, **settings
-    )
+    show_default = not (settings.get("is_flag") or settings.get("multiple"))
+    return click.Option(names, required=is_wanted, show_default=show_default, metavar=metavar, **settings)
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> Options:

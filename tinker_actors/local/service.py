@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
+from tinker_actors.errors import ValidationError
 from tinker_actors.local import checkpoint_records, completions, ledger, records
 from tinker_actors.local.access import Access
 from tinker_actors.local.bodies import digest_of
 from tinker_actors.local.checkpoints import Checkpoints
 from tinker_actors.local.data_dir import DataDirectory
-from tinker_actors.local.engine.catalog import ModelConfig, model_config
+from tinker_actors.local.engine.catalog import ModelConfig, model_config, model_names
 from tinker_actors.local.engine.numerics import numerics
 from tinker_actors.local.executor import Executor, Limits
 from tinker_actors.local.faults.switches import Switches
@@ -29,6 +31,7 @@ from tinker_actors.local.specs import Result, Ticket
 from tinker_actors.local.store import Connection, Job, Store
 from tinker_actors.local.tokens import Signer
 from tinker_actors.local.waiters import Waiters
+from tinker_actors.tokenization import get_tokenizer
 from tinker_actors.types import CheckpointPath
 
 __all__ = ["Service"]
@@ -222,6 +225,35 @@ class Service:
         """Take a model's operations from now on."""
         self._base_of_model[model_id] = base
         self.executor.open_model(model_id, -1)
+
+    def check_base(self, name: str) -> None:
+        """Nothing if `name` is a base model that can be loaded, and clients may have it.
+
+        What a server can read is more than what its clients should: a directory must lie under one that is
+        permitted, and nothing is said of any other, not even whether it is there.
+
+        Raises:
+            RefusedError: 400, it is none.
+        """
+        try:
+            if name not in model_names() and Path(name).is_absolute() and not self._may_serve(name):
+                raise RefusedError(
+                    400,
+                    f"base_model must be one of {', '.join(model_names())}, or lie under a directory of models that"
+                    f" this server was started with, got {name!r}; permit more with --models DIRECTORY",
+                )
+            model_config(name)
+            get_tokenizer(name)
+        except ValidationError as error:
+            raise RefusedError(400, str(error)) from error
+
+    def _may_serve(self, name: str) -> bool:
+        try:
+            place = Path(name).resolve()
+        except (OSError, ValueError):  # a loop of links, a null character
+            return False
+        permitted = (self.options.data, *self.options.models)
+        return any(place.is_relative_to(directory.resolve()) for directory in permitted)
 
     def config_of_model(self, model_id: str) -> ModelConfig:
         """The shape of a model's base.

@@ -22,24 +22,10 @@ from tinker_actors.local.service import Service
 from tinker_actors.local.specs import ModelSpec
 from tinker_actors.local.store import Connection
 from tinker_actors.local.validation import check_lora
-from tinker_actors.tokenization import get_tokenizer
 from tinker_actors.types import CheckpointKind, CheckpointPath
 from tinker_actors.wire.documents import CreateModelRequest, GetInfoRequest, LoadWeightsRequest
 
-__all__ = ["ROUTES", "check_base", "known_checkpoint"]
-
-
-def check_base(name: str) -> None:
-    """Nothing if `name` is a base model that can be loaded.
-
-    Raises:
-        RefusedError: 400, it is none.
-    """
-    try:
-        model_config(name)
-        get_tokenizer(name)
-    except ValidationError as error:
-        raise RefusedError(400, str(error)) from error
+__all__ = ["ROUTES", "known_checkpoint"]
 
 
 def known_checkpoint(db: Connection, path: str, kind: CheckpointKind) -> CheckpointPath:
@@ -63,7 +49,7 @@ def _metadata(given: Mapping[str, Any] | UnsetType) -> Mapping[str, Any]:
 async def create_model(service: Service, request: Request) -> Response:
     """A new model from a seed; the same (session_id, model_seq_id) is the same model."""
     document, values, digest = decode(await read_body(request), CreateModelRequest)
-    check_base(document.base_model)
+    service.check_base(document.base_model)
     lora = document.lora_config
     check_lora(lora)
     seed = service.seed(values, 31) if isinstance(lora.seed, UnsetType) else lora.seed

@@ -17,7 +17,7 @@ from tinker_actors.local.bodies import decode, read_sample
 from tinker_actors.local.engine.batching import Token
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
-from tinker_actors.local.routes.models import check_base, known_checkpoint
+from tinker_actors.local.routes.models import known_checkpoint
 from tinker_actors.local.samplers import Stream
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import Result, Ticket, as_json
@@ -39,7 +39,7 @@ async def create_sampling_session(service: Service, request: Request) -> Respons
     if isinstance(base, str) == isinstance(path, str):
         raise RefusedError(422, "create_sampling_session needs exactly one of base_model and model_path")
     if isinstance(base, str):
-        check_base(base)
+        service.check_base(base)
     sampling_session_id = f"{document.session_id}:sample:{document.sampling_session_seq_id}"
 
     def add(db: Connection) -> None:
