@@ -84,7 +84,7 @@ def test_a_poisoned_batch_is_skipped_and_the_rest_of_the_run_is_as_if_it_had_not
     monkeypatch: pytest.MonkeyPatch,
     crash: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
-    """REC-12"""
+    """REC-12."""
     crash(monkeypatch)
     with client(server, None, recovery=SKIP) as service:
         training, events, numbers = create(service), Events(service), []
@@ -137,7 +137,7 @@ def test_no_more_are_skipped_than_the_policy_allows(server: Server, monkeypatch:
 def test_a_batch_that_kills_the_process_is_left_out_by_the_fourth(
     server: Server, zygote: Zygote, undisturbed: tuple[str, list[tuple[str, str]]], tmp_path: Path
 ) -> None:
-    """REC-12, by SIGKILL"""
+    """REC-12, by SIGKILL."""
     arguments = {"url": server.url, "run_dir": str(tmp_path / "run")}
     for _ in range(3):
         assert zygote.run("poisoned_program:die_reading", arguments) == -signal.SIGKILL

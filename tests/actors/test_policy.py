@@ -185,6 +185,7 @@ def test_restore_begins_in_the_checkpoint_that_the_policy_names(server: Server, 
 def test_run_whose_named_checkpoint_cannot_serve_is_halted_and_says_so(
     server: Server, tmp_path: Path
 ) -> None:
+    """REC-06."""
     told: SimpleQueue[tuple[str, BaseException]] = SimpleQueue()
     policy = ta.RecoveryPolicy(
         checkpoint_strategy="tinker://nobody/weights/nothing", on_failure=lambda *what: told.put(what)
@@ -229,6 +230,7 @@ def test_restore_without_the_optimizer_goes_on_otherwise_and_is_not_taken_for_a_
 
 
 def test_runs_of_a_lost_session_are_all_restored(server: Server, tmp_path: Path) -> None:
+    """REC-16."""
     with client(server, tmp_path / "run") as service:
         runs = [create(service, run=f"run-{number}") for number in range(6)]
         for training in runs:

@@ -47,6 +47,7 @@ def undisturbed(server: Server) -> str:
 def test_a_lost_model_is_restored_from_its_checkpoint_and_what_followed_is_replayed(
     server: Server, run_dir: Path, undisturbed: str
 ) -> None:
+    """REC-04."""
     with client(server, run_dir, recovery=EVERY_TWO) as service:
         events = Events(service)
         training = create(service)
@@ -116,6 +117,7 @@ def test_what_the_service_had_accepted_when_it_lost_the_model_is_no_failure(
 def test_a_checkpoint_that_is_gone_is_passed_over_for_the_next_older_one(
     server: Server, run_dir: Path, undisturbed: str
 ) -> None:
+    """REC-05."""
     with client(server, run_dir, recovery=EVERY_TWO) as service:
         events = Events(service)
         training = create(service)
@@ -131,6 +133,7 @@ def test_a_checkpoint_that_is_gone_is_passed_over_for_the_next_older_one(
 
 
 def test_a_service_that_is_ahead_of_the_journal_halts_the_run(server: Server, run_dir: Path) -> None:
+    """REC-03."""
     with client(server, run_dir, recovery=NO_CHECKPOINTS) as service:
         training = create(service)
         step(training, 0)
@@ -218,6 +221,7 @@ def die(server: Server, run_dir: Path, moment: str) -> None:
 def test_a_killed_process_is_continued_without_a_step_lost_or_doubled(
     server: Server, run_dir: Path, undisturbed: str, moment: str, steps: int
 ) -> None:
+    """REC-02."""
     die(server, run_dir, moment)
     with client(server, run_dir) as service:
         events = Events(service)

@@ -43,7 +43,7 @@ def save(training: ta.TrainingClient, operation: str, name: str) -> str | None:
 def test_a_conflict_about_a_name_of_our_own_is_looked_up_and_adopted(
     server: Server, control: Control, operation: str
 ) -> None:
-    """REC-08"""
+    """REC-08."""
     with client(server, None, recovery=NO_CHECKPOINTS) as service:
         training, events = create(service), Events(service)
         step(training, 0)

@@ -70,7 +70,7 @@ def finish(server: Server, training: ta.TrainingClient) -> str:
 def test_a_cold_optimizer_shows_in_the_replay_and_an_older_checkpoint_serves(
     server: Server, control: Control, undisturbed: str
 ) -> None:
-    """REC-07"""
+    """REC-07."""
     with client(server, None, recovery=ta.RecoveryPolicy(**POLICY)) as service:
         training, events = create(service), Events(service)
         older, newer = train(training, then=2)
@@ -87,7 +87,7 @@ def test_a_cold_optimizer_shows_in_the_replay_and_an_older_checkpoint_serves(
 def test_a_wrong_checkpoint_is_detected_before_a_new_step_has_its_result(
     server: Server, undisturbed: str
 ) -> None:
-    """REC-05"""
+    """REC-05."""
     with client(server, None, recovery=ta.RecoveryPolicy(**POLICY)) as service:
         training, events = create(service), Events(service)
         older, newer = train(training, then=1)

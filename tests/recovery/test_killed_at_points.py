@@ -121,6 +121,7 @@ def left(death: Death) -> Image:
 def test_a_run_killed_while_it_begins_trains_saves_and_ends_is_as_if_undisturbed(
     trial: Trial, undisturbed: Judgement, creating: str, training: str, saving: str, ending: str
 ) -> None:
+    """REC-02."""
     assert trial.start(creating, 1)
     assert trial.start(training, TRAINING[training])
     assert 0 < left(trial.deaths[-1]).steps < STEPS

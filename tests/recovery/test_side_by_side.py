@@ -58,6 +58,7 @@ def most_at_a_time(passed: list[str]) -> int:
 def test_eight_runs_whose_models_are_lost_are_brought_back_a_few_at_a_time(
     trial: Trial, undisturbed: Judgement
 ) -> None:
+    """REC-16."""
     together(trial, EIGHT)
     assert trial.start("program after update", 40)
     for run in EIGHT:
