@@ -4,7 +4,7 @@ Run by hand, in an environment of its own:
 
     python -m venv .venv-torch
     .venv-torch/bin/pip install -e '.[local,numerics]'
-    OPENBLAS_NUM_THREADS=1 .venv-torch/bin/python tests/benchmarks/engine_vs_torch.py
+    OPENBLAS_NUM_THREADS=1 chrt -f 1 .venv-torch/bin/python tests/benchmarks/engine_vs_torch.py
 
 The engine shares a batch between two threads with one BLAS thread each, PyTorch has two threads.
 Both sides start from the same weights and adapter and see the same batches; a step is forward, backward
@@ -13,7 +13,8 @@ weight within the graph or as two thin products beside it; the faster of the two
 
 The sides take turns, and the ratio is the median over turns: what else the machine does then meets all sides
 alike. It does not harm them alike: PyTorch's threads wait for each other in each operation, so that the ratio
-means something only on a machine that does little else. `quiet` is the ratio of the fastest steps.
+means something only on a machine that does little else, or with both cores to itself, which `chrt` (root)
+gives it. `quiet` is the ratio of the fastest steps.
 """
 
 import time
