@@ -33,6 +33,7 @@ __all__ = [
     "RuntimeEvent",
     "SamplingPaused",
     "SessionHealthChanged",
+    "SessionLeftOpen",
     "SessionOpened",
     "SessionReattached",
     "SessionUnauthorized",
@@ -93,6 +94,15 @@ class SessionHealthChanged(RuntimeEvent, frozen=True, kw_only=True):
     """Age of the last good beat."""
     reason: str
     """Why beats were not good; empty when they are again."""
+
+
+class SessionLeftOpen(RuntimeEvent, frozen=True, kw_only=True):
+    """The client was closed before everything was saved: the next start on its run directory goes on in the session."""
+
+    session_id: str | None
+    """None: there was none yet."""
+    uncovered: dict[str, str]
+    """The runs with steps or operations that no checkpoint covers, and what each waited for at the end."""
 
 
 class SessionUnauthorized(RuntimeEvent, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from tinker_actors.actors.transport import Fetch
 from tinker_actors.actors.tree import sampler_spec, service_spec, training_spec
 from tinker_actors.config import RecoveryPolicy, SamplingLimits, Settings
 from tinker_actors.errors import ForkedProcessError, RuntimeStoppedError, StartFailedError, TinkerActorsError
+from tinker_actors.events import SessionLeftOpen
 from tinker_actors.journal import exports
 from tinker_actors.journal.directory import RunDirectory
 from tinker_actors.journal.history import StepRecord
@@ -251,29 +252,37 @@ class Runtime:
         clock = self.tree.clock
         give_up_at = clock.now() + timeout_s
         try:
-            is_saved = self._save(timeout_s * SAVING_SHARE)
-            if is_saved or self._directory is None:  # else the next process can go on in the session
+            uncovered = self._save(timeout_s * SAVING_SHARE)
+            if uncovered and self._directory is not None:  # the next process can go on in the session
+                left = SessionLeftOpen(session_id=self.published.session_id, uncovered=uncovered)
+                self.tree.events.publish(left)
+            else:
                 left_s = max(0.1, min(FINISH_TIMEOUT_S, give_up_at - clock.now()))
                 self.tree.address(HEARTBEAT).ask(FinishSession(status, detail), timeout_s=left_s).exception()
         finally:  # also when the wait was interrupted from the keyboard
             self.tree.stop(max(1.0, give_up_at - clock.now()))
             self.published.stop(RuntimeStoppedError("the service client is closed"))
             self._release(max(1.0, give_up_at - clock.now()))
-        return is_saved
+        return not uncovered
 
-    def _save(self, timeout_s: float) -> bool:
-        """Whether every run that could be used did what was submitted and is covered by a checkpoint."""
+    def _save(self, timeout_s: float) -> dict[str, str]:
+        """Have every run do what was submitted, and save it: those that did not, and what each of them waits for."""
         for run in self._runs:
             run.submissions.refuse(RuntimeStoppedError("the service client is closed"))
-        begun = [run for run in self._runs if run.ready.done()]
-        if self._directory is not None and len(begun) < len(self._runs):
-            return False  # an earlier process committed to something that is still under way
-        replies = [
-            self.tree.address(f"{TRAINING}/training:{run.name}").ask(Drain(), timeout_s=timeout_s)
-            for run in begun
-            if run.ready.exception() is None
-        ]
-        return all(_succeeded(reply) for reply in replies)
+        # One that has not begun has nothing to save without a run directory; with one, an earlier process committed
+        # to something that is still under way.
+        unsaved = (
+            set() if self._directory is None else {run.name for run in self._runs if not run.ready.done()}
+        )
+        replies = {
+            run.name: self.tree.address(f"{TRAINING}/training:{run.name}").ask(Drain(), timeout_s=timeout_s)
+            for run in self._runs
+            if run.ready.done() and run.ready.exception() is None
+        }
+        unsaved |= {name for name, reply in replies.items() if not _succeeded(reply)}
+        waits = {one.name: one.waits_for for one in self.status().clients}
+        told = {name: waits.get(f"training:{name}", "nothing") for name in sorted(unsaved)}
+        return {name: "a checkpoint" if wait == "nothing" else wait for name, wait in told.items()}
 
     def _let_go(self) -> None:
         """In a forked child."""
