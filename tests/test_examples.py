@@ -65,3 +65,11 @@ def test_a_run_that_is_killed_five_times_does_what_an_undisturbed_one_does() -> 
     assert "optimizer steps that the server executed: 12 in peace, 12 under fire\n" in lines
     assert "the same work in the same order: yes\n" in lines
     assert len(re.findall(r"checkpoint [\w-]+: sha256 [0-9a-f]{64}, as in peace\n", lines)) == 4
+
+
+def test_tokens_are_streamed_and_given_up() -> None:
+    lines = printed("streaming.py")
+    assert "\nended by length after 16 tokens\n" in lines
+    assert "\nleft after 5 tokens\n" in lines
+    (lengths,) = re.findall(r"side by side: \[(\d+), (\d+), (\d+)\]", lines)
+    assert all(1 <= int(length) <= 24 for length in lengths)

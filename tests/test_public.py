@@ -80,6 +80,7 @@ def example_of(kind: type[TinkerActorsError]) -> TinkerActorsError:
         "attempts": 3,
         "step": 7,
         "executed": True,
+        "tokens": 5,
         "answer": "not_found",
         "first_cause": ValueError("it began here"),
     }

@@ -43,6 +43,8 @@ from tinker_actors.errors import (
     ShapeError,
     StartFailedError,
     StepVoidError,
+    StreamBrokenError,
+    StreamUnsupportedError,
     TinkerActorsError,
     TinkerError,
     TinkerPathError,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from tinker_actors.clients.rest import RestClient
     from tinker_actors.clients.sampling import SamplingClient
     from tinker_actors.clients.service import ServiceClient
+    from tinker_actors.clients.streams import SampleStream
     from tinker_actors.clients.training import TrainingClient
     from tinker_actors.config import RecoveryPolicy, SamplingLimits
     from tinker_actors.supervision import BreakerSettings
@@ -85,6 +88,7 @@ if TYPE_CHECKING:
         SampledProvenanceSpan,
         SampledSequence,
         SampleResponse,
+        SampleStreamChunk,
         SamplingParams,
         SaveWeightsExternalResponse,
         SaveWeightsForSamplerResponse,
@@ -113,6 +117,7 @@ _HOMES = {
     "clients.rest": ["RestClient"],
     "clients.sampling": ["SamplingClient"],
     "clients.service": ["ServiceClient"],
+    "clients.streams": ["SampleStream"],
     "clients.training": ["TrainingClient"],
     "config": ["RecoveryPolicy", "SamplingLimits"],
     "supervision": ["BreakerSettings"],
@@ -137,6 +142,7 @@ _HOMES = {
         "PromptAltTokens",
         "PromptProvenanceSpan",
         "SampleResponse",
+        "SampleStreamChunk",
         "SampledProvenanceSpan",
         "SampledSequence",
         "SamplingParams",
@@ -222,6 +228,8 @@ __all__ = [
     "RunHaltedError",
     "RuntimeStoppedError",
     "SampleResponse",
+    "SampleStream",
+    "SampleStreamChunk",
     "SampledProvenanceSpan",
     "SampledSequence",
     "SamplerLostError",
@@ -240,6 +248,8 @@ __all__ = [
     "StartFailedError",
     "StepVoidError",
     "StopReason",
+    "StreamBrokenError",
+    "StreamUnsupportedError",
     "TLSError",
     "TensorData",
     "TensorDtype",

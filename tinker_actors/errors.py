@@ -16,6 +16,7 @@ TinkerActorsError = TinkerError
 ├── the network
 │   ├── APIConnectionError (ConnectionError)    no answer came
 │   │   ├── APITimeoutError (TimeoutError)      no answer came in time
+│   │   ├── StreamBrokenError                   a stream broke off after some tokens
 │   │   └── TLSError                            no TLS with what listens there: no repetition helps
 │   └── CircuitOpenError (ConnectionError)      too many calls failed of late: nothing was sent
 ├── the service
@@ -26,6 +27,7 @@ TinkerActorsError = TinkerError
 │   │   │   └── ResultExpiredError              a training operation was executed; its result is gone
 │   │   └── InternalServerError 5xx
 │   ├── APIResponseValidationError              an answer that cannot be understood
+│   ├── StreamUnsupportedError                  a service that streams no samples
 │   └── RequestFailedError                      accepted, then failed while executing
 └── the runtime
     ├── NotDeliveredError                       no handler ran: safe to repeat
@@ -86,6 +88,8 @@ __all__ = [
     "ShapeError",
     "StartFailedError",
     "StepVoidError",
+    "StreamBrokenError",
+    "StreamUnsupportedError",
     "TLSError",
     "TinkerActorsError",
     "TinkerError",
@@ -176,6 +180,17 @@ class APIConnectionError(APIError, ConnectionError):
 
 class APITimeoutError(APIConnectionError, TimeoutError):
     """No answer came in time."""
+
+
+class StreamBrokenError(APIConnectionError):
+    """A stream of samples broke off; what came of it is good, and it cannot be taken up again."""
+
+    tokens: int
+    """How many tokens came."""
+
+    def __init__(self, message: str, *, tokens: int) -> None:
+        super().__init__(message)
+        self.tokens = tokens
 
 
 class TLSError(APIConnectionError):
@@ -349,6 +364,10 @@ class InternalServerError(APIStatusError):
 
 class APIResponseValidationError(APIError):
     """The service's answer cannot be understood."""
+
+
+class StreamUnsupportedError(APIError):
+    """The service has no endpoint that streams samples."""
 
 
 class RequestFailedError(TinkerActorsError):

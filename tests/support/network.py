@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from tinker_actors.errors import TinkerActorsError
 from tinker_actors.journal.store import Store
 from tinker_actors.supervision import ActorTree, ChildSpec, Clock, Kind, SupervisedActor, Supervisor
 from tinker_actors.types import SaveWeightsResponse
-from tinker_actors.wire.calls import Answer, Call, read_json
+from tinker_actors.wire.calls import Answer, Call, ReadParts, read_json
 from tinker_actors.wire.documents import FutureHandle
 from tinker_actors.wire.http import NO_HEADERS
 from tinker_actors.wire.retry import PATIENT
@@ -68,8 +68,22 @@ class Scripted:
         await asyncio.Event().wait()
         raise AssertionError("nobody sets that event")
 
+    async def stream(
+        self, call: Call[Any], base_url: str, read: ReadParts, headers: Mapping[str, str] = NO_HEADERS
+    ) -> Answer:
+        answer = await self.send(call, base_url, headers)
+        if answer.status >= 300:
+            return answer
+        await read(_in_parts(answer.body))
+        return msgspec.structs.replace(answer, body=b"")
+
     async def close(self) -> None:
         pass
+
+
+async def _in_parts(body: bytes) -> AsyncIterator[bytes]:
+    for line in body.splitlines(keepends=True):
+        yield line
 
 
 class Receiver(SupervisedActor):

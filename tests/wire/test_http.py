@@ -26,7 +26,7 @@ from tinker_actors.errors import (
     TinkerActorsError,
     TLSError,
 )
-from tinker_actors.wire.calls import Answer, Call, Pool, read_json
+from tinker_actors.wire.calls import Answer, Call, Parts, Pool, read_json
 from tinker_actors.wire.compression import compressed, unpacked
 from tinker_actors.wire.http import MAX_EDGE_REFUSALS, MAX_IN_FLIGHT, HttpOptions, Transport, make_transport
 from tinker_actors.wire.httpcore_transport import HttpcoreTransport
@@ -588,3 +588,95 @@ def test_an_answer_nested_beyond_measure_is_text_and_fits_no_type() -> None:
     assert one.document() == "[" * 10**5
     with pytest.raises(APIResponseValidationError):
         read_json(dict)(one)
+
+
+# Answers that are read as they arrive ---------------------------------------------------------------
+
+
+def test_a_streamed_answer_is_read_as_it_arrives_by_whoever_may_end_it(make: Make) -> None:
+    async def main() -> tuple[list[bytes], str]:
+        read_on = asyncio.Event()
+
+        async def behave(_seen: Seen, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+            await asyncio.wait_for(read_on.wait(), WAIT_S)
+            writer.write(b"3\r\ntwo\r\n")
+            await asyncio.sleep(WAIT_S)
+
+        parts: list[bytes] = []
+
+        async def read(body: Parts) -> None:
+            async for part in body:
+                parts.append(part)
+                read_on.set()
+                if len(parts) == 2:
+                    raise BadRequestError("enough", status=400)
+
+        async with serving(behave) as server:
+            transport = make(HttpOptions())
+            with pytest.raises(BadRequestError, match="enough"):
+                await transport.stream(CALL, server.url, read)
+            await transport.close()
+            return parts, server.seen[0].headers["accept-encoding"]
+
+    assert asyncio.run(main()) == ([b"one", b"two"], "identity")
+
+
+def test_a_reader_that_is_cancelled_closes_the_connection(make: Make) -> None:
+    async def main() -> None:
+        async def behave(_seen: Seen, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+
+        begun = asyncio.Event()
+
+        async def read(body: Parts) -> None:
+            async for _ in body:
+                begun.set()
+
+        async with serving(behave) as server:
+            transport = make(HttpOptions())
+            task = asyncio.create_task(transport.stream(CALL, server.url, read))
+            await asyncio.wait_for(begun.wait(), WAIT_S)
+            task.cancel()
+            await asyncio.wait_for(server.gone.wait(), WAIT_S)
+            await transport.close()
+
+    asyncio.run(main())
+
+
+def test_a_streamed_answer_that_breaks_off_is_a_connection_error(make: Make) -> None:
+    async def main() -> list[bytes]:
+        async def behave(_seen: Seen, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+            await writer.drain()
+            writer.close()
+
+        parts: list[bytes] = []
+
+        async def read(body: Parts) -> None:
+            async for part in body:
+                parts.append(part)  # noqa: PERF401 - what came before the error counts
+
+        async with serving(behave) as server:
+            transport = make(HttpOptions())
+            with pytest.raises(APIConnectionError, match="no answer to op"):
+                await transport.stream(CALL, server.url, read)
+            await transport.close()
+        return parts
+
+    assert asyncio.run(main()) == [b"one"]
+
+
+def test_an_answer_that_is_no_success_is_not_streamed(make: Make) -> None:
+    async def main() -> Answer:
+        async def read(_body: Parts) -> None:
+            raise AssertionError
+
+        async with serving(answer(404, b'{"detail": "Not Found"}')) as server:
+            transport = make(HttpOptions())
+            try:
+                return await transport.stream(CALL, server.url, read)
+            finally:
+                await transport.close()
+
+    assert (asyncio.run(main()).status, asyncio.run(main()).body) == (404, b'{"detail": "Not Found"}')

@@ -50,11 +50,19 @@ class Limits:
             changes_at=self._changes_at,
             alarm=self._call_at,
         )
+        self.streams = Quota(
+            places=lambda: 0 if self._is_paused() else MAX_IN_FLIGHT[Pool.STREAM],
+            changes_at=self._changes_at,
+            alarm=self._call_at,
+        )
+        """Apart from other samples: whoever reads a stream may ask for samples meanwhile."""
         self.polls = Quota(places=lambda: MAX_IN_FLIGHT[Pool.FUTURE], reserved=RESERVED_POLLS)
         self.training = Quota(budget=lambda: published.config.fwdbwd_dispatch_bytes_semaphore_size)
         """Of training data while they are being submitted, over all models."""
         self.answers = Quota(budget=lambda: published.config.inflight_response_bytes_semaphore_size)
         """Of large results while they are being fetched."""
+
+        self._quotas = {"asample": self.samples, "stream_sample": self.streams}
 
     async def attempt(self, request: Request, call: Call[Any], send: Send) -> Answer:
         """Send `call` once it may go; a sample that is too many goes again after the pause that all samples keep.
@@ -64,11 +72,12 @@ class Limits:
         """
         if call.pool is Pool.FUTURE:
             return await self._send(self.polls, request, call, send)
-        if call.operation != "asample" or not self._settings.is_enabled:
+        quota = self._quotas.get(call.operation)
+        if quota is None or not self._settings.is_enabled:
             return await send(call)
         is_first = True
         while True:
-            answer = await self._send(self.samples, request, call, send, again=not is_first)
+            answer = await self._send(quota, request, call, send, again=not is_first)
             if answer.status not in (_TOO_MANY, _UNPAID):
                 return answer
             is_first = False
@@ -113,6 +122,9 @@ class Limits:
 
     def _is_throttled(self) -> bool:
         return self._context.clock.now() < self._pause.until + self._settings.throttled_s
+
+    def _is_paused(self) -> bool:
+        return self._context.clock.now() < self._pause.until
 
     def _changes_at(self) -> float:
         now, until = self._context.clock.now(), self._pause.until

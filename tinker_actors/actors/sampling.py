@@ -14,21 +14,30 @@ from tinker_actors.actors.journal import AllocateSampler
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
 from tinker_actors.actors.status import Hold
-from tinker_actors.actors.transport import Accepted, Answered, Cancel, CancelAll, Failed, Send
+from tinker_actors.actors.streams import Channel
+from tinker_actors.actors.transport import Accepted, Answered, Cancel, CancelAll, Failed, Send, Stream
 from tinker_actors.api.futures import sample_result
 from tinker_actors.api.rest import get_sampler
-from tinker_actors.api.sampling import SampleOptions, asample, complete, create_sampling_session
+from tinker_actors.api.sampling import (
+    SampleOptions,
+    asample,
+    complete,
+    create_sampling_session,
+    stream_sample,
+)
 from tinker_actors.errors import (
     APIResponseValidationError,
+    APIStatusError,
     FutureExpiredError,
     NotFoundError,
     OutcomeUnknownError,
     SamplerLostError,
+    StreamUnsupportedError,
     TinkerActorsError,
 )
 from tinker_actors.supervision import Stop, SupervisedActor
 from tinker_actors.types import ModelInput, SamplingParams
-from tinker_actors.wire.calls import Answer
+from tinker_actors.wire.calls import NO_ENDPOINT, Answer
 
 __all__ = ["SampleOrder", "Sampler", "SamplingActor", "Woken"]
 
@@ -37,11 +46,13 @@ CLONE = 1_000_000_000
 
 
 class SampleOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What one call of `sample` asks for."""
+    """What one call of `sample` or `sample_stream` asks for."""
 
     prompt: ModelInput
     sampling_params: SamplingParams
     options: SampleOptions
+    channel: Channel | None = None
+    """Where the chunks of a stream go; None for samples that come as a whole."""
 
 
 class Woken:
@@ -53,6 +64,28 @@ class _Cancelled:
     """The caller does not want the samples any more."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamTag:
+    """Names a stream to whatever incarnation hears of its end."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamLeft:
+    """Nobody reads the stream any more."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class _SessionProbe:
+    """Whether the sampling session is there, asked because a stream was answered 404."""
+
+    ticket: str
+    error: APIStatusError
 
 
 class Sampler:
@@ -101,7 +134,18 @@ class Sampler:
         """Its present sampling session."""
         self.is_retired = False
         """Whether nobody can ask it anything any more."""
+        self.is_unstreamed = False
+        """Whether its service is known to stream no samples."""
         self._settler = settler
+
+    def leave(self, future: "Future[Any]", channel: Channel) -> None:
+        """Nobody reads a stream any more. Callable from a finalizer."""
+
+        def cancel() -> None:
+            future.cancel()
+            channel.drop()
+
+        self._settler.run(cancel)
 
     @property
     def is_ephemeral(self) -> bool:
@@ -131,6 +175,7 @@ class SamplingActor(SupervisedActor):
         """The sampling session whose base model is being looked up."""
         self._under_way: dict[int, Submission[SampleOrder]] = {}
         self._sequence_ids: dict[int, Sequence[str]] = {}
+        self._streams: dict[str, Submission[SampleOrder]] = {}
         self._next = 0
 
     def on_start(self) -> None:
@@ -187,6 +232,25 @@ class SamplingActor(SupervisedActor):
                 self._settle(number, answer)
             case Failed(int(number), error) if number in self._under_way:
                 self._note_failure(number, error)
+            case _:
+                self._receive_of_stream(message)
+
+    def _receive_of_stream(self, message: Any) -> None:
+        """What is about a stream; it may have been asked for by an earlier incarnation."""
+        match message:
+            case _StreamLeft(ticket):
+                self._transport.tell(Cancel(self._owner(ticket)))
+                self._streams.pop(ticket, None)
+                self._sampler.submissions.drop(ticket)
+            case Answered(_StreamTag(ticket), _):
+                self._streams.pop(ticket, None)
+                self._sampler.submissions.settle(ticket, None)
+            case Failed(_StreamTag(ticket), error):
+                self._note_stream_failure(ticket, error)
+            case Answered(_SessionProbe(ticket), _):
+                self._refuse_stream(ticket)
+            case Failed(_SessionProbe(ticket, error), why) if ticket in self._streams:
+                self._note_probe(ticket, error, why)
 
     def _create(self, session_id: str) -> None:
         self._sampler.hold = Hold("its sampling session", self.context.clock.now())
@@ -238,8 +302,11 @@ class SamplingActor(SupervisedActor):
     def _ask(self, submission: Submission[SampleOrder]) -> None:
         assert self._session_id is not None  # noqa: S101 - asked only while there is one
         number, self._next = self._next, self._next + 1
-        self._under_way[number] = submission
         order = submission.request
+        if order.channel is not None:
+            self._ask_for_stream(submission, order.channel, number)
+            return
+        self._under_way[number] = submission
         call = asample(
             self._session_id,
             number,
@@ -256,7 +323,69 @@ class SamplingActor(SupervisedActor):
             lambda done: here.tell(_Cancelled(number)) if done.cancelled() else None
         )
 
-    def _owner(self, number: int) -> str:
+    def _ask_for_stream(self, submission: Submission[SampleOrder], channel: Channel, number: int) -> None:
+        """Have a stream go into its channel. One that goes there already goes on: incarnations come and go."""
+        assert self._session_id is not None  # noqa: S101 - asked only while there is one
+        ticket, order = submission.ticket, submission.request
+        self._streams[ticket] = submission
+        if self._sampler.is_unstreamed:
+            self._refuse_stream(ticket)
+            return
+        call = stream_sample(
+            self._session_id,
+            number,
+            order.prompt,
+            order.sampling_params,
+            order.options,
+            when_open=self._published.circuits.sampling,
+        )
+        me = self.context.address(self.context.path)
+        self._transport.tell(Stream(call, _StreamTag(ticket), me, self._owner(ticket), channel))
+
+        def look(done: "Future[Any]") -> None:
+            if done.cancelled():
+                with contextlib.suppress(TinkerActorsError):  # the tree is down
+                    me.tell(_StreamLeft(ticket))
+
+        submission.future.add_done_callback(look)
+
+    def _note_stream_failure(self, ticket: str, error: TinkerActorsError) -> None:
+        submission = self._streams.get(ticket)
+        match error:
+            case OutcomeUnknownError() | NotFoundError() if submission is None:
+                return  # it waits to be taken, and is asked for then
+            case OutcomeUnknownError() if submission is not None:
+                self._ask(submission)
+            case NotFoundError() if self._session_id is not None:
+                probe = _SessionProbe(ticket, error)
+                self._transport.tell(Send(get_sampler(self._session_id), probe, self.context.me))
+            case APIStatusError(status=status) if status in NO_ENDPOINT:
+                self._refuse_stream(ticket)
+            case _:
+                self._streams.pop(ticket, None)
+                self._sampler.submissions.fail(ticket, error)
+
+    def _note_probe(self, ticket: str, error: APIStatusError, why: TinkerActorsError) -> None:
+        """Tell a service that forgot the session from one that has no such endpoint: each says 404 to a stream."""
+        channel = self._streams[ticket].request.channel
+        match why:
+            case OutcomeUnknownError():
+                self._note_stream_failure(ticket, error)
+            case NotFoundError() if channel is not None and not channel.is_asked_anew:
+                channel.is_asked_anew = True
+                self._lose_session(self._streams[ticket], error)
+            case _:
+                self._refuse_stream(ticket)
+
+    def _refuse_stream(self, ticket: str) -> None:
+        self._sampler.is_unstreamed = True
+        self._streams.pop(ticket, None)
+        error = StreamUnsupportedError(
+            "the service streams no samples; call sample, or sample_stream with in_one_burst=True"
+        )
+        self._sampler.submissions.fail(ticket, error)
+
+    def _owner(self, number: int | str) -> str:
         return f"{self.context.path}/{number}"
 
     def _give_up(self, number: int) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import math
 import random
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from tinker_actors.actors.identity import Identity, is_token_rejected
 from tinker_actors.actors.limits import Limits
 from tinker_actors.actors.published import Published
 from tinker_actors.actors.requests import Request
+from tinker_actors.actors.streams import Channel, broken, fill
 from tinker_actors.api.codecs import Codec, in_a_known_codec
 from tinker_actors.api.futures import (
     PENDING,
@@ -49,7 +50,7 @@ from tinker_actors.errors import (
 )
 from tinker_actors.events import OperationDeprecated, QueueStateChanged, RequestRetried
 from tinker_actors.supervision import Address, ExitReason, Reply, SupervisedActor
-from tinker_actors.wire.calls import JSON, Answer, Call
+from tinker_actors.wire.calls import JSON, Answer, Call, Parts, ReadParts
 from tinker_actors.wire.compression import compressed
 from tinker_actors.wire.documents import FutureHandle
 from tinker_actors.wire.http import HttpOptions, Transport, make_transport
@@ -63,10 +64,14 @@ __all__ = [
     "Failed",
     "Fetch",
     "Send",
+    "Stream",
     "TransportActor",
 ]
 
 T = TypeVar("T")
+
+Once = Callable[[Call[Any]], Awaitable[Answer]]
+"""One try of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,20 @@ class Send:
     owner: str = ""
     """All requests of one owner can be cancelled together."""
     expected: Expectation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Send `call`, by its retry rule until a token came, and put what it streams into `channel`.
+
+    While a request fills that channel, another one for it does nothing. `Answered` tells of the end.
+    """
+
+    call: Call[Any]
+    tag: Any
+    reply_to: Address
+    owner: str
+    channel: Channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +117,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class CancelAll:
-    """Give up all requests that were sent from a path: the actor there begins anew."""
+    """Give up all requests that were sent from a path, but for streams: the actor there begins anew."""
 
     client: str
 
@@ -206,7 +225,7 @@ class TransportActor(SupervisedActor):
         super().__init__()
         self._published = published
         self._make_transport = make_transport or partial(_http_transport, published)
-        self._under_way: dict[asyncio.Task[None], tuple[Request, Send | None]] = {}
+        self._under_way: dict[asyncio.Task[None], tuple[Request, Send | Stream | None]] = {}
         """Filled and emptied on the event loop."""
 
     def on_start(self) -> None:
@@ -237,6 +256,9 @@ class TransportActor(SupervisedActor):
             case Send(call):
                 request = Request(call, message.reply_to.path, message.owner, self.context.clock.now())
                 self._loop.call(partial(self._begin, self._run(message, request), request, message))
+            case Stream(call):
+                request = Request(call, message.reply_to.path, message.owner, self.context.clock.now())
+                self._loop.call(partial(self._begin, self._stream(message, request), request, message))
             case Fetch(call):
                 reply = Reply()
                 request = Request(call, "", "", self.context.clock.now())
@@ -245,7 +267,12 @@ class TransportActor(SupervisedActor):
             case Cancel(owner):
                 self._loop.call(partial(self._cancel, lambda request: request.owner == owner))
             case CancelAll(client):
-                self._loop.call(partial(self._cancel, lambda request: request.client == client))
+                self._loop.call(
+                    partial(
+                        self._cancel,
+                        lambda request: request.client == client and request.operation != "stream_sample",
+                    )
+                )
             case EndpointChanged():
                 self._note_endpoint()
             case _Broke(error):
@@ -268,7 +295,7 @@ class TransportActor(SupervisedActor):
 
     # On the event loop ---------------------------------------------------------------------------
 
-    def _begin(self, work: Coroutine[Any, Any, None], request: Request, send: Send | None) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None], request: Request, send: Send | Stream | None) -> None:
         task = asyncio.create_task(work)
         self._under_way[task] = request, send  # from here on it can be cancelled
         task.add_done_callback(self._note_ended)
@@ -312,6 +339,32 @@ class TransportActor(SupervisedActor):
                 self._cancel_on_service(handle.request_id)
             raise
 
+    async def _stream(self, order: Stream, request: Request) -> None:
+        channel = order.channel
+        if channel.is_fed:
+            return
+
+        async def read(parts: Parts) -> None:
+            request.is_accepted = True
+            await fill(channel, parts)
+
+        async def once(call: Call[Any]) -> Answer:
+            try:
+                return await self._once(call, read)
+            except APIConnectionError as error:
+                raise (broken(channel, error) if channel.tokens else error) from error.__cause__
+
+        channel.is_fed = True
+        try:
+            if channel.tokens:
+                raise broken(channel, OutcomeUnknownError("the transport was restarted"))
+            answer = await self._drive(request, self._submit(order.call), once)
+            _tell(order.reply_to, Answered(order.tag, answer))
+        except TinkerActorsError as error:
+            _tell(order.reply_to, Failed(order.tag, error, accepted=request.is_accepted))
+        finally:
+            channel.is_fed = False
+
     def _readable(self, expected: Expectation) -> Expectation:
         """What is expected, without protobuf where settings do without it."""
         if self._published.settings.codec != "json":
@@ -349,9 +402,10 @@ class TransportActor(SupervisedActor):
         except TinkerActorsError as error:
             reply.fail(error)
 
-    async def _drive(self, request: Request, steps: RoundTrips[Answer]) -> Answer:
+    async def _drive(self, request: Request, steps: RoundTrips[Answer], once: Once | None = None) -> Answer:
         """Do what `steps` yield, and send it the outcomes; what was reserved is given back with the last one."""
         outcome: Answer | TinkerActorsError | None = None
+        send = self._guarded if once is None else partial(self._admission.attempt, send=once)
         reserved: list[int] = []
         try:
             while True:
@@ -363,7 +417,7 @@ class TransportActor(SupervisedActor):
                 outcome = None
                 if isinstance(step, Call):
                     try:
-                        outcome = await self._limits.attempt(request, step, self._guarded)
+                        outcome = await self._limits.attempt(request, step, send)
                     except TinkerActorsError as error:
                         outcome = error
                 elif isinstance(step, Reserve):
@@ -406,7 +460,7 @@ class TransportActor(SupervisedActor):
                     )
                 )
 
-    async def _once(self, call: Call[Any]) -> Answer:
+    async def _once(self, call: Call[Any], read: ReadParts | None = None) -> Answer:
         """One try of `call`; the first one asks the server for its flags before."""
         if not self._greeting.is_done:
             await self._greeting.wait_for(self._greet)
@@ -414,12 +468,12 @@ class TransportActor(SupervisedActor):
             self._flags_due = math.inf
             self._refreshing = asyncio.create_task(self._refresh_flags())
         secret = await self._identity.secret()
-        answer = await self._send(call, secret)
+        answer = await self._send(call, secret, read)
         if is_token_rejected(answer) and await self._identity.replace(secret):
             self.context.emit(
                 RequestRetried(operation=call.operation, reason="its token was rejected", delay_s=0.0)
             )
-            answer = await self._send(call, await self._identity.secret())
+            answer = await self._send(call, await self._identity.secret(), read)
         self._note_deprecation(call.operation, answer)
         return answer
 
@@ -464,7 +518,7 @@ class TransportActor(SupervisedActor):
         call = exchange_key()
         return call.read((await self._send(call, key.reveal())).success())
 
-    async def _send(self, call: Call[Any], secret: str) -> Answer:
+    async def _send(self, call: Call[Any], secret: str, read: ReadParts | None = None) -> Answer:
         if not self._ready.is_set():
             await self._wait_for_server(call)
         endpoint = self._published.endpoint
@@ -476,6 +530,8 @@ class TransportActor(SupervisedActor):
             if packed is not None:
                 headers["content-encoding"] = "zstd"
                 call = msgspec.structs.replace(call, body=packed)
+        if read is not None:
+            return await self._transport.stream(call, endpoint.base_url, read, headers)
         return await self._transport.send(call, endpoint.base_url, headers)
 
     async def _wait_for_server(self, call: Call[Any]) -> None:

@@ -7,8 +7,16 @@ from msgspec import UNSET
 
 from tinker_actors.api.chunks import JSON_TOKEN_BYTES, estimate_input_bytes
 from tinker_actors.api.futures import read_handle
-from tinker_actors.errors import APIResponseValidationError
-from tinker_actors.types import ModelInput, PromptAltTokens, SampleResponse, SamplingParams, TensorData
+from tinker_actors.errors import APIResponseValidationError, RequestFailedError
+from tinker_actors.types import (
+    ModelInput,
+    PromptAltTokens,
+    SampleResponse,
+    SampleStreamChunk,
+    SamplingParams,
+    TensorData,
+)
+from tinker_actors.types.sampling import StopReason
 from tinker_actors.wire.calls import Call, Pool, WhenOpen, json_body, read_json
 from tinker_actors.wire.documents import (
     CreateSamplingSessionRequest,
@@ -19,8 +27,20 @@ from tinker_actors.wire.documents import (
 )
 from tinker_actors.wire.json import tensor_document
 from tinker_actors.wire.retry import PATIENT
+from tinker_actors.wire.sse import EVENT_STREAM, ServerSentEvent
 
-__all__ = ["SampleOptions", "asample", "complete", "create_sampling_session", "join_sampling_session"]
+__all__ = [
+    "SampleOptions",
+    "StreamReader",
+    "asample",
+    "complete",
+    "create_sampling_session",
+    "join_sampling_session",
+    "stream_sample",
+]
+
+STREAM_TIMEOUT_S = 300.0
+"""Longest wait for a byte of a stream: its request may stand in a queue of the service before the first one."""
 
 _BACKPRESSURE = {"x-tinker-sampling-backpressure": "1"}
 """Says that we know what to do when there is too much to do."""
@@ -98,6 +118,50 @@ def asample(
     when_open: WhenOpen = WhenOpen.FAIL,
 ) -> Call[FutureHandle]:
     """Sequences that continue `prompt`; the same ids give the same request."""
+    return Call(
+        operation="asample",
+        path="asample",
+        body=_sample_body(sampling_session_id, seq_id, prompt, sampling_params, options),
+        headers=_BACKPRESSURE,
+        pool=Pool.SAMPLE,
+        size=estimate_input_bytes(prompt, token_bytes=JSON_TOKEN_BYTES),
+        retry=PATIENT,
+        when_open=when_open,
+        read=read_handle,
+    )
+
+
+def stream_sample(
+    sampling_session_id: str,
+    seq_id: int,
+    prompt: ModelInput,
+    sampling_params: SamplingParams,
+    options: SampleOptions,
+    *,
+    when_open: WhenOpen = WhenOpen.FAIL,
+) -> Call[None]:
+    """Sequences that continue `prompt`, as server-sent events; no endpoint of the official API."""
+    return Call(
+        operation="stream_sample",
+        path="stream_sample",
+        body=_sample_body(sampling_session_id, seq_id, prompt, sampling_params, options),
+        accept=EVENT_STREAM,
+        timeout_s=STREAM_TIMEOUT_S,
+        pool=Pool.STREAM,
+        size=estimate_input_bytes(prompt, token_bytes=JSON_TOKEN_BYTES),
+        retry=PATIENT,
+        when_open=when_open,
+        read=lambda _: None,
+    )
+
+
+def _sample_body(
+    sampling_session_id: str,
+    seq_id: int,
+    prompt: ModelInput,
+    sampling_params: SamplingParams,
+    options: SampleOptions,
+) -> bytes:
     targets, last_n = options.target_prompt_logprobs, options.prompt_logprobs_last_n
     request = SentSampleRequest(
         prompt=prompt,
@@ -113,17 +177,85 @@ def asample(
         prompt_logprobs_last_n=UNSET if last_n is None else last_n,
         record_stability_info=options.record_stability_info,
     )
-    return Call(
-        operation="asample",
-        path="asample",
-        body=json_body(request),
-        headers=_BACKPRESSURE,
-        pool=Pool.SAMPLE,
-        size=estimate_input_bytes(prompt, token_bytes=JSON_TOKEN_BYTES),
-        retry=PATIENT,
-        when_open=when_open,
-        read=read_handle,
-    )
+    return json_body(request)
+
+
+class _StreamData(msgspec.Struct, frozen=True):
+    """What the data of an event may hold; what an event is, its fields say."""
+
+    token: str = ""
+    token_id: int | None = None
+    index: int | None = None
+    logprob: float | None = None
+    sequence: int = 0
+    finish_reason: StopReason | None = None
+    finish_reasons: list[StopReason] | None = None
+    error: str | None = None
+    category: str = "unknown"
+
+
+_decode_stream_data = msgspec.json.Decoder(_StreamData).decode
+
+
+class StreamReader:
+    """Turns the events of one stream into chunks.
+
+    Args:
+        num_samples: how many sequences were asked for.
+    """
+
+    def __init__(self, num_samples: int) -> None:
+        self._lengths = [0] * num_samples
+        self.tokens = 0
+        """How many came."""
+        self.is_done = False
+        """Whether the last event is there."""
+
+    def read(self, event: ServerSentEvent) -> list[SampleStreamChunk]:
+        """The chunks of one event; none of what is no document.
+
+        Raises:
+            RequestFailedError: the service failed while sampling.
+            APIResponseValidationError: the event makes no sense.
+        """
+        if not event.data.lstrip().startswith("{"):
+            return []
+        try:
+            data = _decode_stream_data(event.data)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise APIResponseValidationError(
+                f"an event of a stream was wanted, after {self.tokens} tokens: {error}"
+            ) from error
+        if data.error is not None:
+            raise RequestFailedError(
+                f"the stream failed after {self.tokens} tokens: {data.error}",
+                category=data.category if data.category in ("user", "server") else "unknown",
+            )
+        if data.finish_reason is not None:
+            self.is_done = True
+            return self._ends(data.finish_reasons or [data.finish_reason] * len(self._lengths))
+        if data.token_id is None or not 0 <= data.sequence < len(self._lengths):
+            raise APIResponseValidationError(
+                f"a token of one of {len(self._lengths)} sequences was wanted, got {event.event!r} without one"
+            )
+        place = self._lengths[data.sequence]
+        self._lengths[data.sequence] += 1
+        self.tokens += 1
+        return [
+            SampleStreamChunk(
+                token=data.token,
+                token_id=data.token_id,
+                index=place if data.index is None else data.index,
+                logprob=data.logprob,
+                sequence=data.sequence,
+            )
+        ]
+
+    def _ends(self, reasons: Sequence[StopReason]) -> list[SampleStreamChunk]:
+        return [
+            SampleStreamChunk(index=length, finish_reason=reason, sequence=number)
+            for number, (length, reason) in enumerate(zip(self._lengths, reasons, strict=False))
+        ]
 
 
 def _sent(params: SamplingParams) -> SentSamplingParams:

@@ -1,15 +1,18 @@
 """Sampling, as the official SDK names it."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, overload
 
 import msgspec
 
 from tinker_actors.actors.published import SAMPLING
 from tinker_actors.actors.sampling import SampleOrder, Sampler
+from tinker_actors.actors.streams import Channel
 from tinker_actors.api.sampling import SampleOptions
 from tinker_actors.clients.future import APIFuture
 from tinker_actors.clients.handle import Handle
+from tinker_actors.clients.streams import SampleStream
 from tinker_actors.clients.twins import as_coroutine, awaited
 from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import ShapeError, ValidationError
@@ -24,7 +27,7 @@ from tinker_actors.types import (
     TensorData,
     token_ids,
 )
-from tinker_actors.types.checks import MOST_INT32, flag, whole
+from tinker_actors.types.checks import MOST_INT32, finite, flag, whole
 from tinker_actors.types.topk import TopkRows
 
 __all__ = ["SamplingClient", "SamplingPlace"]
@@ -118,6 +121,57 @@ class SamplingClient:
         return APIFuture(self._sampler.submissions.add(order), is_cancellable=True)
 
     sample_async = awaited(sample)
+
+    def sample_stream(
+        self,
+        prompt: ModelInput | Sequence[int],
+        sampling_params: SamplingParams,
+        num_samples: int = 1,
+        *,
+        timeout: float | None = None,
+        in_one_burst: bool = False,
+    ) -> SampleStream:
+        """Draw `num_samples` sequences that continue `prompt`, and give each token while they are drawn.
+
+        It asks for an endpoint that the embedded server has and the official API has not. What fails before the
+        first token is tried again, as with `sample`; behind one, a stream that breaks off cannot be taken up
+        again.
+
+        Args:
+            prompt: what they continue.
+            sampling_params: how tokens are drawn.
+            num_samples: how many; tokens of one sequence come in order, those of several as they are drawn.
+            timeout: longest wait for a token, seconds; None waits for as long as the service does something.
+            in_one_burst: where the service cannot stream, ask for whole samples, and give their tokens at once.
+
+        Returns:
+            An iterator and an async iterator of chunks: tokens and, for each sequence, its end. Iterating raises
+            `StreamBrokenError`, which says how many tokens came, `StreamUnsupportedError`,
+            `RequestFailedError`, `APITimeoutError`, or what else `sample` fails with.
+
+        Raises:
+            ValidationError: an argument is wrong; nothing was sent.
+        """
+        count = whole("num_samples", num_samples, least=1, most=MOST_INT32)
+        limit_s = None if timeout is None else finite("timeout", timeout)
+        is_lenient = flag("in_one_burst", in_one_burst)
+        channel = Channel(count)
+        params = SamplingParams.of(sampling_params)
+        order = SampleOrder(
+            prompt=self._prompt(prompt),
+            sampling_params=params,
+            options=SampleOptions(num_samples=count),
+            channel=channel,
+        )
+        return SampleStream(
+            self,
+            self._sampler,
+            channel,
+            self._sampler.submissions.add(order),
+            timeout_s=limit_s,
+            whole=partial(self.sample, order.prompt, count, params) if is_lenient else None,
+            tokenizer=partial(_tokenizer_at_hand, self.base_model),
+        )
 
     @overload
     def compute_logprobs(
@@ -268,6 +322,13 @@ class SamplingClient:
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process it is a client over the handle; the key comes from that process's environment."""
         return SamplingClient.from_sampler_handle, (self.get_sampler_handle(),)
+
+
+def _tokenizer_at_hand(base_model: str) -> Tokenizer | None:
+    try:
+        return get_tokenizer(base_model)
+    except ValidationError:
+        return None
 
 
 def _count(name: str, value: Any) -> int:

@@ -54,6 +54,7 @@ from tinker_actors.types.sampling import (
     PromptAltTokens,
     SampledSequence,
     SampleResponse,
+    SampleStreamChunk,
     SamplingParams,
     StopReason,
 )
@@ -118,6 +119,7 @@ __all__ = [
     "PromptProvenanceSpan",
     "ProvenanceSpans",
     "SampleResponse",
+    "SampleStreamChunk",
     "SampledProvenanceSpan",
     "SampledSequence",
     "SamplingClientKind",

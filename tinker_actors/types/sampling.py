@@ -14,7 +14,14 @@ from tinker_actors.types.topk import TopkLogprobs, TopkRows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["PromptAltTokens", "SampleResponse", "SampledSequence", "SamplingParams", "StopReason"]
+__all__ = [
+    "PromptAltTokens",
+    "SampleResponse",
+    "SampleStreamChunk",
+    "SampledSequence",
+    "SamplingParams",
+    "StopReason",
+]
 
 StopReason = Literal["stop", "length"]
 _LEAST_SEED, _MOST_SEED = -(2**63), 2**63 - 1
@@ -154,3 +161,25 @@ class SampleResponse(msgspec.Struct, kw_only=True):
     def topk_prompt_logprobs(self) -> TopkRows | None:
         """The likeliest tokens at each prompt position, as pairs of token id and logprob."""
         return None if self.topk_prompt_logprobs_np is None else self.topk_prompt_logprobs_np.tolist()
+
+
+class SampleStreamChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stream gives at a time: a token as it was made or, behind a sequence's last token, why it ended."""
+
+    token: str = ""
+    """The text it adds; empty for an end, and in the middle of a character."""
+    token_id: int | None = None
+    """Its id; None for an end."""
+    index: int
+    """Its place in its sequence, from 0; for an end, the number of tokens."""
+    logprob: float | None = None
+    """Of the token under the model at temperature 1, nats."""
+    finish_reason: StopReason | None = None
+    """What ended the sequence; None for a token."""
+    sequence: int = 0
+    """Which of the sequences that were asked for."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its sequence ends here."""
+        return self.finish_reason is not None

@@ -1,6 +1,6 @@
 """One request as data: what to send, how to read the answer, when to send it again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -10,7 +10,17 @@ import msgspec
 from tinker_actors.errors import APIResponseValidationError, APIStatusError
 from tinker_actors.wire.retry import NEVER, RetryRule, retry_after_s
 
-__all__ = ["NO_ENDPOINT", "Answer", "Call", "Pool", "WhenOpen", "json_body", "read_json"]
+__all__ = [
+    "NO_ENDPOINT",
+    "Answer",
+    "Call",
+    "Parts",
+    "Pool",
+    "ReadParts",
+    "WhenOpen",
+    "json_body",
+    "read_json",
+]
 
 T = TypeVar("T")
 
@@ -23,6 +33,12 @@ NO_ENDPOINT = frozenset({404, 405, 501})
 _TRUTH = {"true": True, "false": False}
 
 
+Parts = AsyncIterator[bytes]
+"""A body as it arrives; no part is empty. Read to its end, or given up by whoever reads it."""
+ReadParts = Callable[[Parts], Awaitable[None]]
+"""Reads one."""
+
+
 class Pool(StrEnum):
     """Kinds of traffic that must not wait for one another."""
 
@@ -30,6 +46,7 @@ class Pool(StrEnum):
     TRAIN = "train"
     SAMPLE = "sample"
     FUTURE = "future"
+    STREAM = "stream"
 
 
 class WhenOpen(StrEnum):

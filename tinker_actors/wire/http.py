@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
 import msgspec
 
 from tinker_actors.errors import APIConnectionError, APIResponseValidationError, TLSError
-from tinker_actors.wire.calls import Answer, Call, Pool
+from tinker_actors.wire.calls import Answer, Call, Pool, ReadParts
 from tinker_actors.wire.compression import accepted_encodings, unpacked
 
 __all__ = [
@@ -31,8 +31,8 @@ __all__ = [
 CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 2**30
 """More than the largest result of one chunk has; SkyRL takes as much in a request."""
-MAX_IN_FLIGHT = {Pool.SESSION: 100, Pool.TRAIN: 100, Pool.SAMPLE: 256, Pool.FUTURE: 1000}
-"""Requests under way at a time. A poll is held for as long as its future takes; all others are short, so that more
+MAX_IN_FLIGHT = {Pool.SESSION: 100, Pool.TRAIN: 100, Pool.SAMPLE: 256, Pool.FUTURE: 1000, Pool.STREAM: 400}
+"""Requests under way at a time. A poll and a stream are held for as long as they take; all others are short, so that more
 at a time would take more memory and no less time.
 """
 NO_HEADERS: Mapping[str, str] = {}
@@ -62,6 +62,24 @@ class Transport(Protocol):
             APITimeoutError: it did not come in time.
             TLSError: there is no TLS with what listens there, or its certificate is not trusted.
             APIResponseValidationError: it is too large.
+        """
+
+    async def stream(
+        self, call: Call[object], base_url: str, read: ReadParts, headers: Mapping[str, str] = NO_HEADERS
+    ) -> Answer:
+        """One try of `call`, whose answer is read as it arrives.
+
+        Args:
+            call: what to send.
+            base_url: where to.
+            read: given the body of an answer that says success; what it raises ends the exchange.
+            headers: beside those of the call.
+
+        Returns:
+            The answer, without the body that was read.
+
+        Raises:
+            TinkerActorsError: as `send`, also when an answer broke off on the way.
         """
 
     async def close(self) -> None:
@@ -123,9 +141,17 @@ class HttpTransport(ABC):
         async with self._room[call.pool]:  # who waits here holds nothing that was made for its turn
             return await self._send(self._request(call, base_url, headers), call.answers)
 
-    async def _send(self, request: Request, answers: frozenset[int]) -> Answer:
+    async def stream(
+        self, call: Call[object], base_url: str, read: ReadParts, headers: Mapping[str, str] = NO_HEADERS
+    ) -> Answer:
+        """One try of `call`, whose answer is read as it arrives; see `Transport`."""
+        plain = {**headers, "accept-encoding": "identity"}  # what is packed is whole only at its end
+        async with self._room[call.pool]:
+            return await self._send(self._request(call, base_url, plain), call.answers, read)
+
+    async def _send(self, request: Request, answers: frozenset[int], read: ReadParts | None = None) -> Answer:
         for _ in range(1 + MAX_REDIRECTS):
-            answer = await self._exchange(request)
+            answer = await self._exchange(request, read)
             url = None if answer.status in answers else _target(request, answer)
             if url is None:
                 await self._check_edge(request, answer)
@@ -134,8 +160,8 @@ class HttpTransport(ABC):
         raise APIConnectionError(f"no answer to {request.operation}: more than {MAX_REDIRECTS} redirects")
 
     @abstractmethod
-    async def _exchange(self, request: Request) -> Answer:
-        """The answer to one request, its body still packed.
+    async def _exchange(self, request: Request, read: ReadParts | None = None) -> Answer:
+        """The answer to one request, its body still packed; with `read`, what says success is read by that.
 
         Raises:
             APIConnectionError: no answer came.

@@ -7,8 +7,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpcore
 
-from tinker_actors.errors import APIConnectionError, APITimeoutError, ConfigError
-from tinker_actors.wire.calls import Answer, Pool
+from tinker_actors.errors import APIConnectionError, APITimeoutError, ConfigError, TinkerActorsError
+from tinker_actors.wire.calls import Answer, Pool, ReadParts
 from tinker_actors.wire.http import HttpOptions, HttpTransport, Request
 from tinker_actors.wire.lanes import Lanes
 
@@ -79,16 +79,22 @@ class HttpcoreTransport(HttpTransport):
         auth = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
         return httpcore.Proxy(parts._replace(netloc=_host(parts)).geturl(), auth=auth)
 
-    async def _exchange(self, request: Request) -> Answer:
+    async def _exchange(self, request: Request, read: ReadParts | None = None) -> Answer:
         url = urlsplit(request.url)
         lanes = self._lanes_for(request.pool, url)
         lane = lanes.enter()
         try:
             response = await lane.client.handle_async_request(self._asked(request, url))
             try:
-                body = await self._read(response, request)
+                if read is not None and response.status < 300:  # noqa: PLR2004
+                    body = b""
+                    await read(response.aiter_stream())
+                else:
+                    body = await self._read(response, request)
             finally:
                 await response.aclose()
+        except TinkerActorsError:  # of the reader, or as below; some are errors of the built-in kinds, too
+            raise
         except httpcore.TimeoutException as error:
             raise APITimeoutError(f"no answer to {request.operation} within {request.timeout_s} s") from error
         except _NO_ANSWER as error:

@@ -4,8 +4,8 @@ import os
 
 import pyqwest
 
-from tinker_actors.errors import APIConnectionError, APITimeoutError
-from tinker_actors.wire.calls import Answer, Pool
+from tinker_actors.errors import APIConnectionError, APITimeoutError, TinkerActorsError
+from tinker_actors.wire.calls import Answer, Parts, Pool, ReadParts
 from tinker_actors.wire.http import MAX_IN_FLIGHT, HttpOptions, HttpTransport, Request
 from tinker_actors.wire.lanes import Lanes
 
@@ -27,11 +27,12 @@ _NOWHERE = pyqwest.Proxy("http://127.0.0.1:9", no_proxy="*,0.0.0.0/0,::/0")
 class _Client:
     """A client, and what it must close."""
 
-    __slots__ = ("execute", "transport")
+    __slots__ = ("execute", "stream", "transport")
 
     def __init__(self, transport: pyqwest.HTTPTransport) -> None:
         self.transport = transport
-        self.execute = pyqwest.Client(transport).execute
+        client = pyqwest.Client(transport)
+        self.execute, self.stream = client.execute, client.stream
 
 
 class PyqwestTransport(HttpTransport):
@@ -77,14 +78,18 @@ class PyqwestTransport(HttpTransport):
             )
         )
 
-    async def _exchange(self, request: Request) -> Answer:
+    async def _exchange(self, request: Request, read: ReadParts | None = None) -> Answer:
         lanes = self._lanes_for(request)
         lane = lanes.enter()
         headers = request.headers
         if request.body == b"":
             headers = {**headers, "content-length": "0"}  # the library leaves it out
         try:
+            if read is not None:
+                return await self._streamed(lane.client, request, read)
             response = await lane.client.execute(request.method, request.url, headers, request.body)
+        except TinkerActorsError:  # of a reader; some are errors of the built-in kinds, too
+            raise
         except TimeoutError as error:
             raise APITimeoutError(f"no answer to {request.operation} within {request.timeout_s} s") from error
         except (
@@ -104,6 +109,24 @@ class PyqwestTransport(HttpTransport):
         if len(body) > self._options.max_answer_bytes:
             raise self._too_large(request)
         return Answer(status=response.status, headers=dict(response.headers.items()), body=body)
+
+    async def _streamed(self, client: _Client, request: Request, read: ReadParts) -> Answer:
+        async with client.stream(request.method, request.url, request.headers, request.body) as response:
+            body = b""
+            parts = (bytes(part) async for part in response.content)
+            if response.status < 300:  # noqa: PLR2004
+                await read(parts)
+            else:
+                body = await self._whole(request, parts)
+            return Answer(status=response.status, headers=dict(response.headers.items()), body=body)
+
+    async def _whole(self, request: Request, parts: Parts) -> bytes:
+        body = bytearray()
+        async for part in parts:
+            body += part
+            if len(body) > self._options.max_answer_bytes:
+                raise self._too_large(request)
+        return bytes(body)
 
     async def _renew(self, pool: Pool) -> None:
         for (of_pool, _, _), lanes in self._lanes.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tinker_actors.errors import APIConnectionError, APIStatusError, TLSError
+from tinker_actors.errors import APIConnectionError, APIStatusError, StreamBrokenError, TLSError
 
 __all__ = [
     "BRIEF",
@@ -85,7 +85,11 @@ def is_repeatable(rule: RetryRule, error: Exception) -> bool:
         if rule.statuses and error.should_retry is not None and error.status != 409:  # noqa: PLR2004
             return error.should_retry
         return error.status in rule.statuses or (error.status >= 500 and 500 in rule.statuses)  # noqa: PLR2004
-    return rule.connection and isinstance(error, APIConnectionError) and not isinstance(error, TLSError)
+    return (
+        rule.connection
+        and isinstance(error, APIConnectionError)
+        and not isinstance(error, StreamBrokenError | TLSError)
+    )
 
 
 def retry_after_s(headers: Mapping[str, str], now: Any = None) -> float | None:
