@@ -31,6 +31,7 @@ class Holder:
         settler = Settler()
         self.submissions: Submissions[str] = Submissions(settler, cancellable=False)
         self.hold = hold
+        self.busy: str | None = None
         for name in ("a", "b"):
             self.submissions.add(name)
         settler.close(timeout_s=5.0)

@@ -142,6 +142,7 @@ def test_what_is_submitted_behind_a_loss_waits_for_it(server: Server, training: 
     assert reached.wait(WAIT_S)
     before = [entry.kind for entry in server.control.executed(training.model_id)]
     assert not loss.done()
+    assert training._runtime.status().clients[0].waits_for == "a loss of the caller's own"
     let_go.set()
     assert save.result(WAIT_S).path is not None
     assert (loss.done(), update.done()) == (True, True)

@@ -250,6 +250,8 @@ class Run:
         """Done once the model is there and all that an earlier process committed to has ended."""
         self.left_behind: list[OperationRecord] = []
         """What a dead process asked for behind its last optimizer step, until it is asked for again."""
+        self.busy: str | None = None
+        """What of the caller's own it waits for."""
         self.hold: Hold | None = None
         """What keeps it from sending; None while nothing does."""
         self.ended: BaseException | None = None
@@ -332,6 +334,7 @@ class Run:
         if submission.future.done():
             return  # its step is void, or the run is closed
         request: Request
+        self.busy = "a loss of the caller's own"
         try:
             request = complete(forward.result())
         except ResultExpiredError as error:
@@ -342,6 +345,7 @@ class Run:
             broken = CustomLossError(f"a custom loss failed: {type(error).__name__}: {error}")
             broken.__cause__ = error
             request = Broken(broken)
+        self.busy = None
         self.submissions.replace(submission.ticket, request)
 
     def note_steps_done(self, steps: int) -> None:

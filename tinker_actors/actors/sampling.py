@@ -127,6 +127,7 @@ class Sampler:
         self.submissions: Submissions[SampleOrder] = Submissions(settler, cancellable=True)
         self.ready: Future[None] = Future()
         """Done once the service knows the sampler."""
+        self.busy: str | None = None
         self.hold: Hold | None = None
         """What keeps it from sending; None while nothing does."""
         self.is_clone = is_clone

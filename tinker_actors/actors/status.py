@@ -30,6 +30,8 @@ class Client(Protocol):
 
     submissions: Submissions[Any]
     hold: Hold | None
+    busy: str | None
+    """What of the caller's own it waits for."""
 
 
 def status_of(
@@ -91,7 +93,7 @@ def _client(
 ) -> ClientStatus:
     unanswered = client.submissions.count()
     oldest = requests[0] if requests else None
-    waits_for, since = "nothing", now
+    waits_for, since = client.busy or "nothing", now
     if oldest is not None and unanswered:
         waits_for, since = _waits_for(oldest, breakers, now, pause_s), oldest.since
     hold = client.hold
