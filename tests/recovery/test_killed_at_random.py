@@ -38,7 +38,7 @@ def test_a_run_killed_again_and_again_is_as_if_undisturbed(
 def test_a_thousand_kills_lose_and_double_nothing(
     trials: Callable[[int], Trial],
     undisturbed: Judgement,
-    record_property: Callable[[str, object], None],
+    record_testsuite_property: Callable[[str, object], None],
 ) -> None:
     deaths: list[Death] = []
     seed = 1000
@@ -59,5 +59,5 @@ def test_a_thousand_kills_lose_and_double_nothing(
         "during replay": sum(image.is_replaying for image in images),
     }
     for name, count in counts.items():
-        record_property(name, count)  # --junit-xml shows them
+        record_testsuite_property(name, count)  # --junit-xml shows them
     assert min(counts.values()) > 0, counts
