@@ -77,7 +77,9 @@ class Attempts:
             for other in range(len(pending.sends)):
                 self.close(outbox, (place, other))
             pending.record = msgspec.structs.replace(pending.record, crashes=pending.record.crashes + 1)
-            self._journal.call(Append((pending.record,), durable=False))
+            closed = tuple(self._unwritten.values())
+            self._unwritten.clear()
+            self._journal.call(Append((pending.record, *closed), durable=False))  # else it would count twice
 
 
 def crashed(image: RunImage, *, is_crash: bool) -> list[Record]:

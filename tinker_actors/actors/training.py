@@ -460,7 +460,7 @@ class TrainingActor(SupervisedActor):
         self, outbox: Outbox, part: Part, error: TinkerActorsError, *, accepted: bool
     ) -> Reaction:
         reaction = reaction_to(error, outbox, part, accepted=accepted)
-        if reaction is not Reaction.SEND_AGAIN:  # then whoever had it in hand crashed
+        if reaction is not Reaction.SEND_AGAIN:  # whoever had that in hand crashed, which counts
             self._attempts.close(outbox, part)
             self._attempts.write()
         return reaction
