@@ -189,7 +189,7 @@ def _rows(database: sqlite3.Connection, layout: Layout[Any], segments: Path) -> 
 
     for row in database.execute(f"{layout.select} 1"):
         try:
-            layout.read(row, read)
+            layout.check(row, read)
         except JournalError as error:
             yield str(error)
 

@@ -53,7 +53,7 @@ class Layout(Generic[R]):
         self.table: str = kind.table
         self.keys: tuple[str, ...] = kind.keys
         self.bulk: str | None = getattr(kind, "bulk", None)
-        names = kind.__struct_fields__
+        self._names = names = kind.__struct_fields__
         self._plain = tuple(name for name in names if name != self.bulk)
         of_body = () if self.bulk is None else _BODY_COLUMNS
         # The checksum stands before the bulk, so that it can be read without that.
@@ -116,30 +116,40 @@ class Layout(Generic[R]):
         plain = row[: len(self._plain)]
         return self._make((*plain[: self._bulk_at], row[-1], *plain[self._bulk_at :]))
 
-    def read(self, row: Sequence[Any], read_body: ReadBody) -> R:
-        """The record of a row.
+    def check(self, row: Sequence[Any], read_body: ReadBody) -> bytes | None:
+        """The bulk of a row that is as it was written.
 
         Raises:
-            JournalError: the row, or its bulk, is not as it was written; the message names table and key.
+            JournalError: the row, or its bulk, is not; the message names table and key.
         """
         if self.bulk is None:
             if row_seal(self.table, row[:-1]) != row[-1]:
                 raise self._damaged(row, "the row")
-            return self._make(row[:-1])
-        sealed, checksum, inline = row[:-2], row[-2], row[-1]
-        if row_seal(self.table, sealed) != checksum:
+            return None
+        if row_seal(self.table, row[:-2]) != row[-2]:
             raise self._damaged(row, "the row")
-        plain, body = sealed[: len(self._plain)], Body(*sealed[len(self._plain) :])
-        bulk = inline
-        if body.segment is not None and body.position is not None and body.length is not None:
-            bulk = read_body(body.segment, body.position, body.length)
-        if body != body_of(bulk, body.segment, body.position):
+        bulk: bytes | None = row[-1]
+        length, seal, segment, position = row[len(self._plain) : -2]
+        if segment is not None:
+            bulk = read_body(segment, position, length)
+        if (None if bulk is None else len(bulk)) != length or (bulk is not None and body_seal(bulk) != seal):
             raise self._damaged(row, f"{self.bulk} of the row")
-        assert self._bulk_at is not None  # noqa: S101 - it has a bulk
+        return bulk
+
+    def read(self, row: Sequence[Any], read_body: ReadBody) -> R:
+        """The record of a row.
+
+        Raises:
+            JournalError: see `check`.
+        """
+        bulk = self.check(row, read_body)
+        if self._bulk_at is None:
+            return self._make(row[:-1])
+        plain = row[: len(self._plain)]
         return self._make((*plain[: self._bulk_at], bulk, *plain[self._bulk_at :]))
 
     def _make(self, values: Sequence[Any]) -> R:
-        return self.kind(**dict(zip(self.kind.__struct_fields__, values, strict=True)))
+        return self.kind(**dict(zip(self._names, values, strict=True)))
 
     def _damaged(self, row: Sequence[Any], what: str) -> JournalError:
         key = ", ".join(f"{name} {row[self._own_key[name]]!r}" for name in self.keys)

@@ -99,6 +99,16 @@ class Segments:
         for directory in (self._directory, self._directory.parent):
             _sync_directory(directory)
 
+    def undo(self, number: int, position: int) -> None:
+        """What was added since the end was there counts for nothing; the next bodies take its place."""
+        if number == self._number and self._file is not None:
+            self._position = self._sizes[number] = position
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """The number of the last segment and the position behind its last body."""
+        return self._number, self._position
+
     def sync(self) -> None:
         """Wait until what was added is on the disk; before the row that refers to it is committed.
 

@@ -184,6 +184,7 @@ class Store(Reader):
     def _transaction(self, *, durable: bool) -> Iterator[db.Totals]:
         """A transaction; what it makes of the totals of tables goes into the dictionary that is given out."""
         totals: db.Totals = {}
+        end = None if self._segments is None else self._segments.end
         try:
             if durable != self._synced and self._path is not None:
                 self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -196,6 +197,8 @@ class Store(Reader):
                     self._segments.sync()
                 self._database.execute("COMMIT")
             except BaseException:
+                if self._segments is not None and end is not None:
+                    self._segments.undo(*end)
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
