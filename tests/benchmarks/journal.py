@@ -46,7 +46,8 @@ from tinker_actors.journal.store import Store
 
 SMALL_STEPS, LARGE_STEPS = 200, 3
 LARGE_BYTES = 6_000_000
-TOKENS = 255
+TOKENS, TARGETS = 255, 16
+"""Per datum, and per token: as in distillation from a teacher's likeliest tokens."""
 RECORDS = 100_000
 WAIT_S = 300.0
 MOST_MS, MOST_SHARE, MOST_OPENING_S, MOST_ATTACHING_S = 2.0, 1.15, 1.0, 2.0
@@ -77,10 +78,10 @@ def temporary() -> Iterator[Path]:
 
 def large_batch() -> list[ta.Datum]:
     """Data whose request takes so many bytes."""
-    tokens = np.full(TOKENS, 65)
-    tensors: Any = {"target_tokens": tokens, "weights": np.ones(TOKENS, np.float32)}
-    datum = ta.Datum(ta.ModelInput.from_ints(tokens.tolist()), tensors)
-    return [datum] * (LARGE_BYTES // (TOKENS * 16))
+    tokens = np.full((TOKENS, TARGETS), 65)
+    tensors: Any = {"target_tokens": tokens, "weights": np.full((TOKENS, TARGETS), 1 / TARGETS, np.float32)}
+    datum = ta.Datum(ta.ModelInput.from_ints(tokens[:, 0].tolist()), tensors)
+    return [datum] * (LARGE_BYTES // (TOKENS * TARGETS * 12))
 
 
 def step_s(training: ta.TrainingClient, batch: list[ta.Datum]) -> float:
