@@ -213,15 +213,17 @@ class Step:
 def _steps(executed: Sequence[Executed]) -> tuple[list[Step], tuple[str, ...]]:
     """The steps that one model took, and the gradients behind the last one.
 
-    What was under way when a model was lost came to an error, and nothing comes behind that.
+    What waited for a model when it was lost came to an error, at once: what was being done then may end later.
     """
+    placed = [(one.seq_id, one) for one in executed if one.seq_id is not None]
+    done = [place for place, one in placed if one.form != "error"]
+    failed = [place for place, one in placed if one.form == "error"]
+    assert done == sorted(set(done)), "requests were not executed in their order, once each"
+    assert not failed or not done or min(failed) > done[-1], "a request was executed behind one that failed"
     steps: list[Step] = []
     gradients: list[str] = []
-    is_lost = False
     for one in executed:
-        is_lost = is_lost or one.form == "error"
-        assert not is_lost or one.form == "error", f"{one} came behind a failure"
-        if is_lost:
+        if one.form == "error":
             continue
         if one.kind == Kind.FORWARD_BACKWARD:
             gradients.append(one.content)
