@@ -25,9 +25,8 @@ TWO = SamplingLimits(max_submissions=2, throttled_submissions=1)
 
 
 def sample(name: str, size: int = 1, **fields: Any) -> Call[Any]:
-    return msgspec.structs.replace(
-        CALL, operation="asample", path="asample", body=name.encode(), size=size, **fields
-    )
+    fields = {"operation": "asample", "path": "asample", **fields}
+    return msgspec.structs.replace(CALL, body=name.encode(), size=size, **fields)
 
 
 class Gate:
@@ -167,6 +166,25 @@ def test_clients_of_one_key_share_the_pause(greeted: MakeBench) -> None:
     clock.advance(1.0)
     second.next()
     assert samples(gates[1]) == ["2"]
+
+
+def test_streams_keep_the_pause_and_bring_it_about(greeted: MakeBench) -> None:
+    clock, gate = VirtualClock(), Gate()
+    gate.refused = ["1"]
+    one = greeted(gate, clock=clock)
+    with expect(one.tree, SamplingPaused):
+        submit(one, "1", operation="stream_sample")
+    submit(one, "2")
+    pass_by(one)
+    assert samples(gate) == ["1"]
+    clock.advance(1.0)
+    assert {type(one.next()), type(one.next())} == {Answered}
+    gate.refused = ["3"]
+    with expect(one.tree, SamplingPaused):
+        submit(one, "3")
+    submit(one, "4", operation="stream_sample")
+    pass_by(one)
+    assert samples(gate)[3:] == ["3"]
 
 
 def test_pause_outlives_the_transport(greeted: MakeBench) -> None:

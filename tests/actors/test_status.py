@@ -85,6 +85,7 @@ def test_what_a_request_hangs_on_is_said_in_words(fields: dict[str, Any], words:
     ("operation", "is_accepted", "paused_until", "words"),
     [
         ("asample", False, 23.5, "a shared pause after 429, for another 3.5 s"),
+        ("stream_sample", False, 23.5, "a shared pause after 429, for another 3.5 s"),
         ("asample", False, 19.0, "its turn to be sent"),
         ("asample", True, 23.5, "its turn to be sent"),
         ("forward_backward", False, 23.5, "its turn to be sent"),

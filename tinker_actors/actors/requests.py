@@ -4,7 +4,10 @@ from typing import Any
 
 from tinker_actors.wire.calls import Call
 
-__all__ = ["Request"]
+__all__ = ["SAMPLES", "Request"]
+
+SAMPLES = frozenset({"asample", "stream_sample"})
+"""Operations that keep the pause after a 429."""
 
 
 class Request:

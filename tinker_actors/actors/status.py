@@ -7,7 +7,7 @@ import msgspec
 
 from tinker_actors.actors.futures import Submissions
 from tinker_actors.actors.liveness import Pulse
-from tinker_actors.actors.requests import Request
+from tinker_actors.actors.requests import SAMPLES, Request
 from tinker_actors.supervision import Circuit
 from tinker_actors.supervision.breaker import Closed, HalfOpen, Open
 from tinker_actors.types import BreakerStatus, ClientStatus, ServiceStatus, SessionStatus
@@ -116,7 +116,7 @@ def _client(
 def _waits_for(request: Request, breakers: Mapping[str, BreakerStatus], now: float, pause_s: float) -> str:
     """In words, what the answer to `request` hangs on."""
     if request.is_queued:
-        if request.operation == "asample" and not request.is_accepted and pause_s > 0:
+        if request.operation in SAMPLES and not request.is_accepted and pause_s > 0:
             return f"a shared pause after 429, for another {pause_s:.1f} s"
         return "its turn to be sent"
     breaker = breakers.get("retrieve_future" if request.is_accepted else request.operation)
