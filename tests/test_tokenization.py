@@ -64,7 +64,7 @@ def test_a_tokenizer_is_made_once() -> None:
 
 def test_other_models_are_refused_by_name() -> None:
     with pytest.raises(ValidationError, match="local/"):
-        get_tokenizer("some/model")
+        get_tokenizer("local/other")
 
 
 def test_importing_the_module_does_not_import_tokenizers() -> None:

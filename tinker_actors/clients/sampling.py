@@ -17,7 +17,7 @@ from tinker_actors.clients.twins import as_coroutine, awaited
 from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import ShapeError, ValidationError
 from tinker_actors.supervision import Clock
-from tinker_actors.tokenization import Tokenizer, get_tokenizer
+from tinker_actors.tokenization import Tokenizer, get_tokenizer, tokenizer_at_hand
 from tinker_actors.types import (
     Chunk,
     EncodedTextChunk,
@@ -170,7 +170,7 @@ class SamplingClient:
             self._sampler.submissions.add(order),
             timeout_s=limit_s,
             whole=partial(self.sample, order.prompt, count, params) if is_lenient else None,
-            tokenizer=partial(_tokenizer_at_hand, self.base_model),
+            tokenizer=partial(tokenizer_at_hand, self.base_model),
         )
 
     @overload
@@ -273,7 +273,12 @@ class SamplingClient:
     get_base_model_async = as_coroutine(get_base_model)
 
     def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
+        """The tokenizer of the base model; see `tinker_actors.tokenization.get_tokenizer`.
+
+        Raises:
+            ValidationError: there is none, or its files cannot be read.
+            APIConnectionError: it is on the Hugging Face hub, which cannot be reached.
+        """
         return get_tokenizer(self.base_model)
 
     def get_telemetry(self) -> None:
@@ -322,13 +327,6 @@ class SamplingClient:
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process it is a client over the handle; the key comes from that process's environment."""
         return SamplingClient.from_sampler_handle, (self.get_sampler_handle(),)
-
-
-def _tokenizer_at_hand(base_model: str) -> Tokenizer | None:
-    try:
-        return get_tokenizer(base_model)
-    except ValidationError:
-        return None
 
 
 def _count(name: str, value: Any) -> int:

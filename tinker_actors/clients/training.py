@@ -408,8 +408,13 @@ class TrainingClient:
         return APIFuture(self._runtime.history(self._run.name))
 
     def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
-        return get_tokenizer(self._base_model)
+        """The model's tokenizer: the one that the service names, else the one of its name; see `get_tokenizer`.
+
+        Raises:
+            ValidationError: there is none, or its files cannot be read.
+            APIConnectionError: it is on the Hugging Face hub, which cannot be reached.
+        """
+        return get_tokenizer(self._base_model, self._info.model_data.tokenizer_id)
 
     def get_console_url(self) -> str:
         """The page about the model on the hosted service's console."""

@@ -1,10 +1,10 @@
 """Which token ids a model knows, as far as this process can tell."""
 
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.tokenization import get_tokenizer
+from tinker_actors.tokenization import tokenizer_at_hand
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -12,12 +12,9 @@ if TYPE_CHECKING:
 __all__ = ["Vocabulary"]
 
 
-@cache
 def _size(base_model: str) -> int | None:
-    try:
-        return get_tokenizer(base_model).vocab_size
-    except ValidationError:
-        return None  # no tokenizer here: the service decides
+    tokenizer = tokenizer_at_hand(base_model)
+    return None if tokenizer is None else tokenizer.vocab_size  # without one here, the service decides
 
 
 class Vocabulary:

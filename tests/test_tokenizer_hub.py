@@ -1,0 +1,155 @@
+"""Tokenizers from the Hugging Face hub, against its endpoints on loopback."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import huggingface_hub.constants
+import pytest
+from model_directories import write_model
+
+from tinker_actors import tokenization
+from tinker_actors.clients.vocabulary import Vocabulary
+from tinker_actors.errors import APIConnectionError, ValidationError
+from tinker_actors.tokenization import get_tokenizer, tokenizer_at_hand, tokenizer_id_of
+
+COMMIT = "a" * 40
+
+
+class Hub:
+    """Gives out the files of one directory as any repository of `org`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.asked: list[str] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self._answer(with_body=False)
+
+            def do_GET(self) -> None:
+                self._answer(with_body=True)
+
+            def _answer(self, *, with_body: bool) -> None:
+                repository, _, rest = self.path.removeprefix("/").partition("/resolve/")
+                revision, _, name = rest.partition("/")
+                hub.asked.append(f"{self.command} {repository}@{revision} {name}")
+                file = directory / name
+                is_there = not repository.endswith("/none") and file.is_file() and name != "model.safetensors"
+                body = file.read_bytes() if is_there else b""
+                self.send_response(200 if is_there else 404)
+                code = "RepoNotFound" if repository.endswith("/none") else "EntryNotFound"
+                headers = (
+                    {"ETag": f'"{hashlib.sha256(body).hexdigest()}"'} if is_there else {"X-Error-Code": code}
+                )
+                for key, value in {
+                    **headers,
+                    "X-Repo-Commit": COMMIT,
+                    "Content-Length": str(len(body)),
+                }.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                if with_body:
+                    self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    write_model(tmp_path / "files")
+    hub = Hub(tmp_path / "files")
+    monkeypatch.setattr(tokenization, "_loaded", tokenization._Loaded())
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    here = partial(huggingface_hub.hf_hub_download, endpoint=hub.url, cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", here)
+    yield hub
+    hub.close()
+
+
+def test_a_name_is_a_repository_on_the_hub(hub: Hub) -> None:
+    tokenizer = get_tokenizer("org/model")
+    assert tokenizer.encode("the fox </s>") == [3, 6, 1]
+    assert (tokenizer.vocab_size, get_tokenizer("org/model") is tokenizer) == (40, True)
+    assert "GET org/model@main tokenizer.json" in hub.asked
+    assert not any("safetensors" in one for one in hub.asked)
+
+
+def test_revisions_are_tokenizers_of_their_own(hub: Hub) -> None:
+    assert get_tokenizer("org/model", revision="v2") is not get_tokenizer("org/model")
+    assert any("org/model@v2 " in one for one in hub.asked)
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_was_downloaded_once_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    get_tokenizer("org/model")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(tokenization, "_loaded", tokenization._Loaded())
+    assert get_tokenizer("org/model").encode("the") == [3]
+
+
+def test_many_threads_load_it_once(hub: Hub) -> None:
+    found: list[tokenization.Tokenizer] = []
+    threads = [threading.Thread(target=lambda: found.append(get_tokenizer("org/model"))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(one) for one in found}) == 1
+    assert len(found) == 20
+    assert sum(one.startswith("GET") and one.endswith(" tokenizer.json") for one in hub.asked) == 1
+
+
+def test_a_repository_that_is_not_there_is_an_error_that_is_not_remembered(hub: Hub) -> None:
+    for _ in range(2):
+        with pytest.raises(ValidationError, match=r"tokenizer of org/none .*HF_TOKEN"):
+            get_tokenizer("org/none")
+    assert len(hub.asked) >= 2
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_that_cannot_be_reached_is_a_connection_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(APIConnectionError, match="absolute path"):
+        get_tokenizer("org/model")
+
+
+def test_checking_tokens_downloads_nothing(hub: Hub) -> None:
+    assert (tokenizer_at_hand("org/model"), Vocabulary("org/model").size, hub.asked) == (None, None, [])
+    get_tokenizer("org/model")
+    assert Vocabulary("org/model").size == 40
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "wanted"),
+    [
+        ("org/model", None, "org/model"),
+        ("org/model:rev", None, "org/model"),
+        ("org/model/variant", None, "org/model"),
+        ("meta-llama/Llama-3.2-1B", None, "thinkingmachineslabinc/meta-llama-3-instruct-tokenizer"),
+        ("meta-llama/Llama-3.2-1B", "org/other:rev", "org/other"),
+        ("local/tiny", None, "local/tiny"),
+        ("/a/b/c", None, "/a/b/c"),
+        ("org/model", "local/tiny", "local/tiny"),
+    ],
+)
+def test_a_tokenizer_is_found_by_the_services_word_or_by_the_models_name(
+    model: str, given: str | None, wanted: str
+) -> None:
+    assert tokenizer_id_of(model, given) == wanted
