@@ -84,7 +84,7 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             raise _wrong("restore_optimizer", "a bool", self.restore_optimizer)
         if not isinstance(self.on_divergence, str) or self.on_divergence not in ("halt", "accept"):
             raise _wrong("on_divergence", '"halt" or "accept"', self.on_divergence)
-        if self.on_poison not in ("halt", "skip"):
+        if not isinstance(self.on_poison, str) or self.on_poison not in ("halt", "skip"):
             raise _wrong("on_poison", '"halt" or "skip"', self.on_poison)
         strategy = self.checkpoint_strategy
         if not isinstance(strategy, str) or (strategy != LATEST and not strategy.startswith("tinker://")):
