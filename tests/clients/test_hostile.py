@@ -245,6 +245,7 @@ CASES = [
 
 
 ELSEWHERE = {
+    "sampler.sample_stream": "gives an iterator, which begins a request when it is asked for the first token",
     "rest.download_checkpoint": "begins a thread that writes to disk; see test_downloads.py",
     "sampler.from_sampler_handle": "opens connections of its own; see test_clones.py",
     "service.subscribe": "takes a function, and begins a thread for it",

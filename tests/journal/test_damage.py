@@ -1,6 +1,7 @@
 """Damage to the journal's files: no wrong record is taken for a right one, and nothing damaged is touched."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -165,3 +166,26 @@ def test_a_byte_that_is_flipped_is_refused_or_of_no_consequence(
         flipped = bytearray(whole)
         flipped[at] ^= 1 << at % 8
         check(left, tmp_path / "copy", name, bytes(flipped))
+
+
+@pytest.mark.parametrize("has_log", [True, False])
+def test_journal_that_a_process_left_in_the_middle_of_a_change_is_opened_as_before_it(
+    tmp_path: Path, has_log: bool
+) -> None:
+    path = tmp_path / "journal.db"
+    with closing(Store(path)) as store:
+        for number in range(200):
+            store.write([SessionRecord(session_id=f"s{number}", server="x" * 500, ordinal=number)])
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA cache_size = 1", "BEGIN"):
+            writer.execute(statement)
+        writer.execute("UPDATE sessions SET server = ''")  # spilled to the disk, and to be rolled back
+        left = tmp_path / "left"
+        left.mkdir()
+        for file in tmp_path.glob("journal.db*"):
+            shutil.copy(file, left)
+    assert (left / "journal.db-journal").stat().st_size > 0
+    if has_log:
+        (left / "journal.db-wal").touch()
+    with closing(Store(left / "journal.db")) as store:
+        assert store.count_sessions() == 200

@@ -1,7 +1,9 @@
 """The journal's SQLite file: made whole, recognised before anything opens it, checked before anything writes to it."""
 
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -123,9 +125,29 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: there is none to be had.
     """
+    if Path(f"{path}-journal").exists():  # of a process that died while it made the file what it is to be
+        return _connect_to_copy(path)
     # Without a log nobody has the file open, and SQLite would make one.
     how = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
     return sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, isolation_level=None)
+
+
+def _connect_to_copy(path: Path) -> sqlite3.Connection:
+    """A connection to a copy, in which SQLite may tidy up what a dead process left in the middle of something."""
+    with tempfile.TemporaryDirectory(prefix="tinker-actors-") as folder:
+        copy = Path(folder) / path.name
+        for end in ("", "-wal", "-journal"):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(f"{path}{end}", f"{copy}{end}")
+        database = sqlite3.connect(copy, isolation_level=None)
+        try:
+            database.execute(
+                "SELECT count(*) FROM sqlite_master"
+            ).fetchone()  # from here on its files are open
+        except BaseException:
+            database.close()
+            raise
+        return database
 
 
 def check(path: Path) -> None:
