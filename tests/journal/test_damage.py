@@ -87,6 +87,8 @@ class Left:
             work, directory, ignore=shutil.ignore_patterns("*-shm")
         )  # no process, no shared memory
         store.close()
+        self.closed = contents(work)
+        """As it would have been left in order: all in the database itself."""
 
     def files(self) -> dict[Path, bytes]:
         return contents(self.directory)
@@ -189,3 +191,31 @@ def test_journal_that_a_process_left_in_the_middle_of_a_change_is_opened_as_befo
         (left / "journal.db-wal").touch()
     with closing(Store(left / "journal.db")) as store:
         assert store.count_sessions() == 200
+
+
+@pytest.mark.parametrize("stride", [CI, EVERY])
+def test_a_byte_of_a_closed_journal_that_is_flipped_is_refused_or_of_no_consequence(
+    left: Left, tmp_path: Path, stride: int
+) -> None:
+    name = Path("journal.db")
+    whole, refused = left.closed[name], 0
+    for at in range(stride // 2, len(whole), stride):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << at % 8
+        put(tmp_path / "copy", {**left.closed, name: bytes(flipped)})
+        found = opened(tmp_path / "copy")
+        assert found in (None, left.states[-1])
+        refused += found is None
+    assert refused  # much of a small database is unused
+
+
+@pytest.mark.parametrize("stride", [CI, EVERY])
+def test_a_database_beside_a_log_of_another_age_is_refused_or_a_state_that_there_was(
+    left: Left, tmp_path: Path, stride: int
+) -> None:
+    log = Path("journal.db-wal")
+    whole = left.files()[log]
+    for size in range(0, len(whole), stride):
+        put(tmp_path / "copy", {**left.closed, log: whole[:size]})
+        found = opened(tmp_path / "copy")
+        assert found is None or found in left.states
