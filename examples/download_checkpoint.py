@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
         came: list[int] = []
         fetched = (
             service.create_rest_client()
-            .download_checkpoint(saved.path or "", folder, progress=lambda done, _total: came.append(done))
+            .download_checkpoint(saved.path or "", folder, progress=came.append)
             .result()
         )
         for file in sorted(fetched.iterdir()):

@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
                 name.lower(): value.strip() for name, _, value in (one.partition(":") for one in fields)
             }
             if "transfer-encoding" in headers:
-                raise NotImplementedError("the stub reads no chunked bodies")
+                raise ValueError("the stub reads bodies of a known length only")
             self._path = first.split(" ")[1].partition("?")[0]
             self._body_begins = end + 4
             self._wanted = self._body_begins + int(headers.get("content-length", "0"))

@@ -95,7 +95,7 @@ def test_clones_of_one_process_share_their_connections_and_leave_nothing_behind(
     handle = service.create_sampling_client(base_model="local/tiny").result(WAIT_S).get_sampler_handle()
     before = {thread.ident for thread in threading.enumerate()}
     first, second = (ta.SamplingClient.from_sampler_handle(handle) for _ in range(2))
-    assert first.owner is second.owner
+    assert first._owner is second._owner
     draw(first)
     del first, second
     gc.collect()

@@ -339,9 +339,7 @@ def test_each_kind_of_checkpoint_is_fetched(
     with client(server, None) as service:
         path = save(trained(service)).result(WAIT_S).path
         rest = service.create_rest_client()
-        folder = rest.download_checkpoint(
-            path, tmp_path, progress=lambda done, _total: came.append(done)
-        ).result(WAIT_S)
+        folder = rest.download_checkpoint(path, tmp_path, progress=came.append).result(WAIT_S)
     assert folder.parent == tmp_path
     assert {file.name for file in folder.iterdir()} >= ADAPTER
     assert came[-1] >= (folder / "adapter_model.safetensors").stat().st_size * 0.5

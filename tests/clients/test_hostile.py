@@ -262,6 +262,9 @@ class NoRuntime:
     def __init__(self, *_: Any) -> None:
         pass
 
+    def close_soon(self) -> None:
+        pass
+
     def close(self, *_: Any) -> None:
         pass
 

@@ -19,7 +19,7 @@ from tinker_actors.wire.download import Bounds, Expired, Fetcher, safe_name, unp
 
 __all__ = ["Download", "Progress", "Sources", "fetcher_for"]
 
-Progress = Callable[[int, int | None], object]
+Progress = Callable[[int], object]
 Urls = Mapping[str, str]
 SIGNINGS = 4
 """How often a file's URL may run out while it is fetched without anything coming."""

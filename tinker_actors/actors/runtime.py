@@ -45,6 +45,8 @@ from tinker_actors.wire.calls import Call
 
 __all__ = ["Runtime"]
 
+SOON_TIMEOUT_S = 5.0
+"""To close a runtime that has no runs."""
 FETCH_TIMEOUT_S = 3600.0
 HISTORY_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 5.0
@@ -231,6 +233,14 @@ class Runtime:
     def is_forked(self) -> bool:
         """Whether this process is a fork of the one that opened it."""
         return os.getpid() != self._pid
+
+    def close_soon(self) -> None:
+        """Close it on a thread of its own: a finalizer may run on any, also on one that closing would wait for."""
+        close = threading.Thread(target=self.close, args=("success", SOON_TIMEOUT_S), daemon=True)
+        with contextlib.suppress(
+            RuntimeError
+        ):  # the interpreter is on its way down, and starts no thread any more
+            close.start()
 
     def close(self, status: str, timeout_s: float, detail: str | None = None) -> bool:
         """Finish what was submitted, save what no checkpoint covers, end the session, stop the tree.

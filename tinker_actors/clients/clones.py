@@ -24,7 +24,6 @@ from tinker_actors.types.checks import shown
 __all__ = ["from_handle", "to_handle"]
 
 VERSION = 1
-CLOSE_TIMEOUT_S = 5.0
 
 
 class _Handle(msgspec.Struct, frozen=True, kw_only=True, rename={"version": "v"}):
@@ -58,10 +57,13 @@ def from_handle(handle: str, api_key: str | None = None) -> SamplingClient:
     )
     runtime.start_sampler(sampler)
     client = SamplingClient(
-        sampler, place.base_model, runtime.tree.clock, lambda: (place.base_url, place.is_embedded)
+        sampler,
+        place.base_model,
+        runtime.tree.clock,
+        lambda: (place.base_url, place.is_embedded),
+        model_path=place.model_path,
+        owner=owner,
     )
-    client.model_path = place.model_path
-    client.owner = owner
     weakref.finalize(client, runtime.retire_sampler, sampler).atexit = False
     return client
 
@@ -83,7 +85,7 @@ class _Owner:
         self.runtime = Runtime(settings, RecoveryPolicy(), None, {}, None)
         self._lock = threading.Lock()
         self._count = 0
-        weakref.finalize(self, _close_soon, self.runtime)
+        weakref.finalize(self, self.runtime.close_soon).atexit = False
 
     def next_name(self) -> str:
         with self._lock:
@@ -102,12 +104,3 @@ def _owner_of(settings: Settings, key: str | None) -> _Owner:
         if owner is None:
             owner = _owners[name] = _Owner(settings)
         return owner
-
-
-def _close_soon(runtime: Runtime) -> None:
-    """From a finalizer, which must not wait."""
-    close = threading.Thread(target=runtime.close, args=("success", CLOSE_TIMEOUT_S), daemon=True)
-    try:
-        close.start()
-    except RuntimeError:  # the interpreter is on its way down; daemon threads end with it
-        return

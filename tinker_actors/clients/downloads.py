@@ -42,7 +42,7 @@ def start(
         with lock:
             came[0] += count
             if progress is not None:
-                progress(came[0], None)
+                progress(came[0])
 
     fetcher = fetcher_for(settings, note, future.cancelled)
     name = re.sub(r"[/:]", "_", str(path).removeprefix("tinker://"))

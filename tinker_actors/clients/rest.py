@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from tinker_actors.actors.runtime import Runtime
+from tinker_actors.actors.runtime import SOON_TIMEOUT_S, Runtime
 from tinker_actors.api import checkpoints, rest
 from tinker_actors.api.futures import RoundTrips
 from tinker_actors.clients.future import APIFuture
@@ -25,7 +25,7 @@ from tinker_actors.config import Credential, RecoveryPolicy, Settings
 from tinker_actors.config.credentials import claims_of
 from tinker_actors.errors import ConfigError, TinkerActorsError, ValidationError
 from tinker_actors.types import CheckpointPath, ServerCapabilities
-from tinker_actors.types.checks import flag, shown, text, whole
+from tinker_actors.types.checks import flag, path_text, shown, whole
 from tinker_actors.types.rest import (
     AccessScope,
     Checkpoint,
@@ -46,7 +46,6 @@ from tinker_actors.types.rest import (
 
 __all__ = ["RestClient"]
 
-CLOSE_TIMEOUT_S = 5.0
 
 T = TypeVar("T")
 
@@ -88,7 +87,7 @@ class RestClient:
                 " ServiceClient.create_rest_client()"
             )
         self._runtime = Runtime(settings, RecoveryPolicy(), None, {}, None)
-        self._finalizer = weakref.finalize(self, _close_soon, self._runtime)
+        self._finalizer = weakref.finalize(self, self._runtime.close_soon)
         self._finalizer.atexit = False
 
     # Sessions ------------------------------------------------------------------------------------
@@ -296,7 +295,7 @@ class RestClient:
         output_dir: str | os.PathLike[str] = ".",
         *,
         force: bool = False,
-        progress: Callable[[int, int | None], object] | None = None,
+        progress: Callable[[int], object] | None = None,
         parallel_files: int = 4,
     ) -> APIFuture[Path]:
         """Fetch a checkpoint into a folder below `output_dir`, named after its path; the folder.
@@ -309,7 +308,7 @@ class RestClient:
             tinker_path: of training state, sampler weights or an export.
             output_dir: where the folder is made.
             force: take the place of a folder that is there, once the new one is complete.
-            progress: called with the bytes that came so far and None, from threads of ours.
+            progress: called with the number of bytes that came so far, from threads of ours.
             parallel_files: of an export, how many are fetched at a time.
 
         Raises:
@@ -324,7 +323,7 @@ class RestClient:
             self,
             self._runtime,
             path,
-            _folder(output_dir),
+            Path(path_text("output_dir", output_dir)),
             force=flag("force", force),
             progress=progress,
             parallel_files=whole("parallel_files", parallel_files, least=1, most=64),
@@ -443,7 +442,7 @@ class RestClient:
     def close(self) -> None:
         """Close the client's own connections; those of a service client stay open. A second call does nothing."""
         if self._finalizer is not None and self._finalizer.detach() is not None:
-            self._runtime.close("success", CLOSE_TIMEOUT_S)
+            self._runtime.close("success", SOON_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -481,23 +480,8 @@ _kept: dict[Future[Any], RestClient] = {}
 """Clients that nobody else may keep, by the results they owe."""
 
 
-def _folder(output_dir: Any) -> Path:
-    try:
-        name = text("output_dir", os.fspath(output_dir))
-    except TypeError as error:
-        raise ValidationError(f"output_dir is a path, got {shown(output_dir)}") from error
-    if "\0" in name:
-        raise ValidationError(f"output_dir is a path, got {shown(output_dir)}")
-    return Path(name)
-
-
 def _let_go(done: "Future[Any]") -> None:
     _kept.pop(done, None)
-
-
-def _close_soon(runtime: Runtime) -> None:
-    """Close it on a thread of its own: a finalizer may run on any, also on one that closing would wait for."""
-    threading.Thread(target=runtime.close, args=("success", CLOSE_TIMEOUT_S), daemon=True).start()
 
 
 def _identify(credential: Credential, future: "Future[WhoamiResponse]") -> None:

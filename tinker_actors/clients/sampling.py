@@ -51,17 +51,24 @@ class SamplingClient:
     """What the proxy of a handle offers."""
 
     def __init__(
-        self, sampler: Sampler, base_model: str, clock: Clock, locate: Callable[[], tuple[str, bool] | None]
+        self,
+        sampler: Sampler,
+        base_model: str,
+        clock: Clock,
+        locate: Callable[[], tuple[str, bool] | None],
+        *,
+        model_path: str | None = None,
+        owner: object = None,
     ) -> None:
         self._sampler = sampler
         self._locate = locate
-        self.owner: object = None
+        self._owner = owner
         """What must live as long as this does."""
         self._clock = clock
         self._vocabulary = Vocabulary(base_model)
         self.base_model = base_model
         """Name of the base model."""
-        self.model_path = sampler.model_path
+        self.model_path = model_path
         """`tinker://` path of the weights; None for a base model or an unnamed save."""
 
     @property

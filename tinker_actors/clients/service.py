@@ -29,7 +29,7 @@ from tinker_actors.errors import ConfigError, ValidationError
 from tinker_actors.journal.story import RunHistory
 from tinker_actors.supervision import Address, BreakerSettings, TreeNode
 from tinker_actors.types import CheckpointPath, OptimizerConfig, ServerCapabilities, ServiceStatus
-from tinker_actors.types.checks import flag, metadata, one_of, secret, shown, text, whole
+from tinker_actors.types.checks import flag, metadata, one_of, path_text, secret, shown, text, whole
 from tinker_actors.types.console import session_page, sessions_page
 from tinker_actors.types.optimizers import family_fields
 
@@ -326,9 +326,13 @@ class ServiceClient:
         def make(_: None) -> SamplingClient:
             runtime = self._runtime
             client = SamplingClient(
-                sampler, sampler.trained_from, runtime.tree.clock, partial(_locate, runtime)
+                sampler,
+                sampler.trained_from,
+                runtime.tree.clock,
+                partial(_locate, runtime),
+                model_path=model_path,
             )
-            weakref.finalize(client, self._runtime.retire_sampler, sampler).atexit = False
+            weakref.finalize(client, runtime.retire_sampler, sampler).atexit = False
             return client
 
         return ClientFuture(ready.then(make).future())
@@ -515,13 +519,9 @@ def _limits(limits: Any) -> SamplingLimits:
 
 def _path(run_dir: str | os.PathLike[str]) -> str:
     try:
-        path = os.fsdecode(run_dir)
-        path.encode()
-    except (TypeError, UnicodeEncodeError) as error:
-        raise ConfigError(f"run_dir is a path, got {shown(run_dir)}") from error
-    if not path or "\0" in path:
-        raise ConfigError(f"run_dir is a path, got {shown(run_dir)}")
-    return path
+        return path_text("run_dir", run_dir)
+    except ValidationError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _family(optimizer: object) -> Mapping[str, Any] | None:

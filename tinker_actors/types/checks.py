@@ -3,6 +3,7 @@
 import math
 import numbers
 import operator
+import os
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -95,6 +96,21 @@ def text(name: str, value: Any) -> str:
     except UnicodeEncodeError as error:  # half of a surrogate pair
         raise ValidationError(f"{name} must be text that UTF-8 can hold, got {shown(value)}") from error
     return value
+
+
+def path_text(name: str, value: Any) -> str:
+    """A path to a file or folder as text.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    try:
+        found = os.fspath(value)
+    except TypeError as error:
+        raise ValidationError(f"{name} is a path, got {shown(value)}") from error
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise ValidationError(f"{name} is a path, got {shown(value)}")
+    return text(name, found)
 
 
 def secret(name: str, value: Any) -> str:
