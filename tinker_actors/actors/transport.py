@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import math
 import random
-import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tinker_actors.actors.admission import Admission
-from tinker_actors.actors.futures import forbid_waiting
+from tinker_actors.actors.event_loop import EventLoop
 from tinker_actors.actors.identity import Identity, is_token_rejected
 from tinker_actors.actors.limits import Limits
 from tinker_actors.actors.published import Published
@@ -160,39 +159,6 @@ class _Broke:
     error: BaseException
 
 
-class _Loop:
-    """A thread that runs an event loop."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        forbid_waiting("the network's thread")
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-        self._loop.close()
-
-    def call(self, function: Callable[[], object]) -> None:
-        """Run `function` on the loop, soon."""
-        self._loop.call_soon_threadsafe(function)
-
-    def finish(self, farewell: Callable[[], Coroutine[Any, Any, None]], timeout_s: float) -> None:
-        """Cancel everything, run `farewell`, end the thread; wait for that at most `timeout_s`."""
-
-        async def wind_up() -> None:
-            tasks = asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await farewell()
-
-        future = asyncio.run_coroutine_threadsafe(wind_up(), self._loop)
-        future.add_done_callback(lambda _: self.call(self._loop.stop))
-        self._thread.join(timeout_s)
-
-
 class _Greeting:
     """What is done once, by the first who needs it, and again by the next one when it failed."""
 
@@ -229,7 +195,7 @@ class TransportActor(SupervisedActor):
         """Filled and emptied on the event loop."""
 
     def on_start(self) -> None:
-        self._loop = _Loop()
+        self._loop = EventLoop()
         self._ready = asyncio.Event()
         self._transport = self._make_transport()
         self._random = random.Random(self.context.random.random())

@@ -1,0 +1,64 @@
+"""An event loop on a thread of its own, which an actor owns and ends."""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tinker_actors.actors.futures import forbid_waiting
+
+__all__ = ["EventLoop"]
+
+
+class EventLoop:
+    """A thread that runs an event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        forbid_waiting("the network's thread")
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.close()
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run `function` on the loop, soon."""
+        self._loop.call_soon_threadsafe(function)
+
+    def finish(self, farewell: Callable[[], Coroutine[Any, Any, None]], timeout_s: float) -> None:
+        """Cancel everything, run `farewell`, end the thread; wait for that at most `timeout_s`."""
+
+        async def wind_up() -> None:
+            await _cancel_others()
+            await farewell()
+
+        future = asyncio.run_coroutine_threadsafe(wind_up(), self._loop)
+        future.add_done_callback(lambda _: self.call(self._loop.stop))
+        self._thread.join(timeout_s)
+
+
+async def _cancel_others() -> None:
+    """Cancel each other task once, and return when all have ended, with those that they began meanwhile.
+
+    A task is cancelled after its first step only: before that, nobody would close what it was made to run (anyio wraps
+    the coroutines that it spawns).
+    """
+    told: set[asyncio.Task[Any]] = set()
+    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in tasks - told:
+            if _has_begun(task):
+                task.cancel()
+                told.add(task)
+        if tasks <= told:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(0)
+
+
+def _has_begun(task: "asyncio.Task[Any]") -> bool:
+    coroutine = task.get_coro()
+    return not inspect.iscoroutine(coroutine) or inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED
