@@ -67,12 +67,12 @@ def crash_sending(monkeypatch: pytest.MonkeyPatch) -> None:
     """The transport crashes when it sends the data."""
     once = TransportActor._once
 
-    async def once_or_crash(actor: TransportActor, call: Any) -> Any:
+    async def once_or_crash(actor: TransportActor, call: Any, **named: Any) -> Any:
         if call.operation == "forward_backward" and len(decode_training_request(call.body).data) == len(
             POISON
         ):
             raise InjectedCrashError
-        return await once(actor, call)
+        return await once(actor, call, **named)
 
     monkeypatch.setattr(TransportActor, "_once", once_or_crash)
 
@@ -182,5 +182,22 @@ def test_kills_from_outside_while_the_service_works_quarantine_nothing(
         training, events = create(service), Events(service)
         training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)
         training.optim_step(ADAM).result(WAIT_S)
+        assert training.step == 1
+    assert events.of(BatchPoisoned) == []
+
+
+@pytest.mark.parametrize("transport", ["fast", "httpx"])
+@pytest.mark.parametrize("fault", [{"effect": "hang"}, {"effect": "status", "status": 503}])
+def test_kills_while_the_service_gives_no_answer_quarantine_nothing(
+    server: Server, zygote: Zygote, tmp_path: Path, fault: dict[str, Any], transport: str
+) -> None:
+    server.control.arm({**fault, "operation": "forward_backward", "count": "always"})
+    arguments = {"url": server.url, "run_dir": str(tmp_path / "run"), "transport": transport}
+    for _ in range(4):
+        assert zygote.run("poisoned_program:die_unanswered", arguments) == -signal.SIGKILL
+    server.control.clear()
+    with client(server, tmp_path / "run", recovery=NO_CHECKPOINTS) as service:
+        training, events = create(service), Events(service)
+        step(training, 0)
         assert training.step == 1
     assert events.of(BatchPoisoned) == []

@@ -20,6 +20,7 @@ from tinker_actors.actors.transport import (
     Failed,
     Fetch,
     Send,
+    Sent,
 )
 from tinker_actors.errors import (
     APIConnectionError,
@@ -41,6 +42,25 @@ def test_a_request_is_told_when_it_is_accepted_and_when_its_result_is_there(
     one.send("a")
     assert one.next() == Accepted("a", FutureHandle(request_id="7"))
     assert one.next() == Answered("a", SAVED)
+
+
+def test_a_request_that_left_is_told_before_it_is_accepted(bench: Callable[..., Bench]) -> None:
+    one = bench(answers(HANDLE, SAVED))
+    one.send("a", tells_sent=True)
+    assert [one.next(), one.next()] == [Sent("a"), Accepted("a", FutureHandle(request_id="7"))]
+
+
+def test_a_try_that_failed_handles_nothing_any_more(bench: Callable[..., Bench]) -> None:
+    one = bench(answers(APIConnectionError("gone"), None))
+    one.transport.takes_bodies = False
+    one.send("a", tells_sent=True)
+    assert one.next() == Sent("a")
+
+
+def test_a_request_that_waits_to_be_sent_handles_nothing(bench: Callable[..., Bench]) -> None:
+    one = bench(answers(), endpoint=None)
+    one.send("a", tells_sent=True)
+    assert one.next() == Sent("a")
 
 
 def test_what_passes_by_itself_is_tried_again_and_told(bench: Callable[..., Bench]) -> None:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinker_actors.actors import failing
 from tinker_actors.actors.futures import Submissions
 from tinker_actors.actors.session import SessionActor
 from tinker_actors.actors.training import TrainingActor
@@ -61,7 +60,6 @@ class CrashPoints:
 
     def install(self) -> None:
         """Wrap the product's methods, in this process alone."""
-        vars(failing)["MOST"] = 1000  # else the batches that we die over, on purpose, would be left out
         self._wrap(Store, "write", lambda _, records, **__: f"write {named(records)}", is_both=True)
         self._wrap(Store, "compact", lambda *_, **__: "compact", is_both=True)
         self._wrap(Submissions, "settle", lambda *_: "hand over", is_both=True)

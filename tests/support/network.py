@@ -23,7 +23,7 @@ from tinker_actors.supervision import ActorTree, ChildSpec, Clock, Kind, Supervi
 from tinker_actors.types import SaveWeightsResponse
 from tinker_actors.wire.calls import Answer, Call, ReadParts, read_json
 from tinker_actors.wire.documents import FutureHandle
-from tinker_actors.wire.http import NO_HEADERS
+from tinker_actors.wire.http import NO_HEADERS, OnSent
 from tinker_actors.wire.retry import PATIENT
 
 JSON = {"content-type": "application/json"}
@@ -55,8 +55,19 @@ class Scripted:
         self.seen: list[tuple[str, str]] = []
         """Path and key of each request."""
         self.is_hanging = threading.Event()
+        self.takes_bodies = True
+        """Whether what is sent leaves."""
 
-    async def send(self, call: Call[Any], base_url: str, headers: Mapping[str, str] = NO_HEADERS) -> Answer:
+    async def send(
+        self,
+        call: Call[Any],
+        base_url: str,
+        headers: Mapping[str, str] = NO_HEADERS,
+        *,
+        sent: OnSent | None = None,
+    ) -> Answer:
+        if sent is not None and self.takes_bodies:
+            sent()
         call = msgspec.structs.replace(call, headers={**call.headers, **headers})
         self.seen.append((call.path, headers["x-api-key"]))
         if call.path.startswith(("client/", "auth/")):
@@ -148,8 +159,12 @@ class Bench:
         owner: str = "",
         call: Call[Any] = CALL,
         expected: Expectation | None = EXPECTED,
+        *,
+        tells_sent: bool = False,
     ) -> None:
-        self.address.tell(Send(call, tag, self.tree.address("service/receiver"), owner, expected))
+        self.address.tell(
+            Send(call, tag, self.tree.address("service/receiver"), owner, expected, tells_sent=tells_sent)
+        )
 
     def next(self) -> object:
         return self.received.get(timeout=WAIT_S)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from harness import ADAM, BATCHES, KEY, NO_CHECKPOINTS, WAIT_S, step
@@ -46,7 +47,23 @@ def die_waiting(url: str, run_dir: str) -> None:
         accept(actor, part)
         os.kill(os.getpid(), signal.SIGKILL)
 
+    _wait_and_die(url, run_dir, "_accept", accept_and_die)
+
+
+def die_unanswered(url: str, run_dir: str, transport: str) -> None:
+    """The process is killed once the bytes of a batch have left, while the service gives no answer to them."""
+    os.environ["TINKER_ACTORS_TRANSPORT"] = transport
+    close_attempt = TrainingActor._close_attempt
+
+    def close_and_die(actor: TrainingActor, part: tuple[int, int]) -> None:
+        close_attempt(actor, part)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _wait_and_die(url, run_dir, "_close_attempt", close_and_die)
+
+
+def _wait_and_die(url: str, run_dir: str, name: str, method: Callable[..., None]) -> None:
     with ta.ServiceClient(base_url=url, api_key=KEY, run_dir=run_dir, recovery=NO_CHECKPOINTS) as service:
-        setattr(TrainingActor, "_accept", accept_and_die)  # noqa: B010 - a method is not assigned to
+        setattr(TrainingActor, name, method)
         training = service.create_lora_training_client("local/tiny", rank=4, seed=3).result(WAIT_S)
         training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)

@@ -590,6 +590,46 @@ def test_an_answer_nested_beyond_measure_is_text_and_fits_no_type() -> None:
         read_json(dict)(one)
 
 
+# When a body has left ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [8, 3 * 2**20])
+def test_a_body_that_left_is_told_while_there_is_no_answer(make: Make, size: int) -> None:
+    async def main() -> None:
+        answers, sent = asyncio.Event(), asyncio.Event()
+
+        async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
+            await asyncio.wait_for(answers.wait(), WAIT_S)
+            await answer(200, b"%d" % len(seen.body))(seen, writer)
+
+        async with serving(behave) as server:
+            transport, call = make(HttpOptions()), msgspec.structs.replace(CALL, body=bytes(size))
+            task = asyncio.create_task(transport.send(call, server.url, sent=sent.set))
+            await asyncio.wait_for(sent.wait(), WAIT_S)
+            answers.set()
+            assert (await asyncio.wait_for(task, WAIT_S)).body == b"%d" % size
+            await transport.close()
+            assert server.seen[0].headers["content-length"] == str(size)
+
+    asyncio.run(main())
+
+
+def test_a_body_that_nobody_takes_has_not_left(make: Make) -> None:
+    async def main() -> list[str]:
+        told: list[str] = []
+        with socket.create_server(("127.0.0.1", 0)) as deaf:
+            transport = make(HttpOptions())
+            call = msgspec.structs.replace(CALL, body=bytes(2**26), timeout_s=0.2)
+            with pytest.raises(APITimeoutError):
+                await transport.send(
+                    call, f"http://127.0.0.1:{deaf.getsockname()[1]}", sent=lambda: told.append("sent")
+                )
+            await transport.close()
+        return told
+
+    assert asyncio.run(main()) == []
+
+
 # Answers that are read as they arrive ---------------------------------------------------------------
 
 

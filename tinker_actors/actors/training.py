@@ -32,7 +32,7 @@ from tinker_actors.actors.run import Run, call_for, expectation_of
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
 from tinker_actors.actors.settlement import Settlement
 from tinker_actors.actors.status import Hold
-from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send
+from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send, Sent
 from tinker_actors.actors.verification import shows_optimizer
 from tinker_actors.api.training import get_info
 from tinker_actors.config import LOCAL
@@ -217,12 +217,14 @@ class TrainingActor(SupervisedActor):
                 self._recovery.receive(message)
             case PollDue():
                 self._custody.receive(message)
-            case Accepted() | Answered() | Failed():
+            case Sent() | Accepted() | Answered() | Failed():
                 self._receive(message)
         return None
 
-    def _receive(self, message: Accepted | Answered | Failed) -> None:
+    def _receive(self, message: Sent | Accepted | Answered | Failed) -> None:
         match message:
+            case Sent(_Request(generation, part)) if self._is_current(generation):
+                self._close_attempt(part)
             case Accepted(_Request(generation, part), _) if self._is_current(generation):
                 self._accept(part)
             case Answered(_Request(generation, (place, part)), answer) if self._is_current(generation):
@@ -375,7 +377,22 @@ class TrainingActor(SupervisedActor):
             content, seq_id = pending.contents[number], pending.sends[number].seq_id
             call = call_for(pending.kind, outbox.model_id, seq_id, content)
             tag, expected = _Request(outbox.model.generation, part), expectation_of(pending.kind)
-            self._transport.tell(Send(call, tag, self.context.me, owner=self.context.path, expected=expected))
+            self._transport.tell(
+                Send(
+                    call,
+                    tag,
+                    self.context.me,
+                    owner=self.context.path,
+                    expected=expected,
+                    tells_sent=pending.kind.has_data,
+                )
+            )
+
+    def _close_attempt(self, part: Part) -> None:
+        """Its bytes have left: whoever kills us from now on does so from outside."""
+        if self._outbox is not None:
+            self._attempts.close(self._outbox, part)
+            self._attempts.write()
 
     def _accept(self, part: Part) -> None:
         if self._outbox is not None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -52,7 +52,7 @@ from tinker_actors.supervision import Address, ExitReason, Reply, SupervisedActo
 from tinker_actors.wire.calls import JSON, Answer, Call, Parts, ReadParts
 from tinker_actors.wire.compression import compressed
 from tinker_actors.wire.documents import FutureHandle
-from tinker_actors.wire.http import HttpOptions, Transport, make_transport
+from tinker_actors.wire.http import HttpOptions, OnSent, Transport, make_transport
 
 __all__ = [
     "Accepted",
@@ -63,6 +63,7 @@ __all__ = [
     "Failed",
     "Fetch",
     "Send",
+    "Sent",
     "Stream",
     "TransportActor",
 ]
@@ -71,6 +72,11 @@ T = TypeVar("T")
 
 Once = Callable[[Call[Any]], Awaitable[Answer]]
 """One try of a call."""
+
+HANDLING_S = 0.25
+"""Bytes that have not left by then, while this thread does its work, wait for somebody else: a breaker that is open,
+room beside others, a server that takes none. A thread that is stuck in them does not get to this.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,8 @@ class Send:
     owner: str = ""
     """All requests of one owner can be cancelled together."""
     expected: Expectation | None = None
+    tells_sent: bool = False
+    """Whether `Sent` is wanted, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +132,13 @@ class CancelAll:
 @dataclass(frozen=True, slots=True)
 class EndpointChanged:
     """The published endpoint is another one, or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Nobody handles its bytes: they have left, or wait to be sent, or a try of sending them failed."""
+
+    tag: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +298,8 @@ class TransportActor(SupervisedActor):
         began = clock()
         try:
             submit = self._drive if send.call.in_json is None else partial(self._drive_in_room, send.call)
-            answer = await submit(request, self._submit(send.call))
+            with self._watch(send) as once:
+                answer = await submit(request, self._submit(send.call), once)
             if send.expected is not None:
                 handle = send.call.read(answer)
                 request.is_accepted = True
@@ -304,6 +320,32 @@ class TransportActor(SupervisedActor):
             if handle is not None and operation == "asample":
                 self._cancel_on_service(handle.request_id)
             raise
+
+    @contextlib.contextmanager
+    def _watch(self, send: Send) -> Iterator[Once | None]:
+        """How its call is tried where its sender hears, once, when nobody handles its bytes; None where it does not."""
+        if not send.tells_sent:
+            yield None
+            return
+
+        def sent() -> None:
+            if not waits.cancelled():
+                waits.cancel()
+                _tell(send.reply_to, Sent(send.tag))
+
+        waits = asyncio.get_running_loop().call_later(HANDLING_S, sent)
+
+        async def once(call: Call[Any]) -> Answer:
+            try:
+                return await self._once(call, sent=sent)
+            except TinkerActorsError:
+                sent()
+                raise
+
+        try:
+            yield once
+        finally:
+            waits.cancel()
 
     async def _stream(self, order: Stream, request: Request) -> None:
         channel = order.channel
@@ -394,12 +436,14 @@ class TransportActor(SupervisedActor):
             for price in reserved:
                 self._limits.answers.leave(request.client, price)
 
-    async def _drive_in_room(self, call: Call[Any], request: Request, steps: RoundTrips[Answer]) -> Answer:
+    async def _drive_in_room(
+        self, call: Call[Any], request: Request, steps: RoundTrips[Answer], once: Once | None
+    ) -> Answer:
         """Drive the submission of training data, a few megabytes at a time over all models."""
         size = len(call.body)
         await self._limits.enter(self._limits.training, request, size)
         try:
-            return await self._drive(request, steps)
+            return await self._drive(request, steps, once)
         finally:
             self._limits.training.leave(request.client, size)
 
@@ -426,7 +470,9 @@ class TransportActor(SupervisedActor):
                     )
                 )
 
-    async def _once(self, call: Call[Any], read: ReadParts | None = None) -> Answer:
+    async def _once(
+        self, call: Call[Any], read: ReadParts | None = None, sent: OnSent | None = None
+    ) -> Answer:
         """One try of `call`; the first one asks the server for its flags before."""
         if not self._greeting.is_done:
             await self._greeting.wait_for(self._greet)
@@ -434,12 +480,12 @@ class TransportActor(SupervisedActor):
             self._flags_due = math.inf
             self._refreshing = asyncio.create_task(self._refresh_flags())
         secret = await self._identity.secret()
-        answer = await self._send(call, secret, read)
+        answer = await self._send(call, secret, read, sent)
         if is_token_rejected(answer) and await self._identity.replace(secret):
             self.context.emit(
                 RequestRetried(operation=call.operation, reason="its token was rejected", delay_s=0.0)
             )
-            answer = await self._send(call, await self._identity.secret(), read)
+            answer = await self._send(call, await self._identity.secret(), read, sent)
         self._note_deprecation(call.operation, answer)
         return answer
 
@@ -484,7 +530,9 @@ class TransportActor(SupervisedActor):
         call = exchange_key()
         return call.read((await self._send(call, key.reveal())).success())
 
-    async def _send(self, call: Call[Any], secret: str, read: ReadParts | None = None) -> Answer:
+    async def _send(
+        self, call: Call[Any], secret: str, read: ReadParts | None = None, sent: OnSent | None = None
+    ) -> Answer:
         if not self._ready.is_set():
             await self._wait_for_server(call)
         endpoint = self._published.endpoint
@@ -498,7 +546,7 @@ class TransportActor(SupervisedActor):
                 call = msgspec.structs.replace(call, body=packed)
         if read is not None:
             return await self._transport.stream(call, endpoint.base_url, read, headers)
-        return await self._transport.send(call, endpoint.base_url, headers)
+        return await self._transport.send(call, endpoint.base_url, headers, sent=sent)
 
     async def _wait_for_server(self, call: Call[Any]) -> None:
         try:

@@ -7,7 +7,7 @@ no answer at all. A transport exchanges one request for one answer, and maps the
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Literal, Protocol
 from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
@@ -22,6 +22,7 @@ __all__ = [
     "NO_HEADERS",
     "HttpOptions",
     "HttpTransport",
+    "OnSent",
     "Request",
     "Transport",
     "TransportChoice",
@@ -44,14 +45,24 @@ _REDIRECTS = frozenset({301, 302, 303}) | _KEEPS_METHOD
 
 TransportChoice = Literal["fast", "httpx"]
 
+OnSent = Callable[[], object]
+"""Called on the transport's loop when a body has left, and again when it leaves for another URL."""
+
 
 class Transport(Protocol):
     """Sends calls; lives on one event loop."""
 
     async def send(
-        self, call: Call[object], base_url: str, headers: Mapping[str, str] = NO_HEADERS
+        self,
+        call: Call[object],
+        base_url: str,
+        headers: Mapping[str, str] = NO_HEADERS,
+        *,
+        sent: OnSent | None = None,
     ) -> Answer:
         """One try of `call` at the server under `base_url`, with `headers` beside those of the call.
+
+        From `sent` on there is nothing to do but wait; it is not called where the body did not leave.
 
         Redirects within the server are followed where that changes neither method nor body. Others are answers:
         our key goes to nobody else. An empty 400 comes from something before the service; it counts as no answer,
@@ -117,6 +128,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     """Longest wait for the next byte."""
     pool: Pool
+    sent: OnSent | None = None
+    """Called when the body has left; None where nobody wants to know."""
 
     @property
     def public_url(self) -> str:
@@ -135,11 +148,16 @@ class HttpTransport(ABC):
         self._room = {pool: asyncio.Semaphore(limit) for pool, limit in MAX_IN_FLIGHT.items()}
 
     async def send(
-        self, call: Call[object], base_url: str, headers: Mapping[str, str] = NO_HEADERS
+        self,
+        call: Call[object],
+        base_url: str,
+        headers: Mapping[str, str] = NO_HEADERS,
+        *,
+        sent: OnSent | None = None,
     ) -> Answer:
         """One try of `call`; see `Transport`."""
         async with self._room[call.pool]:  # who waits here holds nothing that was made for its turn
-            return await self._send(self._request(call, base_url, headers), call.answers)
+            return await self._send(self._request(call, base_url, headers, sent), call.answers)
 
     async def stream(
         self, call: Call[object], base_url: str, read: ReadParts, headers: Mapping[str, str] = NO_HEADERS
@@ -178,7 +196,9 @@ class HttpTransport(ABC):
     async def close(self) -> None:
         """Close all connections."""
 
-    def _request(self, call: Call[object], base_url: str, more: Mapping[str, str]) -> Request:
+    def _request(
+        self, call: Call[object], base_url: str, more: Mapping[str, str], sent: OnSent | None = None
+    ) -> Request:
         url = f"{base_url}/api/v1/{call.path}"
         if self._query:
             url = f"{url}{'&' if '?' in call.path else '?'}{self._query}"
@@ -194,6 +214,7 @@ class HttpTransport(ABC):
             body=call.body if has_body else None,
             timeout_s=call.timeout_s,
             pool=call.pool,
+            sent=sent,
         )
 
     async def _check_edge(self, request: Request, answer: Answer) -> None:

@@ -1,15 +1,17 @@
 """The reference transport, on httpcore: the engine of httpx, without the client that httpx puts around it."""
 
 import ssl
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from importlib.util import find_spec
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpcore
 
 from tinker_actors.errors import APIConnectionError, APITimeoutError, ConfigError, TinkerActorsError
 from tinker_actors.wire.calls import Answer, Pool, ReadParts
-from tinker_actors.wire.http import HttpOptions, HttpTransport, Request
+from tinker_actors.wire.http import HttpOptions, HttpTransport, OnSent, Request
 from tinker_actors.wire.lanes import Lanes
 
 __all__ = ["HttpcoreTransport"]
@@ -122,12 +124,15 @@ class HttpcoreTransport(HttpTransport):
             "read": request.timeout_s,
             "write": request.timeout_s,
         }
+        extensions: dict[str, Any] = {"timeout": timeout}
+        if request.sent is not None:
+            extensions["trace"] = _trace(request.sent)
         return httpcore.Request(
             request.method,
             request.url,
             headers=headers,
             content=request.body,
-            extensions={"timeout": timeout},
+            extensions=extensions,
         )
 
     async def _read(self, response: httpcore.Response, request: Request) -> bytes:
@@ -147,6 +152,16 @@ class HttpcoreTransport(HttpTransport):
         """Close all connections."""
         for lanes in self._lanes.values():
             await lanes.close()
+
+
+def _trace(sent: OnSent) -> Callable[[str, Any], Awaitable[None]]:
+    """What hears from the library how a request gets on; it names its events after the protocol, too."""
+
+    async def trace(event: str, _: Any) -> None:
+        if event.endswith(".send_request_body.complete"):
+            sent()
+
+    return trace
 
 
 def _host(url: SplitResult) -> str:

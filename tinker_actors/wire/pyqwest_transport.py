@@ -1,12 +1,13 @@
 """The fast transport, on pyqwest: HTTP in compiled code, with threads of its own."""
 
 import os
+from collections.abc import AsyncIterator
 
 import pyqwest
 
 from tinker_actors.errors import APIConnectionError, APITimeoutError, TinkerActorsError
 from tinker_actors.wire.calls import Answer, Parts, Pool, ReadParts
-from tinker_actors.wire.http import MAX_IN_FLIGHT, HttpOptions, HttpTransport, Request
+from tinker_actors.wire.http import MAX_IN_FLIGHT, HttpOptions, HttpTransport, OnSent, Request
 from tinker_actors.wire.lanes import Lanes
 
 __all__ = ["HOME", "PyqwestTransport"]
@@ -18,6 +19,8 @@ WIDTH_OVER_TLS = 50
 """Streams of one HTTP/2 connection, which servers bound; the official SDK opens as many."""
 SMALL_BODY_BYTES = 2**16
 """A body that takes no time worth counting to send."""
+PART_BYTES = 2**18
+"""Of a body whose end is watched: the library takes a few parts ahead of what it has sent."""
 _NO_TLS = ("received corrupt message", "invalid peer certificate", "peer is incompatible")
 """What the library's errors say, which have no class of their own, where no repetition helps."""
 _NOWHERE = pyqwest.Proxy("http://127.0.0.1:9", no_proxy="*,0.0.0.0/0,::/0")
@@ -81,13 +84,16 @@ class PyqwestTransport(HttpTransport):
     async def _exchange(self, request: Request, read: ReadParts | None = None) -> Answer:
         lanes = self._lanes_for(request)
         lane = lanes.enter()
-        headers = request.headers
-        if request.body == b"":
-            headers = {**headers, "content-length": "0"}  # the library leaves it out
+        headers, content = request.headers, _content(request)
+        if request.body == b"" or content is not request.body:
+            headers = {
+                **headers,
+                "content-length": str(len(request.body or b"")),
+            }  # the library leaves it out
         try:
             if read is not None:
                 return await self._streamed(lane.client, request, read)
-            response = await lane.client.execute(request.method, request.url, headers, request.body)
+            response = await lane.client.execute(request.method, request.url, headers, content)
         except TinkerActorsError:  # of a reader; some are errors of the built-in kinds, too
             raise
         except TimeoutError as error:
@@ -137,6 +143,19 @@ class PyqwestTransport(HttpTransport):
         """Close all connections."""
         for lanes in self._lanes.values():
             await lanes.close()
+
+
+def _content(request: Request) -> bytes | AsyncIterator[bytes] | None:
+    """The body, for the library; in parts where somebody wants to know when it has left."""
+    if not request.body or request.sent is None:
+        return request.body
+    return _in_parts(request.body, request.sent)
+
+
+async def _in_parts(body: bytes, sent: OnSent) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), PART_BYTES):
+        yield body[start : start + PART_BYTES]
+    sent()  # asked for more, which it is when it has passed on what there was
 
 
 async def _end(client: _Client) -> None:
