@@ -17,7 +17,7 @@ from tinker_actors.errors import APIResponseValidationError, NotFoundError
 from tinker_actors.journal.records import CheckpointRecord
 from tinker_actors.journal.replay import superfluous
 from tinker_actors.journal.store import RunImage
-from tinker_actors.supervision import Context
+from tinker_actors.supervision import Context, Timer
 from tinker_actors.wire.calls import Answer
 from tinker_actors.wire.retry import BRIEF, NEVER
 
@@ -54,6 +54,7 @@ class Custody:
         self._journal = context.address(JOURNAL)
         self._transport = context.address(TRANSPORT)
         self._model_id: str | None = None
+        self._next_poll: Timer | None = None
 
     def begin(self, model_id: str, image: RunImage) -> None:
         """Look after this model from now on, and finish what a predecessor did not get to."""
@@ -64,8 +65,10 @@ class Custody:
                 self._delete(checkpoint)
 
     def end(self) -> None:
-        """There is no model for now."""
+        """There is no model for now, or for good."""
         self._model_id = None
+        if self._next_poll is not None:
+            self._next_poll.cancel()
 
     def retire(self, image: RunImage) -> None:
         """Delete checkpoints of ours that newer ones make needless; nothing begins in them any more."""
@@ -102,8 +105,11 @@ class Custody:
         self._send(call, _Retire(checkpoint))
 
     def _poll_later(self, model_id: str) -> None:
-        if self._policy.poll_interval_s < math.inf:
-            self._context.send_after(self._policy.poll_interval_s, PollDue(model_id))
+        if model_id != self._model_id or self._policy.poll_interval_s == math.inf:
+            return
+        if self._next_poll is not None:
+            self._next_poll.cancel()  # there is one, whoever asked for it
+        self._next_poll = self._context.send_after(self._policy.poll_interval_s, PollDue(model_id))
 
     def _poll(self, model_id: str) -> None:
         self._send(msgspec.structs.replace(get_training_run(model_id, None), retry=NEVER), PollDue(model_id))

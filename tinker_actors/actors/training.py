@@ -341,6 +341,7 @@ class TrainingActor(SupervisedActor):
             self._close(error)
             return
         self._outbox, self._is_parked = None, True
+        self._custody.end()
         self._hold(f"a journal that can be written ({error})")
         self._transport.tell(Cancel(self.context.path))
         self.context.emit(JournalParked(run=self._run.name, reason=str(error), retry_in_s=JOURNAL_RETRY_S))
@@ -602,6 +603,7 @@ class TrainingActor(SupervisedActor):
         """Give the run up, for as long as this process lives."""
         if hasattr(self, "_recovery"):
             self._recovery.end_turn()
+            self._custody.end()
         if self._outbox is not None:
             self._close_attempts(self._outbox)
         self._outbox = None
