@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from control import Control
-from harness import ADAM, WAIT_S, Events, Server, client, step
+from harness import ADAM, BATCHES, WAIT_S, Events, Server, client, step
 
 import tinker_actors as ta
+from tinker_actors.actors.recovery import Attached
+from tinker_actors.actors.training import TrainingActor
 from tinker_actors.actors.turns import Turns
 from tinker_actors.errors import RunHaltedError
 from tinker_actors.events import CheckpointSaved, ModelRestored, RunHalted, StepDone
@@ -79,6 +81,33 @@ def test_policy_without_checkpoints_makes_none(server: Server, tmp_path: Path) -
         for number in range(3):
             step(training, number)
         assert automatic(events) == []
+
+
+def test_steps_that_are_replayed_are_counted_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program submits ahead while the steps behind the checkpoint are taken again."""
+    serve = TrainingActor._serve_model
+    trained: list[Any] = []
+
+    def submit_and_serve(actor: TrainingActor, attached: Attached) -> None:
+        for number in range(6, 10) if attached.restored_because is not None else ():
+            trained[0].forward_backward(BATCHES[number % 2], "cross_entropy")
+            trained.append(trained[0].optim_step(ADAM))
+        serve(actor, attached)
+
+    monkeypatch.setattr(TrainingActor, "_serve_model", submit_and_serve)
+    with client(server, tmp_path / "run", recovery=ta.RecoveryPolicy(checkpoint_every_steps=4)) as service:
+        trained.append(training := create(service))
+        for number in range(6):
+            step(training, number)
+        events = Events(service)
+        server.unload(training.model_id)
+        training.forward(BATCHES[0], "cross_entropy").result(WAIT_S)
+        for update in trained[1:]:
+            update.result(WAIT_S)
+        training.save_state("last").result(WAIT_S)
+        assert (training.step, automatic(events)) == (10, [8])
 
 
 def test_checkpoint_is_due_after_a_time_too(server: Server, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tinker_actors.actors.run import Request, Run, TrainingOperation
 from tinker_actors.api.training import SaveContent
 from tinker_actors.errors import TinkerActorsError
 from tinker_actors.journal.records import (
+    EXECUTED,
     CheckpointRecord,
     Kind,
     OperationRecord,
@@ -96,7 +97,7 @@ class Intake:
             JournalError: the journal cannot be written; nothing was taken.
         """
         batch = _Batch(self._last_place)
-        steps += sum(outbox[place].kind is Kind.OPTIM_STEP for place in outbox.places())
+        steps += sum(_is_new_step(outbox[place]) for place in outbox.places())
         for submission in self._run.submissions.untaken():
             operation = submission.request
             if self._adopted(submission) or self._void(batch, submission):
@@ -264,3 +265,8 @@ class Intake:
             batch.others.append(msgspec.structs.replace(record, state=state, summary=error_summary(error)))
         self._run.submissions.fail(submission.ticket, error)
         return True
+
+
+def _is_new_step(pending: Pending) -> bool:
+    """Whether it is an optimizer step that has no result yet, and not one that is repeated."""
+    return pending.kind is Kind.OPTIM_STEP and pending.record.state not in EXECUTED
