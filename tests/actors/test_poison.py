@@ -13,9 +13,12 @@ from zygote import Zygote
 
 import tinker_actors as ta
 from tinker_actors.actors import results
+from tinker_actors.actors.outbox import Pending
+from tinker_actors.actors.results import Progress, conclude
 from tinker_actors.actors.transport import TransportActor
-from tinker_actors.errors import PoisonedBatchError, RunHaltedError, StepVoidError
+from tinker_actors.errors import FutureExpiredError, PoisonedBatchError, RunHaltedError, StepVoidError
 from tinker_actors.events import BatchPoisoned
+from tinker_actors.journal.records import Kind, OperationRecord, SendRecord, State
 from tinker_actors.supervision.testing import InjectedCrashError
 from tinker_actors.wire.protobuf import decode_training_request
 
@@ -121,6 +124,36 @@ def test_the_run_halts_by_default(server: Server, monkeypatch: pytest.MonkeyPatc
         assert next(training.steps(STEPS)) == 1
         step(training, 1)
         assert training.step == 2
+
+
+def test_a_replay_that_brought_the_program_down_is_tried_again_by_the_next_start(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its result was given out: it cannot be left out, and whoever starts the program again may have mended it."""
+    with client(server, tmp_path / "run", recovery=NO_CHECKPOINTS) as service:
+        training = create(service)
+        training.forward_backward(POISON, "cross_entropy")
+        training.optim_step(ADAM).result(WAIT_S)
+        with monkeypatch.context() as patch:
+            crash_reading(patch)
+            server.unload(training.model_id)
+            with pytest.raises(RunHaltedError, match="place 1 brought the program down 3 times"):
+                step(training, 1)
+    with client(server, tmp_path / "run", recovery=NO_CHECKPOINTS) as service:
+        training = create(service)
+        assert training.step == 2  # the step behind it was committed to, and is taken, too
+
+
+@pytest.mark.parametrize("state", [State.PLACED, State.DONE])
+def test_what_was_executed_and_lost_its_result_is_acknowledged(state: State) -> None:
+    """Crashes before that are forgiven."""
+    record = OperationRecord(
+        run="1", place=1, kind=Kind.FORWARD_BACKWARD, digest="", state=state, summary=b"{}", crashes=2
+    )
+    send = SendRecord(run="1", generation=1, place=1, part=0, seq_id=1)
+    pending = Pending(record, [b""], [], [send], lost={0: FutureExpiredError("gone", status=410)})
+    written = conclude(pending, Progress(steps=0, step_place=0)).records
+    assert [one.crashes for one in written if isinstance(one, OperationRecord)] == [0]
 
 
 def test_no_more_are_skipped_than_the_policy_allows(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from tinker_actors.actors.journal import Append
 from tinker_actors.actors.outbox import Outbox, Part
 from tinker_actors.errors import PoisonedBatchError
-from tinker_actors.journal.records import COMMITTED, OperationRecord, Record, SendRecord
+from tinker_actors.journal.records import COMMITTED, EXECUTED, OperationRecord, Record, SendRecord
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Address
 
@@ -102,8 +102,13 @@ def crashed(image: RunImage, *, is_crash: bool) -> list[Record]:
 
 def poisoned_error(record: OperationRecord) -> PoisonedBatchError:
     """Why an operation is not tried again."""
+    advice = (
+        "its result was given out, so that the run has no model without it"
+        if record.state in EXECUTED
+        else "it is not tried again; look at its data, and leave them out"
+    )
     return PoisonedBatchError(
         f"{record.kind} at place {record.place} brought the program down {record.crashes} times while its data were "
-        "sent or its result was read: it is not tried again; look at its data, and leave them out",
+        f"sent or its result was read: {advice}",
         attempts=record.crashes,
     )

@@ -90,6 +90,8 @@ class Failing:
             return None
         error = poisoned_error(record)
         if record.state in EXECUTED:
+            # It cannot be left out; the next start tries it again, in a program that may have been mended.
+            self._journal.call(Append((msgspec.structs.replace(record, crashes=0),)))
             return Halt(error)
         image = load_run(self._run, self._journal)
         is_skipped = self._policy.on_poison == "skip" and steps_skipped(image) < self._policy.max_skipped

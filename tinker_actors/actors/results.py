@@ -95,8 +95,7 @@ def conclude(pending: Pending, progress: Progress) -> Conclusion:
     parts = read_parts(pending.kind, answers)
     value = combine_parts(pending.kind, parts, answers)
     if record.state in EXECUTED:  # a replay: the recorded result stands
-        forgiven = [msgspec.structs.replace(record, crashes=0)] if record.crashes else []
-        return Conclusion(pending, value, [*ended, *forgiven], [])
+        return Conclusion(pending, value, [*ended, *_forgiven(record)], [])
     summary, conclusion = _summarise(pending, value, progress)
     record = msgspec.structs.replace(
         record, state=State.DONE, summary=msgspec.json.encode(summary), crashes=0
@@ -125,19 +124,24 @@ def _conclude_lost(pending: Pending, ended: list[Record], progress: Progress) ->
     """It was executed, and its result is gone."""
     record = pending.record
     if record.state in EXECUTED:
-        return Conclusion(pending, None, ended, [])
+        return Conclusion(pending, None, [*ended, *_forgiven(record)], [])
     cause = next(iter(pending.lost.values()))
     error = ResultExpiredError(
         f"the service executed {record.kind} and no longer has its result; do not repeat it, the run goes on ({cause})",
         executed=True,
     )
     error.__cause__ = cause
-    expired = msgspec.structs.replace(record, state=State.EXPIRED, summary=error_summary(error))
+    expired = msgspec.structs.replace(record, state=State.EXPIRED, summary=error_summary(error), crashes=0)
     conclusion = Conclusion(pending, None, [expired, *ended], [], error=error)
     if pending.kind is not Kind.OPTIM_STEP:
         return conclusion
     step, metrics, line = _take_step(record, {}, progress)
     return replace(conclusion, step=step, metrics=metrics, lines=[line])
+
+
+def _forgiven(record: OperationRecord) -> list[OperationRecord]:
+    """What is to be written of an operation that was repeated, and brought nobody down this time."""
+    return [msgspec.structs.replace(record, crashes=0)] if record.crashes else []
 
 
 def _take_step(
