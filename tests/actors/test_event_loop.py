@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from tinker_actors.actors.event_loop import EventLoop
+from tinker_actors.wire.http import new_event_loop
 
 WAIT_S = 30.0
 
@@ -54,6 +55,12 @@ def log() -> Log:
     return Log()
 
 
+@pytest.fixture(params=["fast", "httpx"])
+def loop(request: pytest.FixtureRequest) -> EventLoop:
+    """That of either transport."""
+    return EventLoop(new_event_loop(request.param))
+
+
 @contextmanager
 def at_once(loop: EventLoop) -> Iterator[None]:
     """What is called on the loop inside the block runs there in one turn."""
@@ -78,8 +85,9 @@ def ended(loop: EventLoop) -> bool:
     return not loop._thread.is_alive()
 
 
-def test_what_was_spawned_in_the_very_turn_in_which_the_loop_ends_is_ended_too(log: Log) -> None:
-    loop = EventLoop()
+def test_what_was_spawned_in_the_very_turn_in_which_the_loop_ends_is_ended_too(
+    loop: EventLoop, log: Log
+) -> None:
     with at_once(loop):
         loop.call(lambda: log.spawn(log.parent()))
         finish(loop, log)
@@ -87,16 +95,16 @@ def test_what_was_spawned_in_the_very_turn_in_which_the_loop_ends_is_ended_too(l
     assert log.entries == ["child ended", "farewell"]
 
 
-def test_what_tasks_begin_while_they_are_ended_is_ended_before_the_farewell(log: Log) -> None:
-    loop = EventLoop()
+def test_what_tasks_begin_while_they_are_ended_is_ended_before_the_farewell(
+    loop: EventLoop, log: Log
+) -> None:
     loop.call(lambda: log.spawn(log.stubborn()))
     finish(loop, log)
     assert ended(loop)
     assert log.entries == ["stubborn ended", "child ended", "farewell"]
 
 
-def test_a_loop_with_nothing_to_do_ends(log: Log) -> None:
-    loop = EventLoop()
+def test_a_loop_with_nothing_to_do_ends(loop: EventLoop, log: Log) -> None:
     finish(loop, log)
     assert ended(loop)
     assert log.entries == ["farewell"]

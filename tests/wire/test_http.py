@@ -28,7 +28,15 @@ from tinker_actors.errors import (
 )
 from tinker_actors.wire.calls import Answer, Call, Parts, Pool, read_json
 from tinker_actors.wire.compression import compressed, unpacked
-from tinker_actors.wire.http import MAX_EDGE_REFUSALS, MAX_IN_FLIGHT, HttpOptions, Transport, make_transport
+from tinker_actors.wire.http import (
+    MAX_EDGE_REFUSALS,
+    MAX_IN_FLIGHT,
+    HttpOptions,
+    Transport,
+    TransportChoice,
+    make_transport,
+    new_event_loop,
+)
 from tinker_actors.wire.httpcore_transport import HttpcoreTransport
 from tinker_actors.wire.pyqwest_transport import PyqwestTransport
 
@@ -553,7 +561,23 @@ def test_the_fast_transport_is_taken_where_it_is_installed(
     assert type(make_transport(HttpOptions(), choice)) is kind
 
 
-@pytest.mark.parametrize(("choice", "other"), [("fast", "httpcore"), ("httpx", "pyqwest")])
+@pytest.mark.parametrize(
+    ("choice", "is_installed", "module"),
+    [(None, True, "uvloop"), (None, False, "asyncio"), ("fast", True, "uvloop"), ("httpx", True, "asyncio")],
+)
+def test_the_fast_transport_has_a_compiled_loop_where_that_is_installed(
+    monkeypatch: pytest.MonkeyPatch, choice: TransportChoice | None, is_installed: bool, module: str
+) -> None:
+    spec = object() if is_installed else None
+    monkeypatch.setattr("tinker_actors.wire.http.find_spec", lambda _name: spec)
+    loop = new_event_loop(choice)
+    loop.close()
+    assert type(loop).__module__.partition(".")[0] == module
+
+
+@pytest.mark.parametrize(
+    ("choice", "other"), [("fast", "httpcore"), ("httpx", "pyqwest"), ("httpx", "uvloop")]
+)
 def test_the_other_library_is_not_even_loaded(choice: str, other: str) -> None:
     program = f"""
 import sys

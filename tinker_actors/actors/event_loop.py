@@ -12,10 +12,10 @@ __all__ = ["EventLoop"]
 
 
 class EventLoop:
-    """A thread that runs an event loop."""
+    """A thread that runs `loop`, and closes it in the end."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
         self._thread.start()
 

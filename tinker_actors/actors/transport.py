@@ -52,7 +52,7 @@ from tinker_actors.supervision import Address, ExitReason, Reply, SupervisedActo
 from tinker_actors.wire.calls import JSON, Answer, Call, Parts, ReadParts
 from tinker_actors.wire.compression import compressed
 from tinker_actors.wire.documents import FutureHandle
-from tinker_actors.wire.http import HttpOptions, OnSent, Transport, make_transport
+from tinker_actors.wire.http import HttpOptions, OnSent, Transport, make_transport, new_event_loop
 
 __all__ = [
     "Accepted",
@@ -210,7 +210,7 @@ class TransportActor(SupervisedActor):
         """Filled and emptied on the event loop."""
 
     def on_start(self) -> None:
-        self._loop = EventLoop()
+        self._loop = EventLoop(new_event_loop(self._published.settings.transport))
         self._ready = asyncio.Event()
         self._transport = self._make_transport()
         self._random = random.Random(self.context.random.random())

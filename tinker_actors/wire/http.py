@@ -27,6 +27,7 @@ __all__ = [
     "Transport",
     "TransportChoice",
     "make_transport",
+    "new_event_loop",
 ]
 
 CONNECT_TIMEOUT_S = 5.0
@@ -259,7 +260,7 @@ def make_transport(options: HttpOptions, choice: TransportChoice | None = None) 
 
     A process that was forked after the fast one was loaded has the other one: the library would hang there.
     """
-    if choice == "fast" or (choice is None and find_spec("pyqwest") is not None):
+    if _has("pyqwest", choice):
         from tinker_actors.wire.pyqwest_transport import HOME, PyqwestTransport
 
         if os.getpid() == HOME:
@@ -267,6 +268,23 @@ def make_transport(options: HttpOptions, choice: TransportChoice | None = None) 
     from tinker_actors.wire.httpcore_transport import HttpcoreTransport
 
     return HttpcoreTransport(options)
+
+
+def new_event_loop(choice: TransportChoice | None = None) -> asyncio.AbstractEventLoop:
+    """A loop for the transport of that choice; for the fast one in compiled code, too, where it is installed.
+
+    What is answered on another thread wakes it at less cost, and so do other threads that give it something to do.
+    """
+    if _has("uvloop", choice):
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+def _has(library: str, choice: TransportChoice | None) -> bool:
+    """Whether a library of compiled code is to be used, and is there."""
+    return choice != "httpx" and find_spec(library) is not None
 
 
 def _target(request: Request, answer: Answer) -> str | None:
