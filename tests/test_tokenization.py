@@ -1,9 +1,12 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from model_directories import write_json, write_model
+from model_directories import write_byte_tokenizer, write_json, write_model
 
 from tinker_actors.errors import ValidationError
 from tinker_actors.tokenization import get_tokenizer
@@ -108,3 +111,85 @@ def test_a_tokenizer_of_rubbish_is_refused(tmp_path: Path, file: str) -> None:
     (tmp_path / file).write_text("[")
     with pytest.raises(ValidationError, match=f"{file} cannot be read"):
         get_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_tokenizer_that_failed_to_load_is_looked_for_again(tmp_path: Path, file: str) -> None:
+    write_model(tmp_path)
+    good = (tmp_path / file).read_text()
+    (tmp_path / file).write_text("[")
+    with pytest.raises(ValidationError):
+        get_tokenizer(str(tmp_path))
+    (tmp_path / file).write_text(good)
+    assert get_tokenizer(str(tmp_path)).encode("fox") == [6]
+
+
+def test_special_tokens_in_a_text_are_read_or_taken_as_text(tmp_path: Path) -> None:
+    write_byte_tokenizer(tmp_path)
+    reading, splitting = get_tokenizer(str(tmp_path)), get_tokenizer("local/tiny")
+    assert reading.encode("a<|end|>") == [97, 256]
+    assert reading.encode("a<|end|>", split_special_tokens=True) == list(b"a<|end|>")
+    assert splitting.encode("a<|pad|>") == list(b"a<|pad|>")
+    assert splitting.encode("a<|pad|>", split_special_tokens=False) == [97, 258]
+
+
+@pytest.mark.parametrize("text", [b"bytes", 7, None, ["a"]])
+def test_what_is_no_text_is_refused(text: Any) -> None:
+    with pytest.raises(ValidationError, match="text to encode must be a string, got"):
+        get_tokenizer("local/tiny").encode(text)
+
+
+def test_lone_surrogates_are_refused_with_their_place() -> None:
+    with pytest.raises(ValidationError, match=r"lone surrogate '\\ud800' at 2"):
+        get_tokenizer("local/tiny").encode("ab\ud800")
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ("97", "a sequence of integers"),
+        (b"97", "a sequence of integers"),
+        ([97, "98"], "a sequence of integers"),
+        ([97, 1.5], "a sequence of integers"),
+        (None, "a sequence of integers"),
+        ([97, -1], "at least 0 and below 259, got -1"),
+        ([97, 259], "at least 0 and below 259, got 259"),
+        (-1, "at least 0 and below 259, got -1"),
+    ],
+)
+def test_what_are_no_token_ids_is_refused(ids: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        get_tokenizer("local/tiny").decode(ids)
+
+
+def test_ids_may_be_numpys() -> None:
+    assert get_tokenizer("local/tiny").decode(np.frombuffer(b"abc", np.uint8)) == "abc"  # type: ignore[arg-type]  # a sequence in all but name
+
+
+def test_ids_that_only_the_model_has_are_no_text(tmp_path: Path) -> None:
+    write_model(tmp_path, text_config={"vocab_size": 44})
+    assert get_tokenizer(str(tmp_path)).decode([3, 43, 6]) == "the fox"
+
+
+@pytest.mark.parametrize("arguments", [(None,), (7,), ("local/tiny", 7)])
+def test_names_are_strings(arguments: Any) -> None:
+    with pytest.raises(ValidationError, match="must be a string, got"):
+        get_tokenizer(*arguments)
+
+
+def test_models_whose_tokenizer_is_nowhere_are_told_so() -> None:
+    with pytest.raises(ValidationError, match="tml-renderers"):
+        get_tokenizer("thinkingmachines/some-model")
+
+
+def test_many_threads_may_use_one_tokenizer(tmp_path: Path) -> None:
+    """Both ways of reading special tokens at a time: neither sees the other's."""
+    write_byte_tokenizer(tmp_path)
+    tokenizer = get_tokenizer(str(tmp_path))
+
+    def encode(split: bool) -> set[tuple[int, ...]]:
+        return {tuple(tokenizer.encode("a<|end|>", split_special_tokens=split)) for _ in range(200)}
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(encode, [True, False] * 8))
+    assert found == [{tuple(b"a<|end|>")}, {(97, 256)}] * 8

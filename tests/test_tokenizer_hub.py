@@ -13,10 +13,9 @@ import huggingface_hub.constants
 import pytest
 from model_directories import write_model
 
-from tinker_actors import tokenization
 from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import APIConnectionError, ValidationError
-from tinker_actors.tokenization import get_tokenizer, tokenizer_at_hand, tokenizer_id_of
+from tinker_actors.tokenization import Tokenizer, get_tokenizer, loading, tokenizer_at_hand, tokenizer_id_of
 
 COMMIT = "a" * 40
 
@@ -73,7 +72,7 @@ class Hub:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     write_model(tmp_path / "files")
     hub = Hub(tmp_path / "files")
-    monkeypatch.setattr(tokenization, "_loaded", tokenization._Loaded())
+    monkeypatch.setattr(loading, "_loaded", loading._Loaded())
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
     template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -96,16 +95,41 @@ def test_revisions_are_tokenizers_of_their_own(hub: Hub) -> None:
     assert any("org/model@v2 " in one for one in hub.asked)
 
 
+@pytest.mark.parametrize(
+    ("model", "revision"),
+    [
+        ("moonshotai/Kimi-K2-Thinking", "612681931a8c906ddb349f8ad0f582cb552189cd"),
+        ("moonshotai/Kimi-K2.5-Text-Only", "4d01dfe0332d63057c186e0b262165819efb6611"),
+        ("moonshotai/Kimi-K3", "f831ab66814297da540d832a5235f8e904f29d06"),
+    ],
+)
+def test_revisions_that_the_official_sdk_pins_are_asked_for(hub: Hub, model: str, revision: str) -> None:
+    get_tokenizer(model)
+    assert {one.split()[1].partition("@")[2] for one in hub.asked} == {revision}
+
+
+def test_a_revision_asked_for_goes_before_a_pinned_one(hub: Hub) -> None:
+    get_tokenizer("moonshotai/Kimi-K3", revision="v2")
+    assert {one.split()[1].partition("@")[2] for one in hub.asked} == {"v2"}
+
+
+def test_a_repository_without_a_vocabulary_is_told_so(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "files" / "tokenizer.json").unlink()
+    with pytest.raises(ValidationError, match=r"its repository has no tokenizer\.json"):
+        get_tokenizer("org/model")
+    assert hub.asked
+
+
 @pytest.mark.usefixtures("hub")
 def test_what_was_downloaded_once_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     get_tokenizer("org/model")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(tokenization, "_loaded", tokenization._Loaded())
+    monkeypatch.setattr(loading, "_loaded", loading._Loaded())
     assert get_tokenizer("org/model").encode("the") == [3]
 
 
 def test_many_threads_load_it_once(hub: Hub) -> None:
-    found: list[tokenization.Tokenizer] = []
+    found: list[Tokenizer] = []
     threads = [threading.Thread(target=lambda: found.append(get_tokenizer("org/model"))) for _ in range(20)]
     for thread in threads:
         thread.start()
@@ -147,6 +171,8 @@ def test_checking_tokens_downloads_nothing(hub: Hub) -> None:
         ("local/tiny", None, "local/tiny"),
         ("/a/b/c", None, "/a/b/c"),
         ("org/model", "local/tiny", "local/tiny"),
+        ("moonshotai/Kimi-K2.5-Text-Only", None, "moonshotai/Kimi-K2.5"),
+        ("org/model", "moonshotai/Kimi-K2.5-Text-Only", "moonshotai/Kimi-K2.5"),
     ],
 )
 def test_a_tokenizer_is_found_by_the_services_word_or_by_the_models_name(

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from tinker_actors.tokenization.byte_level import byte_symbols
+
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -84,3 +86,22 @@ def write_tokenizer(directory: Path) -> None:
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in WORDS[:3]])
     tokenizer.save(str(directory / "tokenizer.json"))
     write_json(directory / "tokenizer_config.json", {"eos_token": "</s>", "bos_token": {"content": "<s>"}})
+
+
+SPECIALS = ["<|end|>", "<|begin|>", "<|user|>", "<|assistant|>"]
+
+
+def write_byte_tokenizer(directory: Path, **settings: Any) -> None:
+    """A directory with a tokenizer of bytes, `SPECIALS` behind them from id 256 on, and `settings` of it."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(
+        models.BPE(vocab={symbol: byte for byte, symbol in enumerate(byte_symbols())}, merges=[])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIALS])
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    named = {"eos_token": SPECIALS[0], "bos_token": SPECIALS[1]}
+    write_json(directory / "tokenizer_config.json", named | settings)

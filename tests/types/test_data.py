@@ -203,6 +203,62 @@ def test_arrays_are_token_ids() -> None:
     assert ModelInput.of(np.array([1, 2])) == ModelInput.from_ints([1, 2])
 
 
+class Encoder:
+    """A tokenizer of another library: an id a character; texts begin with 0 where asked."""
+
+    def __init__(self, make: Any = list) -> None:
+        self._make = make
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> Any:
+        return self._make([0] * add_special_tokens + [ord(one) for one in text])
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        Encoder(),
+        Encoder(np.array),
+        Encoder(lambda ids: SimpleNamespace(ids=ids)),
+        SimpleNamespace(get_tokenizer=Encoder),
+        "local/tiny",
+    ],
+    ids=["list", "array", "object with ids", "client", "model's name"],
+)
+def test_text_is_encoded_by_whatever_encodes_text(tokenizer: Any) -> None:
+    made = ModelInput.from_text("ab", tokenizer)
+    assert (made.to_ints(), made.length, [chunk.type for chunk in made.chunks]) == (
+        [97, 98],
+        2,
+        ["encoded_text"],
+    )
+
+
+def test_special_tokens_are_added_to_a_text_only_when_asked() -> None:
+    assert ModelInput.from_text("ab", Encoder(), add_special_tokens=True).to_ints() == [0, 97, 98]
+    assert ModelInput.from_text("ab", "local/tiny", add_special_tokens=True).to_ints() == [257, 97, 98]
+
+
+@pytest.mark.parametrize("tokenizer", [None, 7, object(), SimpleNamespace(get_tokenizer=lambda: None)])
+def test_what_encodes_no_text_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(ValidationError, match="encoded by a tokenizer with encode"):
+        ModelInput.from_text("ab", tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokenizer", "message"),
+    [
+        (b"ab", Encoder(), "text to encode must be a string, got bytes"),
+        ("ab", "local/other", "tokenizers exist for"),
+        ("ab", Encoder(str), "token ids"),
+        ("ab", Encoder(lambda _: [-1]), "token ids"),
+    ],
+    ids=["bytes", "unknown model", "ids that are text", "negative ids"],
+)
+def test_text_that_cannot_be_encoded_is_refused(text: Any, tokenizer: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ModelInput.from_text(text, tokenizer).to_numpy()
+
+
 # Data -------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
@@ -16,7 +16,14 @@ from tinker_actors.types.tensors import DType, TensorData
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Datum", "ModelInput"]
+__all__ = ["Datum", "ModelInput", "TextEncoder"]
+
+
+class TextEncoder(Protocol):
+    """What turns text to token ids: our tokenizers, and those of `transformers` and `tokenizers`."""
+
+    def encode(self, text: str, /, *, add_special_tokens: bool = ...) -> Any:
+        """The token ids of `text`, or what has them as `ids`."""
 
 
 class ModelInput(msgspec.Struct, frozen=True):
@@ -42,6 +49,28 @@ class ModelInput(msgspec.Struct, frozen=True):
     def from_ints(cls, tokens: Sequence[int]) -> Self:
         """An input of one chunk of token ids."""
         return cls(chunks=[EncodedTextChunk(tokens=tokens)])
+
+    @classmethod
+    def from_text(
+        cls, text: str, tokenizer: "TextEncoder | str | Any", *, add_special_tokens: bool = False
+    ) -> Self:
+        """An input of one chunk: `text`, encoded.
+
+        Args:
+            text: any Unicode text.
+            tokenizer: what encodes it: a tokenizer, ours or any with `encode(text, add_special_tokens=...)`; a client,
+                whose `get_tokenizer()` is called; or a model's name, which `tinker_actors.tokenization` looks up.
+            add_special_tokens: begin and end the text as the tokenizer does, such as with the token of its beginning;
+                no part of a conversation wants that, as a chat template writes those tokens itself.
+
+        Raises:
+            ValidationError: there is no such tokenizer, or it cannot encode that.
+            APIConnectionError: the tokenizer is on a hub that cannot be reached.
+        """
+        if not isinstance(text, str):
+            raise ValidationError(f"text to encode must be a string, got {type(text).__name__}")
+        found = _encoder(tokenizer).encode(text, add_special_tokens=add_special_tokens)
+        return cls.from_ints(getattr(found, "ids", found))
 
     @classmethod
     def of(cls, value: Any) -> Self:
@@ -129,6 +158,21 @@ class ModelInput(msgspec.Struct, frozen=True):
             kinds = sorted({chunk.type for chunk in self.chunks} - {EncodedTextChunk.type})
             raise ValidationError(f"only encoded text has token ids, got chunks of {', '.join(kinds)}")
         return texts
+
+
+def _encoder(tokenizer: Any) -> TextEncoder:
+    if isinstance(tokenizer, str):
+        from tinker_actors.tokenization import get_tokenizer
+
+        return get_tokenizer(tokenizer)
+    if callable(getattr(tokenizer, "get_tokenizer", None)):
+        tokenizer = tokenizer.get_tokenizer()
+    if not callable(getattr(tokenizer, "encode", None)):
+        raise ValidationError(
+            "text is encoded by a tokenizer with encode(text, add_special_tokens=...), a client or a model's name, got"
+            f" {type(tokenizer).__name__}"
+        )
+    return tokenizer  # type: ignore[no-any-return]  # it has the method
 
 
 _DTYPES: dict[str, DType] = {

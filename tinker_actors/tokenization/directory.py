@@ -1,0 +1,71 @@
+"""The tokenizer in a directory in Hugging Face format."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tinker_actors.errors import ValidationError
+from tinker_actors.tokenization.fast import read_tokenizer_json
+from tinker_actors.tokenization.tokenizer import Backend, Tokenizer
+
+__all__ = ["OPTIONAL_FILES", "TOKENIZER_FILES", "directory_tokenizer"]
+
+TOKENIZER_FILES: tuple[str, ...] = ("tokenizer.json",)
+"""Files that hold a whole vocabulary; the first that is there counts."""
+OPTIONAL_FILES = ("tokenizer_config.json", "config.json", "generation_config.json")
+"""Files that say more about it."""
+_NAMED = ("eos_token", "bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def directory_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer whose files are in `directory`.
+
+    Raises:
+        ValidationError: a file is missing or cannot be read, or none names the token that ends a text.
+    """
+    backend = read_tokenizer_json(directory / "tokenizer.json")
+    settings = document(directory / "tokenizer_config.json")
+    ids = {**document(directory / "config.json"), **document(directory / "generation_config.json")}
+    found = {name: _special_token(backend, settings, ids, name) for name in _NAMED}
+    if found["eos_token"] is None:
+        raise ValidationError(
+            f"{directory} must name the token that ends a text, as eos_token in tokenizer_config.json"
+        )
+    return Tokenizer(
+        backend,
+        special_tokens={name: token for name, token in found.items() if token is not None},
+        vocab_size=_vocab_size(ids),
+    )
+
+
+def document(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`; empty where there is none.
+
+    Raises:
+        ValidationError: there is something else in it.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        raise ValidationError(f"{file} cannot be read: {error}") from error
+
+
+def _vocab_size(config: dict[str, Any]) -> int:
+    """Number of ids that the model has; that of its text part, where it has several."""
+    inner = config.get("text_config")
+    sizes = [part.get("vocab_size") for part in (config, inner) if isinstance(part, dict)]
+    return max((size for size in sizes if isinstance(size, int)), default=0)
+
+
+def _special_token(backend: Backend, settings: dict[str, Any], ids: dict[str, Any], name: str) -> str | None:
+    """The token called `name`: by its text in the tokenizer's settings, else by its id in the model's."""
+    token = settings.get(name)
+    text = token.get("content") if isinstance(token, dict) else token
+    if isinstance(text, str) and backend.id_of(text) is not None:
+        return text
+    found = ids.get(f"{name}_id")
+    first = found[0] if isinstance(found, list) and found else found
+    return backend.token_of(first) if isinstance(first, int) and first >= 0 else None

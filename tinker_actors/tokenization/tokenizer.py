@@ -1,0 +1,126 @@
+"""Between text and token ids."""
+
+from collections.abc import Mapping, Sequence
+from operator import index
+from typing import Any, Protocol, cast
+
+from tinker_actors.errors import ValidationError
+
+__all__ = ["Backend", "Tokenizer"]
+
+
+class Backend(Protocol):
+    """What a tokenizer's files give, by one library or another."""
+
+    vocab_size: int
+    """Number of ids, specials included."""
+    special_ids: list[int]
+    """Ids of the special tokens."""
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its text."""
+
+    def token_of(self, token_id: int) -> str | None:
+        """The text of a token by its id."""
+
+    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]:
+        """The token ids of `text`."""
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The token ids of `text`, special tokens read, and from which to before which character each reaches."""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text of `ids`; those without a token have none."""
+
+
+class Tokenizer:
+    """Text to token ids and back; any thread may call it.
+
+    The tokenizer of `local/tiny` and `local/small` has one token a byte of UTF-8, whose id is the byte, and
+    three special tokens after those. Text that spells a special token is encoded as text, so decoding gives
+    back whatever was encoded. All others read special tokens in texts, unless asked not to.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        special_tokens: Mapping[str, str],
+        split_special_tokens: bool = False,
+        vocab_size: int = 0,
+    ) -> None:
+        self._backend = backend
+        self._split_special_tokens = split_special_tokens
+        self._special_tokens = dict(special_tokens)
+        self.eos_token = special_tokens["eos_token"]
+        self.bos_token = special_tokens.get("bos_token")
+        self.eos_token_id = cast("int", backend.id_of(self.eos_token))
+        """The id that ends a text."""
+        self.bos_token_id = None if self.bos_token is None else backend.id_of(self.bos_token)
+        """The id that begins a text; None where no text has one."""
+        self.all_special_ids = list(backend.special_ids)
+        """Ids `decode` leaves out unless asked."""
+        self.vocab_size = max(vocab_size, backend.vocab_size)
+        """Number of ids, specials included, and those a model has beyond its tokenizer's."""
+
+    def encode(
+        self, text: str, add_special_tokens: bool = False, split_special_tokens: bool | None = None
+    ) -> list[int]:
+        """The token ids of `text`.
+
+        Args:
+            text: any Unicode text.
+            add_special_tokens: begin and end it with the special tokens that the tokenizer adds to a text, such as
+                that of its beginning.
+            split_special_tokens: encode what spells a special token as text, which is how text of strangers is
+                kept from posing as one. None: as the tokenizer does.
+
+        Raises:
+            ValidationError: it is no text, or holds lone surrogates.
+        """
+        split = self._split_special_tokens if split_special_tokens is None else split_special_tokens
+        return self._backend.encode(
+            checked_text(text), add_special_tokens=add_special_tokens, split_special_tokens=split
+        )
+
+    def decode(self, ids: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD, ids that only the model has become nothing.
+
+        Raises:
+            ValidationError: they are no token ids of this tokenizer.
+        """
+        listed = _checked_ids([ids] if isinstance(ids, int) else ids, self.vocab_size)
+        return self._backend.decode(listed, skip_special_tokens=skip_special_tokens)
+
+
+def checked_text(text: Any) -> str:
+    """`text`, which is one.
+
+    Raises:
+        ValidationError: it is no text, or holds lone surrogates.
+    """
+    if not isinstance(text, str):
+        raise ValidationError(f"text to encode must be a string, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValidationError(
+            f"text to encode must be Unicode, got the lone surrogate {text[error.start]!r} at {error.start};"
+            " decode bytes with errors='replace'"
+        ) from error
+    return text
+
+
+def _checked_ids(ids: Any, vocab_size: int) -> list[int]:
+    try:
+        if isinstance(ids, str | bytes):
+            raise TypeError(type(ids).__name__)  # noqa: TRY301 - one message for all that are no ids
+        whole = [index(token) for token in ids]
+    except TypeError as error:
+        raise ValidationError(f"token ids must be a sequence of integers, or one integer: {error}") from error
+    if whole and not (min(whole) >= 0 and max(whole) < vocab_size):
+        wrong = min(whole) if min(whole) < 0 else max(whole)
+        raise ValidationError(
+            f"token ids must be at least 0 and below {vocab_size}, got {wrong}; is this the tokenizer of their model?"
+        )
+    return whole
