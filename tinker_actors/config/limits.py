@@ -1,11 +1,8 @@
 """How samples are held back so that a service that is short of room is not overrun."""
 
-import math
-from typing import Any
-
 import msgspec
 
-from tinker_actors.errors import ConfigError
+from tinker_actors.config.checks import check_bool, check_count, check_number, wrong
 
 __all__ = ["SamplingLimits"]
 
@@ -47,26 +44,11 @@ class SamplingLimits(msgspec.Struct, frozen=True, kw_only=True):
     """and each byte counts so many times."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.is_enabled, bool):
-            raise _wrong("is_enabled", "a bool", self.is_enabled)
+        check_bool(self, "is_enabled")
         for name in _COUNTS:
-            value = getattr(self, name)
-            if name == "max_bytes" and value is None:
-                continue
-            if type(value) is not int:
-                raise _wrong(name, "a whole number", value)
-            if value < 1:
-                raise _wrong(name, "1 or more", value)
+            if name != "max_bytes" or self.max_bytes is not None:
+                check_count(self, name, 1)
         for name, least_s in _SECONDS.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise _wrong(name, "a number of seconds", value)
-            if math.isnan(value) or not least_s <= value <= _MOST_S:
-                raise _wrong(name, f"from {least_s:g} to {_MOST_S:g}", value)
+            check_number(self, name, least_s, _MOST_S)
         if self.throttled_submissions > self.max_submissions:
-            wanted = f"max_submissions ({self.max_submissions}) or less"
-            raise _wrong("throttled_submissions", wanted, self.throttled_submissions)
-
-
-def _wrong(name: str, wanted: str, got: Any) -> ConfigError:
-    return ConfigError(f"SamplingLimits.{name} must be {wanted}, got {got!r}")
+            raise wrong(self, "throttled_submissions", f"max_submissions ({self.max_submissions}) or less")

@@ -3,11 +3,11 @@
 import math
 import random
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from tinker_actors.errors import ConfigError
+from tinker_actors.config.checks import check_bool, check_choice, check_count, check_number, wrong
 
 __all__ = ["LATEST", "RecoveryPolicy"]
 
@@ -25,9 +25,14 @@ _COUNTS = {
     "max_skipped": 0,
 }
 """Whole numbers, and the least of each."""
-_SECONDS = {"backoff_s": 0.0, "max_backoff_s": 0.0, "checkpoint_every_s": 1.0, "poll_interval_s": 1.0}
-_NATS = {"divergence_nats": 0.0}
-"""Times, and the least of each."""
+_NUMBERS = {
+    "backoff_s": 0.0,
+    "max_backoff_s": 0.0,
+    "checkpoint_every_s": 1.0,
+    "poll_interval_s": 1.0,
+    "divergence_nats": 0.0,
+}
+"""Other numbers, and the least of each."""
 
 
 class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,24 +79,20 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name, least in _COUNTS.items():
-            _check_count(name, getattr(self, name), least)
-        for name, least_of_it in (_SECONDS | _NATS).items():
-            _check_number(name, getattr(self, name), least_of_it)
+            check_count(self, name, least)
+        for name, least_of_it in _NUMBERS.items():
+            check_number(self, name, least_of_it)
         if self.max_backoff_s < self.backoff_s or math.isinf(self.max_backoff_s):
-            wanted = f"finite, and backoff_s ({self.backoff_s:g}) or more"
-            raise _wrong("max_backoff_s", wanted, self.max_backoff_s)
-        if not isinstance(self.restore_optimizer, bool):
-            raise _wrong("restore_optimizer", "a bool", self.restore_optimizer)
-        if not isinstance(self.on_divergence, str) or self.on_divergence not in ("halt", "accept"):
-            raise _wrong("on_divergence", '"halt" or "accept"', self.on_divergence)
-        if not isinstance(self.on_poison, str) or self.on_poison not in ("halt", "skip"):
-            raise _wrong("on_poison", '"halt" or "skip"', self.on_poison)
+            raise wrong(self, "max_backoff_s", f"finite, and backoff_s ({self.backoff_s:g}) or more")
+        check_bool(self, "restore_optimizer")
+        check_choice(self, "on_divergence", "halt", "accept")
+        check_choice(self, "on_poison", "halt", "skip")
         strategy = self.checkpoint_strategy
         if not isinstance(strategy, str) or (strategy != LATEST and not strategy.startswith("tinker://")):
-            raise _wrong("checkpoint_strategy", f'"{LATEST}" or a tinker:// path', strategy)
+            raise wrong(self, "checkpoint_strategy", f'"{LATEST}" or a tinker:// path')
         for name in ("on_recovery", "on_failure"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
-                raise _wrong(name, "callable or None", getattr(self, name))
+                raise wrong(self, name, "callable or None")
 
     def pause_s(self, restores: int, generator: random.Random) -> float:
         """Seconds before a restore: none, then `backoff_s`, twice that, and so on.
@@ -106,21 +107,3 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             return 0.0
         pause_s = min(self.max_backoff_s, self.backoff_s * 2.0 ** min(restores - 2, 60))
         return pause_s * (0.75 + 0.25 * generator.random())
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if type(value) is not int:
-        raise _wrong(name, "a whole number", value)
-    if value < least:
-        raise _wrong(name, f"{least} or more", value)
-
-
-def _check_number(name: str, value: Any, least: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(name, "a number", value)
-    if math.isnan(value) or value < least:
-        raise _wrong(name, f"{least:g} or more", value)
-
-
-def _wrong(name: str, wanted: str, got: Any) -> ConfigError:
-    return ConfigError(f"RecoveryPolicy.{name} must be {wanted}, got {got!r}")

@@ -1,0 +1,45 @@
+"""What settings must be; a field that is not ends in a `ConfigError` that names it."""
+
+import math
+from typing import Any
+
+from tinker_actors.errors import ConfigError
+
+__all__ = ["check_bool", "check_choice", "check_count", "check_number", "wrong"]
+
+
+def check_bool(record: object, name: str) -> None:
+    """Refuse what is not true or false."""
+    value = getattr(record, name)
+    if not isinstance(value, bool):
+        raise wrong(record, name, "a bool")
+
+
+def check_choice(record: object, name: str, *choices: str) -> None:
+    """Refuse what is none of some words."""
+    value = getattr(record, name)
+    if not isinstance(value, str) or value not in choices:
+        raise wrong(record, name, " or ".join(f'"{choice}"' for choice in choices))
+
+
+def check_count(record: object, name: str, least: int) -> None:
+    """Refuse what is no whole number of at least `least`."""
+    value = getattr(record, name)
+    if type(value) is not int:
+        raise wrong(record, name, "a whole number")
+    if value < least:
+        raise wrong(record, name, f"{least} or more")
+
+
+def check_number(record: object, name: str, least: float, most: float = math.inf) -> None:
+    """Refuse what is no number in that range."""
+    value: Any = getattr(record, name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong(record, name, "a number")
+    if math.isnan(value) or not least <= value <= most:
+        raise wrong(record, name, f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}")
+
+
+def wrong(record: object, name: str, wanted: str) -> ConfigError:
+    """The error of a field that is not what is wanted."""
+    return ConfigError(f"{type(record).__name__}.{name} must be {wanted}, got {getattr(record, name)!r}")
