@@ -14,22 +14,10 @@ from tinker_actors.actors.training import Drain
 from tinker_actors.actors.transport import Answered, Failed, Send
 from tinker_actors.errors import APIConnectionError, RunHaltedError
 from tinker_actors.events import ModelRestored
-from tinker_actors.journal.records import RunRecord
-from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision.testing import VirtualClock
 from tinker_actors.wire.calls import Answer
 
 TRAINING = "service/session/training/training:1"
-EMPTY = RunImage(
-    run=RunRecord(run="1", config=b"{}"),
-    models=[],
-    operations=[],
-    parts=[],
-    sends=[],
-    checkpoints=[],
-    earlier_steps=0,
-    last_place=0,
-)
 
 
 def health(*, corrupted: bool) -> Answer:
@@ -77,7 +65,7 @@ def desk() -> Desk:
 
 @pytest.fixture
 def custody(desk: Desk) -> Custody:
-    return Custody(ta.RecoveryPolicy(poll_interval_s=30.0), desk, corrupted=lambda: None)  # type: ignore[arg-type]
+    return Custody("1", ta.RecoveryPolicy(poll_interval_s=30.0), desk, corrupted=lambda: None)  # type: ignore[arg-type]
 
 
 def test_the_service_is_asked_once_an_interval_however_often_a_model_is_served(
@@ -85,7 +73,7 @@ def test_the_service_is_asked_once_an_interval_however_often_a_model_is_served(
 ) -> None:
     for _ in range(5):  # parked and begun again
         custody.end()
-        custody.begin("m", EMPTY)
+        custody.begin("m", ())
     for _ in range(4):
         desk.pass_time(custody, 30.0)
         custody.receive(Answered(PollDue("m"), health(corrupted=False)))
@@ -96,10 +84,10 @@ def test_the_service_is_asked_once_an_interval_however_often_a_model_is_served(
 def test_an_answer_that_comes_late_begins_no_second_round(
     desk: Desk, custody: Custody, answer: Answer | APIConnectionError
 ) -> None:
-    custody.begin("m", EMPTY)
+    custody.begin("m", ())
     desk.pass_time(custody, 30.0)
     custody.end()
-    custody.begin("m", EMPTY)
+    custody.begin("m", ())
     tag = PollDue("m")
     custody.receive(
         Answered(tag, answer) if isinstance(answer, Answer) else Failed(tag, answer, accepted=False)
@@ -109,7 +97,7 @@ def test_an_answer_that_comes_late_begins_no_second_round(
 
 
 def test_nobody_is_asked_about_a_run_that_has_no_model(desk: Desk, custody: Custody) -> None:
-    custody.begin("m", EMPTY)
+    custody.begin("m", ())
     custody.end()
     desk.pass_time(custody, 300.0)
     assert desk.sent == []

@@ -106,6 +106,8 @@ def test_a_poisoned_batch_is_skipped_and_the_rest_of_the_run_is_as_if_it_had_not
             assert caught.value.attempts == 3
         assert result_of(server, training) == undisturbed
         assert (numbers, training.step) == ([0, 1, 2, 3], STEPS - 1)
+        (told,) = service.history().result(WAIT_S)
+        assert [one.state for one in told.failures] == [State.SKIPPED, State.SKIPPED]
     assert [event.is_skipped for event in events.of(BatchPoisoned)] == [True]
 
 

@@ -83,7 +83,9 @@ def test_verify_finds_a_sound_journal_sound_and_a_damaged_one_damaged(run_dir: P
     damaged.mkdir()
     content = (run_dir / "journal.db").read_bytes()
     (damaged / "journal.db").write_bytes(content.replace(b"local/tiny", b"local/tinY"))
+    before = contents(damaged)
     code, output = journal("verify", damaged)
+    assert contents(damaged) == before  # not even a lock is made
     assert code == 1
     assert "DAMAGED: the row of runs with run '1' is not as it was written" in output
 

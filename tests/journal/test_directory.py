@@ -15,7 +15,7 @@ import pytest
 import tinker_actors as ta
 from tinker_actors.errors import JournalError
 from tinker_actors.journal.database import SCHEMA_VERSION
-from tinker_actors.journal.directory import RunDirectory, holder_of
+from tinker_actors.journal.directory import RunDirectory, holder_of, kept_from_writers
 from tinker_actors.journal.records import RunRecord
 from tinker_actors.journal.store import Store
 
@@ -90,6 +90,31 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
     assert holder_of(tmp_path / "run") is None
     RunDirectory(tmp_path / "run").close()
+
+
+def test_nobody_begins_to_write_to_a_directory_that_is_looked_at(tmp_path: Path) -> None:
+    RunDirectory(tmp_path / "run").close()
+    program = (
+        "import sys; from tinker_actors.journal.directory import RunDirectory;"
+        "RunDirectory(sys.argv[1]).close()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    with kept_from_writers(tmp_path / "run") as holder:
+        assert holder is None
+        assert b"is held by process" in subprocess.run(command, capture_output=True, check=False).stderr
+    subprocess.run(command, check=True)
+
+
+def test_a_look_at_a_directory_of_our_own_leaves_it_locked(tmp_path: Path) -> None:
+    """REC-14."""
+    directory = RunDirectory(tmp_path / "run")
+    assert holder_of(tmp_path / "run") == str(os.getpid())
+    program = (
+        "import sys; from tinker_actors.journal.directory import RunDirectory; RunDirectory(sys.argv[1])"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    assert b"is held by process" in subprocess.run(command, capture_output=True, check=False).stderr
+    directory.close()
 
 
 def test_a_copied_directory_needs_no_lock_file(tmp_path: Path) -> None:

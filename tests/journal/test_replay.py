@@ -24,17 +24,15 @@ STATES = {"": State.DONE, "?": State.PLACED, "!": State.FAILED, "~": State.VOID,
 
 
 def image(words: str, *, ended: int = 0, checkpoints: tuple[int, ...] = (), kept_after: int = 0) -> RunImage:
-    """A run of `words`; the first `ended` ended on the latest model; contents are kept after `kept_after`."""
+    """A run of `words`; the first `ended` ended on the latest model; operations are kept after `kept_after`."""
     operations = [
         OperationRecord(
             run="1", place=place, kind=KINDS[word[0]], digest="d", ticket="t", state=STATES[word[1:]]
         )
         for place, word in enumerate(words.split(), 1)
+        if place > kept_after
     ]
-    parts = [
-        PartRecord(run="1", place=o.place, part=0, content=b"" if o.place > kept_after else None)
-        for o in operations
-    ]
+    parts = [PartRecord(run="1", place=one.place, part=0, content=b"") for one in operations]
     sends = [
         SendRecord(run="1", generation=1, place=p, part=0, seq_id=p, ended=1) for p in range(1, ended + 1)
     ]
@@ -48,7 +46,8 @@ def image(words: str, *, ended: int = 0, checkpoints: tuple[int, ...] = (), kept
         sends=sends,
         checkpoints=saved,
         earlier_steps=0,
-        last_place=len(operations),
+        last_place=len(words.split()),
+        base_place=kept_after,
     )
 
 

@@ -50,7 +50,7 @@ def operation(place: int, kind: Kind = Kind.OPTIM_STEP, state: State = State.DON
     )
 
 
-def part(place: int, content: bytes | None = b"body") -> PartRecord:
+def part(place: int, content: bytes = b"body") -> PartRecord:
     return PartRecord(run="1", place=place, part=0, content=content)
 
 
@@ -132,6 +132,14 @@ def test_what_is_covered_is_folded_to_metrics_and_can_serve_no_more(open_store: 
     assert [(record.place, record.content) for record in image.parts] == [(2, b"body")]
     assert [(record.place, record.body) for record in image.results] == [(2, b"answer")]
     assert [step.step for step in store.history("1")] == [0, 1]
+
+
+def test_checkpoints_are_looked_at_without_reading_bodies(tmp_path: Path, open_store: Open) -> None:
+    store = open_store(tmp_path / "journal.db")
+    saved = CheckpointRecord(run="1", place=1, step=1, path="tinker://m/weights/1")
+    store.write([RUN, operation(1), part(1, bytes(2**17)), saved])
+    next((tmp_path / "segments").iterdir()).unlink()
+    assert store.candidates("1") == [saved]
 
 
 def test_what_was_committed_survives_a_process_that_is_killed(tmp_path: Path, open_store: Open) -> None:

@@ -1,13 +1,13 @@
 """What is looked after beside the work itself: whether the service still trusts the run, and how many checkpoints lie there."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from tinker_actors.actors.journal import Append
+from tinker_actors.actors.journal import Append, LoadCheckpoints
 from tinker_actors.actors.published import JOURNAL, TRANSPORT
 from tinker_actors.actors.transport import Answered, Failed, Send
 from tinker_actors.api.checkpoints import delete_checkpoint
@@ -16,7 +16,6 @@ from tinker_actors.config import RecoveryPolicy
 from tinker_actors.errors import APIResponseValidationError, NotFoundError
 from tinker_actors.journal.records import CheckpointRecord
 from tinker_actors.journal.replay import superfluous
-from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Context, Timer
 from tinker_actors.wire.calls import Answer
 from tinker_actors.wire.retry import BRIEF, NEVER
@@ -42,12 +41,16 @@ class Custody:
     """Looks after one run on the service, in its actor's thread.
 
     Args:
+        run: its name.
         policy: of recovery.
         context: of the actor this works for.
         corrupted: called when the service says that it lost the run's state.
     """
 
-    def __init__(self, policy: RecoveryPolicy, context: Context, corrupted: Callable[[], None]) -> None:
+    def __init__(
+        self, run: str, policy: RecoveryPolicy, context: Context, corrupted: Callable[[], None]
+    ) -> None:
+        self._run = run
         self._policy = policy
         self._context = context
         self._corrupted = corrupted
@@ -56,11 +59,11 @@ class Custody:
         self._model_id: str | None = None
         self._next_poll: Timer | None = None
 
-    def begin(self, model_id: str, image: RunImage) -> None:
+    def begin(self, model_id: str, checkpoints: Iterable[CheckpointRecord]) -> None:
         """Look after this model from now on, and finish what a predecessor did not get to."""
         self._model_id = model_id
         self._poll_later(model_id)
-        for checkpoint in image.checkpoints:
+        for checkpoint in checkpoints:
             if checkpoint.retired == 1:
                 self._delete(checkpoint)
 
@@ -70,11 +73,12 @@ class Custody:
         if self._next_poll is not None:
             self._next_poll.cancel()
 
-    def retire(self, image: RunImage) -> None:
+    def retire(self) -> None:
         """Delete checkpoints of ours that newer ones make needless; nothing begins in them any more."""
+        known: list[CheckpointRecord] = self._journal.call(LoadCheckpoints(self._run))
         leaving = [
             msgspec.structs.replace(one, usable=0, retired=1)
-            for one in superfluous(image.checkpoints, self._policy.keep_checkpoints)
+            for one in superfluous(known, self._policy.keep_checkpoints)
         ]
         if leaving:
             self._journal.call(Append(tuple(leaving)))

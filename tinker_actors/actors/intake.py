@@ -9,7 +9,8 @@ from tinker_actors.actors.adoption import adopt, remaining_gradients
 from tinker_actors.actors.custom import Awaited, Broken
 from tinker_actors.actors.failures import OpenVoid, error_summary, recorded_error, step_void
 from tinker_actors.actors.futures import Submission
-from tinker_actors.actors.journal import AllocateSampler, Append, LoadRun
+from tinker_actors.actors.journal import AllocateSampler, Append, LoadCheckpoints
+from tinker_actors.actors.opening import load_run
 from tinker_actors.actors.outbox import Outbox, Pending
 from tinker_actors.actors.published import Published
 from tinker_actors.actors.results import recorded_result
@@ -26,7 +27,6 @@ from tinker_actors.journal.records import (
     State,
 )
 from tinker_actors.journal.replay import results_of
-from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Address
 from tinker_actors.wire.calls import json_body
 
@@ -149,7 +149,7 @@ class Intake:
 
     def renumbered(self, part: PartRecord) -> PartRecord:
         """The request for a sampler; an unnamed one gets a number in the session it is made in."""
-        return msgspec.structs.replace(part, content=self._numbered(part.content or b""))
+        return msgspec.structs.replace(part, content=self._numbered(part.content))
 
     def _put(
         self,
@@ -215,10 +215,10 @@ class Intake:
         """Checkpoints that hold another state from here on, marked so that no recovery begins in them."""
         if not msgspec.json.decode(operation.contents[0], type=SaveContent).overwrite:
             return []
-        image: RunImage = self._journal.call(LoadRun(self._run.name))
+        known: list[CheckpointRecord] = self._journal.call(LoadCheckpoints(self._run.name))
         return [
             msgspec.structs.replace(one, usable=0)
-            for one in image.checkpoints
+            for one in known
             if one.usable and one.path.endswith(f"/{operation.name}")
         ]
 
@@ -238,7 +238,7 @@ class Intake:
         record = adopt(self._run.left_behind, operation)
         if record is None:
             return False
-        image: RunImage = self._journal.call(LoadRun(self._run.name))
+        image = load_run(self._run.name, self._journal)
         for known in image.operations:
             if known.place == record.place and known.state == State.DONE:
                 value = recorded_result(known, results_of(image)[known.place])

@@ -9,9 +9,7 @@ import msgspec
 from tinker_actors.actors.published import Published
 from tinker_actors.errors import FencedError, JournalError
 from tinker_actors.journal import exports
-from tinker_actors.journal.history import StepRecord
 from tinker_actors.journal.records import Record, SessionRecord
-from tinker_actors.journal.store import RunImage
 from tinker_actors.journal.story import tell
 from tinker_actors.supervision import ErrorContained, SupervisedActor
 from tinker_actors.supervision.current import current_incarnation
@@ -23,6 +21,7 @@ __all__ = [
     "Compact",
     "JournalActor",
     "LatestSession",
+    "LoadCheckpoints",
     "LoadHistory",
     "LoadRun",
     "LoadSaves",
@@ -70,6 +69,13 @@ class Append(_Fenced):
 @dataclass(frozen=True, slots=True)
 class LoadRun(_Fenced):
     """Answered with the `RunImage`, or None."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCheckpoints(_Fenced):
+    """Answered with the `CheckpointRecord`s that a run could begin in, and those still to be deleted; oldest first."""
 
     run: str
 
@@ -178,9 +184,11 @@ class JournalActor(SupervisedActor):
     def _answer(self, question: Any) -> Any:
         match question:
             case LoadRun(run):
-                return self._load(run)
+                return self._store.load(run)
+            case LoadCheckpoints(run):
+                return self._store.candidates(run)
             case LoadHistory(run):
-                return self._history(run)
+                return self._store.history(run)
             case LoadSaves(run):
                 return self._store.saves(run)
             case TellHistory():
@@ -213,12 +221,6 @@ class JournalActor(SupervisedActor):
             self.context.emit(
                 ErrorContained(path=self.context.path, epoch=self.context.epoch, where="exports", error=error)
             )
-
-    def _load(self, run: str) -> RunImage | None:
-        return self._store.load(run)
-
-    def _history(self, run: str) -> list[StepRecord]:
-        return self._store.history(run)
 
     def _note(self, session_id: str, state: str) -> None:
         known = [

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tinker_actors.actors.journal import LoadRun, LoadSaves
+from tinker_actors.actors.journal import LoadSaves
+from tinker_actors.actors.opening import load_run
 from tinker_actors.actors.outbox import Outbox, Part, Pending
 from tinker_actors.actors.published import JOURNAL, TRANSPORT
 from tinker_actors.actors.transport import Send
@@ -12,7 +13,6 @@ from tinker_actors.api.checkpoints import get_weights_info
 from tinker_actors.api.training import SaveContent
 from tinker_actors.errors import TinkerActorsError
 from tinker_actors.journal.records import EXECUTED, Kind, OperationRecord
-from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Context
 from tinker_actors.wire.calls import JSON, Answer, json_body
 
@@ -71,7 +71,7 @@ class Lookups:
             return None
         name = msgspec.json.decode(pending.contents[0], type=SaveContent).name
         journal = self._context.address(JOURNAL)
-        image: RunImage = journal.call(LoadRun(self._run))
+        image = load_run(self._run, journal)
         if pending.kind is Kind.SAVE_FOR_SAMPLER and image.base_place:
             return None  # the names of samplers before it are not kept
         earlier: list[OperationRecord] = journal.call(LoadSaves(self._run))

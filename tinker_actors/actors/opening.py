@@ -16,9 +16,9 @@ from tinker_actors.wire.calls import json_body
 __all__ = ["load_run", "open_run", "settle_recorded"]
 
 
-def load_run(run: Run, journal: Address) -> RunImage:
-    """The run as the journal has it, once it was opened."""
-    image: RunImage | None = journal.call(LoadRun(run.name))
+def load_run(run: str, journal: Address) -> RunImage:
+    """The run of that name as the journal has it, once it was opened."""
+    image: RunImage | None = journal.call(LoadRun(run))
     assert image is not None  # noqa: S101 - noted when it was opened
     return image
 
@@ -41,7 +41,7 @@ def open_run(run: Run, journal: Address) -> RunImage:
     if image is None or recorded is None:
         recorded = run.config.seeded()
         journal.call(Append((RunRecord(run=run.name, config=json_body(recorded)),)))
-        image = load_run(run, journal)
+        image = load_run(run.name, journal)
     run.config = recorded
     run.resume(image)
     return image

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from tinker_actors.actors.journal import AllocateModel, Append, LoadRun
+from tinker_actors.actors.journal import AllocateModel, Append, LoadCheckpoints
+from tinker_actors.actors.opening import load_run
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.run import Run
 from tinker_actors.actors.session import AwaitSession
@@ -156,7 +157,7 @@ class Recovery:
     def begin(self, session_id: str) -> None:
         """There is a session: find the run's model in it, or bring it there."""
         self._session_id = session_id
-        image = self._image()
+        image = load_run(self._run.name, self._journal)
         wish, self._wish = self._wish, None
         if not image.models and self._run.config.from_state is not None:
             self._make_first()
@@ -251,11 +252,6 @@ class Recovery:
     @property
     def _generation(self) -> int:
         return 0 if self._model is None else self._model.generation
-
-    def _image(self) -> RunImage:
-        image: RunImage | None = self._journal.call(LoadRun(self._run.name))
-        assert image is not None  # noqa: S101 - the actor wrote the run before anything else
-        return image
 
     def _ask(self, name: str, call: Call[Any], expected: Expectation | None = None) -> None:
         tag = _Step(name, self._generation)
@@ -443,8 +439,8 @@ class Recovery:
 
     def mark(self, path: str, reason: str) -> None:
         """Let no model begin in a checkpoint any more."""
-        bad = [one for one in self._image().checkpoints if one.path == path]
-        unusable: list[CheckpointRecord] = [msgspec.structs.replace(one, usable=0) for one in bad]
+        known: list[CheckpointRecord] = self._journal.call(LoadCheckpoints(self._run.name))
+        unusable = [msgspec.structs.replace(one, usable=0) for one in known if one.path == path]
         self._journal.call(Append(tuple(unusable)))
         self._context.emit(CheckpointPassedOver(run=self._run.name, path=path, reason=reason))
 

@@ -12,7 +12,6 @@ from tinker_actors.actors.published import JOURNAL, Published
 from tinker_actors.actors.results import Conclusion, Progress, conclude, progress_of
 from tinker_actors.actors.run import Run
 from tinker_actors.actors.verification import Verification
-from tinker_actors.config import LOCAL
 from tinker_actors.errors import APIResponseValidationError
 from tinker_actors.events import CheckpointSaved, ReplayDiverged, ResultLost, StepDone
 from tinker_actors.journal.records import EXECUTED, Kind, ModelRecord
@@ -68,7 +67,7 @@ class Settlement:
         self._attempts = attempts
         self._verification = Verification(
             published.policy,
-            is_exact=published.settings.base_url == LOCAL,
+            is_exact=published.settings.is_local,
             has_stepped=has_stepped(image, model),
         )
         self._progress = progress_of(image)

@@ -35,7 +35,6 @@ from tinker_actors.actors.status import Hold
 from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send, Sent
 from tinker_actors.actors.verification import shows_optimizer
 from tinker_actors.api.training import get_info
-from tinker_actors.config import LOCAL
 from tinker_actors.errors import (
     ConfigError,
     FutureExpiredError,
@@ -150,6 +149,7 @@ class TrainingActor(SupervisedActor):
             refused=self._close,
         )
         self._custody = Custody(
+            self._run.name,
             self._published.policy,
             self.context,
             corrupted=lambda: self._restore("the service says that the run is corrupted"),
@@ -247,9 +247,6 @@ class TrainingActor(SupervisedActor):
 
     # Starting ------------------------------------------------------------------------------------
 
-    def _load(self) -> RunImage:
-        return load_run(self._run, self._journal)
-
     def _note(self, image: RunImage, model: ModelRecord) -> None:
         self._settlement = Settlement(
             self._run,
@@ -259,12 +256,12 @@ class TrainingActor(SupervisedActor):
             model,
             self._attempts,
             progressed=self._recovery.note_progress,
-            saved=lambda: self._custody.retire(self._load()),
+            saved=self._custody.retire,
         )
 
     def _serve_model(self, attached: Attached) -> None:
         """The run has a model: send it what it lacks, then what is new."""
-        image = self._load()
+        image = load_run(self._run.name, self._journal)
         self._note(image, attached.model)
         parallel = self._published.config.parallel_fwdbwd_chunks and self._published.capabilities.has_flags
         outbox = Outbox(attached.model, replay.next_seq_id(image.sends), parallel=parallel)
@@ -281,7 +278,7 @@ class TrainingActor(SupervisedActor):
                     requests = [self._intake.renumbered(one) for one in requests]
                     fresh.extend(requests)
                 fresh.extend(sends)
-            contents = [one.content or b"" for one in requests]
+            contents = [one.content for one in requests]
             recorded = [msgspec.structs.replace(one, body=None) for one in results.get(operation.place, [])]
             outbox.put(Pending(operation, contents, recorded, sends))
         if fresh:
@@ -289,7 +286,7 @@ class TrainingActor(SupervisedActor):
         self._outbox, self._info, self._run.hold = outbox, attached.info, None
         self.context.emit(attached.event(len(lacking)))
         self._tell_attached(attached, lacking)
-        self._custody.begin(outbox.model_id, image)
+        self._custody.begin(outbox.model_id, image.checkpoints)
         if self._turn(self._failing.leave_out(outbox)):
             return
         if not image.operations and not image.checkpoints:
@@ -298,7 +295,7 @@ class TrainingActor(SupervisedActor):
 
     def _save_the_beginning(self, outbox: Outbox) -> None:
         """A service that loses a fresh model makes no equal one: begin with a checkpoint. The embedded one does."""
-        is_made_again = self._published.settings.base_url == LOCAL or self._run.config.from_state is not None
+        is_made_again = self._published.settings.is_local or self._run.config.from_state is not None
         if not is_made_again and self._published.policy.checkpoint_every_steps:
             self._intake.take_checkpoint(outbox, 0)
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tinker_actors.errors import JournalError
-from tinker_actors.journal.database import damage, is_of_ours
-from tinker_actors.journal.directory import RunDirectory, holder_of
+from tinker_actors.journal.database import check_header, damage
+from tinker_actors.journal.directory import holder_of, kept_from_writers
 from tinker_actors.journal.reader import Reader
 from tinker_actors.journal.story import RunHistory, explain, tell
 
@@ -77,12 +77,11 @@ def explain_(run_dir: Path) -> None:
 def verify(run_dir: Path) -> None:
     """Compare every row and body with its checksum; exits with 1 and a list of what is wrong. Not while a run goes on."""
     path = _path(run_dir)
-    directory = RunDirectory(run_dir)  # refused while a process writes to it
-    try:
-        is_of_ours(path)
+    with kept_from_writers(run_dir) as holder:
+        if holder is not None:
+            raise JournalError(f"run directory {run_dir} is held by process {holder}; wait for it or stop it")
+        check_header(path)
         problems = list(damage(path))
-    finally:
-        directory.close()
     for problem in problems:
         click.echo(f"DAMAGED: {problem}")
     if problems:

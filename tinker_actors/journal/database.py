@@ -14,7 +14,7 @@ from tinker_actors.errors import JournalError
 from tinker_actors.journal.layout import Layout, layout_of
 from tinker_actors.journal.records import HistoryRecord, Record
 from tinker_actors.journal.sealing import row_seal
-from tinker_actors.journal.segments import read_body
+from tinker_actors.journal.segments import read_body, segments_of
 
 __all__ = [
     "DAMAGED",
@@ -22,10 +22,10 @@ __all__ = [
     "SEAL_TABLE",
     "Totals",
     "check",
+    "check_header",
     "connect_to_read",
     "create",
     "damage",
-    "is_of_ours",
     "read_totals",
     "write_totals",
 ]
@@ -95,7 +95,7 @@ def create(path: Path) -> None:
         raise JournalError(f"journal {path} cannot be made: {_text(error)}") from error
 
 
-def is_of_ours(path: Path) -> None:
+def check_header(path: Path) -> None:
     """Refuse a file that is not a journal of this version. Reads its header alone, and touches nothing.
 
     Raises:
@@ -183,7 +183,7 @@ def damage(path: Path, skip: tuple[type[Record], ...] = ()) -> Iterator[str]:
         yield from _structure(database)
         for kind in KINDS:
             if kind not in skip:
-                yield from _rows(database, layout_of(kind), path.parent / "segments")
+                yield from _rows(database, layout_of(kind), segments_of(path))
     except DAMAGED as error:
         yield _text(error)
     finally:

@@ -3,11 +3,13 @@
 import fcntl
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tinker_actors.errors import JournalError
 
-__all__ = ["RunDirectory", "holder_of"]
+__all__ = ["RunDirectory", "holder_of", "kept_from_writers"]
 
 _LOCK = "journal.lock"
 _OURS = (_LOCK, "journal.db")
@@ -99,26 +101,57 @@ class RunDirectory:
                 os.close(self._lock)
 
 
-def holder_of(path: Path) -> str | None:
-    """The process that holds a run directory, or "unknown"; None where none does. Changes nothing.
+@contextmanager
+def kept_from_writers(path: Path) -> Iterator[str | None]:
+    """Let nobody begin to write to a run directory meanwhile; changes nothing in it, which may be read-only.
+
+    Gives the process that writes to it already, or "unknown"; None where none does. One without a lock file, a copy
+    for instance, is not kept from anybody.
 
     Raises:
         JournalError: the lock cannot be looked at.
     """
+    if _is_held_here(path):
+        yield str(os.getpid())  # to close another descriptor of its lock would free it
+        return
     try:
-        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return None
+        yield None
+        return
     except OSError as error:
         raise JournalError(f"run directory {path} cannot be looked at: {error.strerror}") from error
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return _holder(lock) or "unknown"
-    else:
-        return None
+        yield _share(lock)
     finally:
         os.close(lock)
+
+
+def holder_of(path: Path) -> str | None:
+    """The process that writes to a run directory, or "unknown"; None where none does. Changes nothing.
+
+    Raises:
+        JournalError: the lock cannot be looked at.
+    """
+    with kept_from_writers(path) as holder:
+        return holder
+
+
+def _is_held_here(path: Path) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) in _held
+
+
+def _share(lock: int) -> str | None:
+    """Take a lock together with other readers; who has it for itself alone, if somebody has."""
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _holder(lock) or "unknown"
+    return None
 
 
 def _holder(lock: int) -> str:

@@ -77,7 +77,9 @@ class Layout(Generic[R]):
         declared.extend(f"{name} INTEGER" for name in of_body)
         declared.append("checksum INTEGER NOT NULL")
         if self.bulk is not None:
-            declared.append(_declare(self.bulk, fields[self.bulk]))
+            declared.append(
+                _declare(self.bulk, fields[self.bulk] | None)
+            )  # in a segment, it is not in the row
         keys = ", ".join(self.keys)
         # Large rows are slow in the tree of their key; source: SQLite, "Clustered Indexes and WITHOUT ROWID".
         options = "WITHOUT ROWID" if self.bulk is None else ""

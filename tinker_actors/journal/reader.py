@@ -25,11 +25,17 @@ from tinker_actors.journal.records import (
     SessionRecord,
     State,
 )
-from tinker_actors.journal.segments import read_body
+from tinker_actors.journal.segments import read_body, segments_of
 
 __all__ = ["Reader", "RunImage"]
 
 R = TypeVar("R", bound=Record)
+
+SERVING_CHECKPOINTS = 2
+"""The newest usable checkpoints that must be able to serve: what follows the oldest of them is kept."""
+
+
+_FAILURES = (State.FAILED, State.VOID, State.SKIPPED, State.DROPPED, State.EXPIRED)
 
 
 class RunImage(msgspec.Struct, kw_only=True):
@@ -78,7 +84,7 @@ class Reader:
         Raises:
             JournalError: it is no journal of this version, or cannot be read.
         """
-        db.is_of_ours(path)
+        db.check_header(path)
         try:
             database = db.connect_to_read(path)
             database.execute("BEGIN")
@@ -88,13 +94,13 @@ class Reader:
 
     def _body(self, segment: int, position: int, length: int) -> bytes:
         assert self._path is not None  # noqa: S101 - there are no segments in memory
-        return read_body(self._path.parent / "segments", segment, position, length)
+        return read_body(segments_of(self._path), segment, position, length)
 
-    def _base(self, run: str, spare_checkpoints: int) -> CheckpointRecord | None:
-        """The oldest of the checkpoints that must be able to serve."""
-        newest = f"run = ? AND usable = 1 ORDER BY place DESC, path DESC LIMIT {spare_checkpoints + 1}"
+    def _base(self, run: str) -> CheckpointRecord | None:
+        """The oldest of the checkpoints that must be able to serve; None while there are too few."""
+        newest = f"run = ? AND usable = 1 ORDER BY place DESC, path DESC LIMIT {SERVING_CHECKPOINTS}"
         usable = self._select(CheckpointRecord, newest, run)
-        return usable[-1] if len(usable) > spare_checkpoints else None
+        return usable[-1] if len(usable) == SERVING_CHECKPOINTS else None
 
     def _folded(self, run: str) -> HistoryRecord:
         """The newest of what was folded."""
@@ -147,6 +153,11 @@ class Reader:
         """All checkpoints of a run that recovery could ever begin in, oldest first."""
         return self._select(CheckpointRecord, "run = ? ORDER BY place, path", run)
 
+    def candidates(self, run: str) -> list[CheckpointRecord]:
+        """Those that a model could begin in, and those that are still to be deleted; oldest first."""
+        could_serve = "run = ? AND (place >= ? OR automatic = 1 AND retired < 2) ORDER BY place, path"
+        return self._select(CheckpointRecord, could_serve, run, self._folded(run).place)
+
     def models(self, run: str) -> list[ModelRecord]:
         """All models that a run had, oldest first."""
         return self._select(ModelRecord, "run = ? ORDER BY generation", run)
@@ -160,17 +171,12 @@ class Reader:
         """All runs by name."""
         return self._select(RunRecord, "1 ORDER BY run")
 
-    def load(self, run: str, *, spare_checkpoints: int = 1) -> RunImage | None:
-        """What recovery of `run` needs, or None for a run that is not in the journal.
-
-        Args:
-            run: its name.
-            spare_checkpoints: how many usable checkpoints before the newest must be able to serve, too.
-        """
+    def load(self, run: str) -> RunImage | None:
+        """What recovery of `run` needs, or None for a run that is not in the journal."""
         found = self._select(RunRecord, "run = ?", run)
         if not found:
             return None
-        folded, base = self._folded(run), self._base(run, spare_checkpoints)
+        folded, base = self._folded(run), self._base(run)
         since, steps = folded.place, folded.end_step
         if base is not None and base.place > since:
             since, steps = base.place, base.step
@@ -178,7 +184,6 @@ class Reader:
         generation = models[-1].generation if models else 0
         behind = "run = ? AND place > ? ORDER BY place"
         last = self._select(OperationRecord, "run = ? ORDER BY place DESC LIMIT 1", run)
-        could_serve = "run = ? AND (place >= ? OR automatic = 1 AND retired < 2) ORDER BY place, path"
         left_out = f"run = ? AND place <= ? AND kind = '{Kind.OPTIM_STEP}' AND state = '{State.SKIPPED}'"
         return RunImage(
             run=found[0],
@@ -187,7 +192,7 @@ class Reader:
             parts=self._select(PartRecord, f"{behind}, part", run, since),
             results=self._select(ResultRecord, f"{behind}, part", run, since),
             sends=self._sends(run, generation, since),
-            checkpoints=self._select(CheckpointRecord, could_serve, run, folded.place),
+            checkpoints=self.candidates(run),
             earlier_steps=steps,
             earlier_skipped=len(self._select(OperationRecord, left_out, run, since)),
             last_place=max(last[0].place if last else 0, folded.place),
@@ -215,7 +220,7 @@ class Reader:
 
     def failures(self, run: str) -> list[OperationRecord]:
         """Operations of a run that were not to be, in order."""
-        states = ", ".join(f"'{state}'" for state in (State.FAILED, State.VOID, State.DROPPED, State.EXPIRED))
+        states = ", ".join(f"'{state}'" for state in _FAILURES)
         return self._select(OperationRecord, f"run = ? AND state IN ({states}) ORDER BY place", run)
 
     def steps(self, run: str) -> int:

@@ -169,8 +169,8 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
     place: int
     part: int
     """From 0."""
-    content: bytes | None
-    """The body without ids; None once no recovery can need it."""
+    content: bytes
+    """The body without ids."""
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,7 +34,6 @@ __all__ = [
     "steps_skipped",
     "steps_submitted",
     "superfluous",
-    "unsettled",
 ]
 
 _Part = TypeVar("_Part", PartRecord, ResultRecord)
@@ -67,11 +66,6 @@ def steps_skipped(image: RunImage) -> int:
 
 def _count_steps(operations: Iterable[OperationRecord], states: frozenset[State]) -> int:
     return sum(operation.kind == Kind.OPTIM_STEP and operation.state in states for operation in operations)
-
-
-def unsettled(image: RunImage) -> list[OperationRecord]:
-    """Operations that are committed and have no result."""
-    return [operation for operation in image.operations if operation.state == State.PLACED]
 
 
 def outstanding(image: RunImage, model: ModelRecord) -> list[OperationRecord]:
@@ -145,9 +139,9 @@ def next_seq_id(sends: Iterable[SendRecord]) -> int:
 
 
 def restore_points(image: RunImage, only: str | None = None) -> Iterator[RestorePoint]:
-    """States a new model can begin in, newest first.
+    """States a new model can begin in, newest first: those behind which all that must be repeated is still there.
 
-    A fresh model is among them only while every body since the beginning is kept.
+    A fresh model is among them only while every operation since the beginning is kept.
 
     Args:
         image: of the run.
@@ -155,22 +149,10 @@ def restore_points(image: RunImage, only: str | None = None) -> Iterator[Restore
     """
     for checkpoint in reversed(image.checkpoints):
         may_serve = checkpoint.usable and only in (None, checkpoint.path)
-        if may_serve and _is_covered(image, checkpoint.place):
+        if may_serve and checkpoint.place >= image.base_place:
             yield RestorePoint(checkpoint.place, checkpoint.path)
-    if only is None and image.earlier_steps == 0 and _is_covered(image, 0):
+    if only is None and image.base_place == 0:
         yield RestorePoint(0, None)
-
-
-def _is_covered(image: RunImage, place: int) -> bool:
-    """Whether all that must be repeated after `place` is still there."""
-    needed = {
-        operation.place
-        for operation in image.operations
-        if operation.place > place and operation.state in COMMITTED and Kind(operation.kind).changes_the_model
-    }
-    return place >= image.base_place and all(
-        part.content is not None for part in image.parts if part.place in needed
-    )
 
 
 def superfluous(checkpoints: Iterable[CheckpointRecord], keep: int) -> list[CheckpointRecord]:

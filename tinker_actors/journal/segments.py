@@ -7,12 +7,17 @@ from pathlib import Path
 
 from tinker_actors.errors import JournalError
 
-__all__ = ["INLINE_BYTES", "Segments", "read_body"]
+__all__ = ["INLINE_BYTES", "Segments", "read_body", "segments_of"]
 
 INLINE_BYTES = 64 * 2**10
 """Bodies up to this size stand in the database itself."""
 SEGMENT_BYTES = 64 * 2**20
 """A file of this size is not added to."""
+
+
+def segments_of(journal: Path) -> Path:
+    """Where the segments of the journal at `journal` are."""
+    return journal.parent / "segments"
 
 
 def segment_path(directory: Path, number: int) -> Path:

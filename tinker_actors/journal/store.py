@@ -24,7 +24,7 @@ from tinker_actors.journal.records import (
     ResultRecord,
     SendRecord,
 )
-from tinker_actors.journal.segments import INLINE_BYTES, Segments
+from tinker_actors.journal.segments import INLINE_BYTES, Segments, segments_of
 
 __all__ = ["RunImage", "Store"]
 
@@ -51,7 +51,7 @@ class Store(Reader):
         self._segments: Segments | None = None
         if path is not None:
             if path.exists():
-                db.is_of_ours(path)
+                db.check_header(path)
                 db.check(path)
             else:
                 db.create(path)
@@ -61,7 +61,7 @@ class Store(Reader):
             try:
                 self._totals = self._prepare()
                 if path is not None:
-                    self._segments = Segments(path.parent / "segments", self._used_segments())
+                    self._segments = Segments(segments_of(path), self._used_segments())
             except BaseException:
                 self._database.close()
                 raise
@@ -114,8 +114,8 @@ class Store(Reader):
         large = 0 if self._segments is None else self._segments.size()
         return int((counts[0] - counts[1]) * counts[2]) + large
 
-    def compact(self, run: str, *, spare_checkpoints: int = 1) -> None:
-        """Fold what the newest usable checkpoint and `spare_checkpoints` before it make needless.
+    def compact(self, run: str) -> None:
+        """Fold what the newest usable checkpoint and the one before it make needless.
 
         Of an optimizer step its metrics are left, of a save its path; of an operation that failed, its reason.
         Everything else of them goes, and with it the segments that held nothing else.
@@ -123,7 +123,7 @@ class Store(Reader):
         Raises:
             JournalError: the disk is full or fails; nothing was folded.
         """
-        base = self._base(run, spare_checkpoints)
+        base = self._base(run)
         if base is None or base.place <= (folded := self._folded(run)).place:
             return
         up_to = "run = ? AND place <= ?"

@@ -48,7 +48,7 @@ class FailureHistory(msgspec.Struct, frozen=True):
     """In the run's order, from 1."""
     kind: str
     state: str
-    """One of failed, void, dropped and expired."""
+    """One of failed, void, skipped, dropped and expired."""
     error: str | None
 
 
