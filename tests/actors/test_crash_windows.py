@@ -14,9 +14,9 @@ import tinker_actors as ta
 from tinker_actors.actors import sampling as sampling_module
 from tinker_actors.actors import settlement as settlement_module
 from tinker_actors.actors import training as training_module
+from tinker_actors.actors.exchange import Exchange
 from tinker_actors.actors.futures import Submissions
 from tinker_actors.actors.recovery import Recovery
-from tinker_actors.actors.training import TrainingActor
 from tinker_actors.api.futures import sample_result
 from tinker_actors.errors import (
     APIResponseValidationError,
@@ -228,7 +228,7 @@ def test_what_a_dead_client_left_is_finished_before_the_next_one_in_the_same_pro
     service = ta.ServiceClient(base_url=server.url, api_key=KEY, run_dir=str(run_dir))
     training, answered = create(service), threading.Event()
     with monkeypatch.context() as patch:  # the answer comes, and nobody lives to write it down
-        patch.setattr(TrainingActor, "_note_answer", lambda *_: answered.set())
+        patch.setattr(Exchange, "_note_answer", lambda *_: answered.set())
         training.forward_backward(BATCHES[0], "cross_entropy")
         assert answered.wait(WAIT_S)
         with expect(service._runtime.tree, ShutdownEnded, timeout_s=WAIT_S):

@@ -8,7 +8,9 @@ from harness import ADAM, BATCHES, KEY, WAIT_S, Server, client, step
 from recorder import BASE_MODEL, Profile, Recorder
 
 import tinker_actors as ta
-from tinker_actors.actors.training import TrainingActor
+from tinker_actors.actors.exchange import Exchange
+from tinker_actors.actors.failing import Next
+from tinker_actors.actors.outbox import Part
 from tinker_actors.api.codecs import Capabilities
 from tinker_actors.api.setup import ClientConfig
 from tinker_actors.events import ModelCreated, ModelRestored
@@ -62,14 +64,14 @@ def test_a_transport_that_ends_in_the_middle_repeats_them_under_their_ids(
 def test_an_actor_that_ends_when_some_are_accepted_repeats_them_under_their_ids(
     server: Server, undisturbed: str, monkeypatch: pytest.MonkeyPatch, accepted: int
 ) -> None:
-    original, calls = TrainingActor._accept, iter(range(100))
+    original, calls = Exchange._accept, iter(range(100))
 
-    def accept(actor: TrainingActor, part: tuple[int, int]) -> None:
+    def accept(exchange: Exchange, part: Part) -> Next:
         if next(calls) == accepted:
             raise InjectedCrashError
-        original(actor, part)
+        return original(exchange, part)
 
-    monkeypatch.setattr(TrainingActor, "_accept", accept)
+    monkeypatch.setattr(Exchange, "_accept", accept)
     assert run(server, parallel=True, disturb=lambda _: None) == undisturbed
 
 

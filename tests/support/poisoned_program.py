@@ -9,7 +9,8 @@ from harness import ADAM, BATCHES, KEY, NO_CHECKPOINTS, WAIT_S, step
 
 import tinker_actors as ta
 from tinker_actors.actors import results
-from tinker_actors.actors.training import TrainingActor
+from tinker_actors.actors.exchange import Exchange
+from tinker_actors.actors.outbox import Part
 
 POISON = [*BATCHES[0], *BATCHES[1], *BATCHES[1]]
 """Four data, which no other batch has."""
@@ -41,10 +42,10 @@ def die_reading(url: str, run_dir: str) -> None:
 
 def die_waiting(url: str, run_dir: str) -> None:
     """The process is killed as soon as the service works on a batch."""
-    accept = TrainingActor._accept
+    accept = Exchange._accept
 
-    def accept_and_die(actor: TrainingActor, part: tuple[int, int]) -> None:
-        accept(actor, part)
+    def accept_and_die(exchange: Exchange, part: Part) -> None:
+        accept(exchange, part)
         os.kill(os.getpid(), signal.SIGKILL)
 
     _wait_and_die(url, run_dir, "_accept", accept_and_die)
@@ -53,10 +54,10 @@ def die_waiting(url: str, run_dir: str) -> None:
 def die_unanswered(url: str, run_dir: str, transport: str) -> None:
     """The process is killed once the bytes of a batch have left, while the service gives no answer to them."""
     os.environ["TINKER_ACTORS_TRANSPORT"] = transport
-    close_attempt = TrainingActor._close_attempt
+    close_attempt = Exchange._close_attempt
 
-    def close_and_die(actor: TrainingActor, part: tuple[int, int]) -> None:
-        close_attempt(actor, part)
+    def close_and_die(exchange: Exchange, part: Part) -> None:
+        close_attempt(exchange, part)
         os.kill(os.getpid(), signal.SIGKILL)
 
     _wait_and_die(url, run_dir, "_close_attempt", close_and_die)
@@ -64,6 +65,6 @@ def die_unanswered(url: str, run_dir: str, transport: str) -> None:
 
 def _wait_and_die(url: str, run_dir: str, name: str, method: Callable[..., None]) -> None:
     with ta.ServiceClient(base_url=url, api_key=KEY, run_dir=run_dir, recovery=NO_CHECKPOINTS) as service:
-        setattr(TrainingActor, name, method)
+        setattr(Exchange, name, method)
         training = service.create_lora_training_client("local/tiny", rank=4, seed=3).result(WAIT_S)
         training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)

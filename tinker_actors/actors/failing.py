@@ -26,6 +26,8 @@ class Restore:
     """The model holds what does not count: another one is wanted."""
 
     reason: str
+    counts: bool = False
+    """Whether it is one of the restores without progress that the policy limits."""
 
 
 @dataclass(frozen=True, slots=True)

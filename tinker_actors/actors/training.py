@@ -14,35 +14,26 @@ import msgspec
 from tinker_actors.actors.attempts import Attempts, crashed
 from tinker_actors.actors.custody import Custody, PollDue
 from tinker_actors.actors.custom import dropped_losses
+from tinker_actors.actors.exchange import Exchange, Message
 from tinker_actors.actors.failing import Failing, Halt, Next, Restore
-from tinker_actors.actors.failures import (
-    Reaction,
-    open_void,
-    reaction_to,
-    resume_after,
-)
+from tinker_actors.actors.failures import open_void, resume_after
 from tinker_actors.actors.intake import Intake
 from tinker_actors.actors.journal import Append
-from tinker_actors.actors.lookups import LookUp, Lookups
 from tinker_actors.actors.opening import load_run, open_run, settle_recorded
-from tinker_actors.actors.outbox import Outbox, Part, Pending
+from tinker_actors.actors.outbox import Outbox, Pending
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.recovery import Attached, Recovery, RestoreDue, TurnCame
-from tinker_actors.actors.run import Run, call_for, expectation_of
+from tinker_actors.actors.run import Run
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
 from tinker_actors.actors.settlement import Settlement
 from tinker_actors.actors.status import Hold
-from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Send, Sent
+from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Sent
 from tinker_actors.actors.verification import shows_optimizer
-from tinker_actors.api.training import get_info
 from tinker_actors.errors import (
     ConfigError,
-    FutureExpiredError,
     JournalError,
     NotDeliveredError,
-    NotFoundError,
     OutcomeUnknownError,
-    RequestFailedError,
     RunHaltedError,
     RuntimeStoppedError,
     TinkerActorsError,
@@ -55,18 +46,11 @@ from tinker_actors.events import (
     RunHalted,
 )
 from tinker_actors.journal import replay
-from tinker_actors.journal.records import (
-    Kind,
-    ModelRecord,
-    OperationRecord,
-    Record,
-    State,
-)
+from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, Record, State
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import ExitReason, Reply, Shutdown, SupervisedActor
 from tinker_actors.supervision.callbacks import run_callback
 from tinker_actors.types import GetInfoResponse
-from tinker_actors.wire.calls import Answer
 
 __all__ = ["Drain", "TrainingActor", "Woken"]
 
@@ -87,27 +71,11 @@ class Drain:
     """Finish what was submitted, save what no checkpoint covers; answered with whether all is safe."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """Tag of a training request."""
-
-    generation: int
-    part: Part
-
-
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    """Tag of the question whether the model is there, after a request came to no result."""
-
-    generation: int
-    part: Part
-    error: TinkerActorsError
-
-
 class TrainingActor(SupervisedActor):
     """Serves one run; what it must not lose is in the journal or in the run's submissions."""
 
     _intake: Intake
+    _exchange: Exchange
     _recovery: Recovery
     _failing: Failing
     _custody: Custody
@@ -129,7 +97,6 @@ class TrainingActor(SupervisedActor):
         self._journal = self.context.address(JOURNAL)
         self._transport = self.context.address(TRANSPORT)
         self._attempts = Attempts(self._journal)
-        self._lookups = Lookups(self._run.name, self.context)
         self.context.me.tell(_Begin())  # a start that fails would not be repeated
 
     def _hold(self, reason: str, behind: str = "") -> None:
@@ -221,29 +188,11 @@ class TrainingActor(SupervisedActor):
                 self._receive(message)
         return None
 
-    def _receive(self, message: Sent | Accepted | Answered | Failed) -> None:
-        match message:
-            case Sent(_Request(generation, part)) if self._is_current(generation):
-                self._close_attempt(part)
-            case Accepted(_Request(generation, part), _) if self._is_current(generation):
-                self._accept(part)
-            case Answered(_Request(generation, (place, part)), answer) if self._is_current(generation):
-                self._note_answer(place, part, answer)
-            case Failed(_Request(generation, part), error, accepted) if self._is_current(generation):
-                self._note_failure(part, error, accepted=accepted)
-            case Answered(_Probe(generation, part, error), _) if self._is_current(generation):
-                self._note_no_result(part, error)
-            case Failed(_Probe(generation) as probe, error) if self._is_current(generation):
-                self._note_no_model(probe, error)
-            case Answered(LookUp() as asked, _) if self._is_current(asked.generation):
-                self._adopt_save(asked)
-            case Failed(LookUp() as asked, error) if self._is_current(asked.generation):
-                self._note_no_save(asked, error)
-            case Answered() | Failed():
-                _ = self._recovery.receive(message) or self._custody.receive(message)
-
-    def _is_current(self, generation: int) -> bool:
-        return self._outbox is not None and self._outbox.model.generation == generation
+    def _receive(self, message: Message) -> None:
+        if self._outbox is not None and self._exchange.concerns(message):
+            self._follow(self._exchange.receive(message))
+        elif isinstance(message, Answered | Failed):
+            _ = self._recovery.receive(message) or self._custody.receive(message)
 
     # Starting ------------------------------------------------------------------------------------
 
@@ -284,6 +233,7 @@ class TrainingActor(SupervisedActor):
         if fresh:
             self._journal.call(Append(tuple(fresh)))
         self._outbox, self._info, self._run.hold = outbox, attached.info, None
+        self._exchange = Exchange(self._run.name, self.context, outbox, self._attempts, self._failing)
         self.context.emit(attached.event(len(lacking)))
         self._tell_attached(attached, lacking)
         self._custody.begin(outbox.model_id, image.checkpoints)
@@ -329,7 +279,7 @@ class TrainingActor(SupervisedActor):
         if self._settle(self._outbox):
             self._take(self._outbox)
         if self._outbox is not None:
-            self._post(self._outbox)
+            self._exchange.post()
             self._note_ready(self._outbox)
 
     def _park(self, error: JournalError) -> None:
@@ -350,7 +300,7 @@ class TrainingActor(SupervisedActor):
             self._drop(stop.gradients_to_drop)
         elif stop.broken is not None:
             submission, error = stop.broken
-            self._void(outbox, self._intake.place_broken(submission), error)
+            self._follow(self._failing.void(outbox, self._intake.place_broken(submission), error))
         elif self._drained is not None:
             self._finish_draining(outbox)
 
@@ -361,49 +311,6 @@ class TrainingActor(SupervisedActor):
         self._run.left_behind.clear()
         self.context.emit(GradientDropped(run=self._run.name, operations=len(dropped)))
         self._restore("gradients of a dead process had to be undone", counts=False)
-
-    def _post(self, outbox: Outbox) -> None:
-        """Send what may be sent before the service has accepted more."""
-        parts: list[Part] = []
-        while (part := outbox.post()) is not None:
-            parts.append(part)
-            self._attempts.open(outbox, part)
-        self._attempts.write()
-        for part in parts:
-            place, number = part
-            pending = outbox[place]
-            content, seq_id = pending.contents[number], pending.sends[number].seq_id
-            call = call_for(pending.kind, outbox.model_id, seq_id, content)
-            tag, expected = _Request(outbox.model.generation, part), expectation_of(pending.kind)
-            self._transport.tell(
-                Send(
-                    call,
-                    tag,
-                    self.context.me,
-                    owner=self.context.path,
-                    expected=expected,
-                    tells_sent=pending.kind.has_data,
-                )
-            )
-
-    def _close_attempt(self, part: Part) -> None:
-        """Its bytes have left: whoever kills us from now on does so from outside."""
-        if self._outbox is not None:
-            self._attempts.close(self._outbox, part)
-            self._attempts.write()
-
-    def _accept(self, part: Part) -> None:
-        if self._outbox is not None:
-            self._outbox.accepted(part)
-            self._attempts.close(self._outbox, part)
-            self._fail_in_the_end(self._outbox, part[0])
-        if self._outbox is not None:
-            self._post(self._outbox)
-
-    def _note_answer(self, place: int, part: int, answer: Answer) -> None:
-        if self._outbox is not None and place in self._outbox:
-            self._outbox[place].answers[part] = answer
-            self._go_on()
 
     def _note_ready(self, outbox: Outbox) -> None:
         """The client may be used once all that earlier processes committed to has ended."""
@@ -433,7 +340,7 @@ class TrainingActor(SupervisedActor):
         if setback.error is None:
             self._distrust(outbox, setback.pending)
         else:
-            self._fail(outbox, setback.pending, setback.error)
+            self._follow(self._failing.fail(outbox, setback.pending, setback.error))
         return False
 
     def _distrust(self, outbox: Outbox, pending: Pending) -> None:
@@ -447,124 +354,16 @@ class TrainingActor(SupervisedActor):
 
     # Failing -------------------------------------------------------------------------------------
 
-    def _note_failure(self, part: Part, error: TinkerActorsError, *, accepted: bool) -> None:
-        outbox = self._outbox
-        if outbox is None or part[0] not in outbox:
-            return
-        match self._reaction_to(outbox, part, error, accepted=accepted):
-            case Reaction.SEND_AGAIN:
-                self._send_again(outbox, part, accepted=accepted)
-            case Reaction.SKIP_ID:
-                self._journal.call(Append(tuple(outbox.skip_id(part))))
-                self._post(outbox)
-            case Reaction.PROBE:
-                self._probe(_Probe(outbox.model.generation, part, error))
-            case Reaction.RESTORE:
-                self._restore(f"the service does not go on with it ({error})")
-            case Reaction.LOOK_UP:
-                self._look_up(outbox, part, error)
-            case Reaction.FAIL:
-                self._refuse(outbox, part, error, accepted=accepted)
-            case Reaction.CONTRADICTED:
-                kind = outbox[part[0]].kind
-                self._halt(f"the service has another request under the id of {kind}: {error}")
-            case Reaction.HALT:
-                self._halt(error)
-
-    def _reaction_to(
-        self, outbox: Outbox, part: Part, error: TinkerActorsError, *, accepted: bool
-    ) -> Reaction:
-        reaction = reaction_to(error, outbox, part, accepted=accepted)
-        if reaction is not Reaction.SEND_AGAIN:  # whoever had that in hand crashed, which counts
-            self._attempts.close(outbox, part)
-            self._attempts.write()
-        return reaction
-
-    def _look_up(self, outbox: Outbox, part: Part, error: TinkerActorsError) -> None:
-        if not self._lookups.ask(outbox, part, error, is_refused=True):
-            self._refuse(outbox, part, error, accepted=False)
-
-    def _refuse(self, outbox: Outbox, part: Part, error: TinkerActorsError, *, accepted: bool) -> None:
-        if not accepted:
-            outbox.refused(part)
-        self._note_failing(outbox, part, error)
-
-    def _send_again(self, outbox: Outbox, part: Part, *, accepted: bool) -> None:
-        """Whoever had the request in hand is gone."""
-        if not accepted:
-            self._attempts.note_crash(outbox, part)
-        outbox.post_again(part)
-        if not self._turn(self._failing.leave_out(outbox)):
-            self._post(outbox)
-
-    def _note_failing(self, outbox: Outbox, part: Part, error: TinkerActorsError) -> None:
-        outbox.failing.setdefault(part[0], error)
-        self._fail_in_the_end(outbox, part[0])
-
-    def _probe(self, probe: _Probe) -> None:
-        """No result of a request is a lost result, or a failure, only where the model is there."""
-        call = get_info(self._outbox.model_id if self._outbox is not None else "")
-        self._transport.tell(Send(call, probe, self.context.me, owner=self.context.path))
-
-    def _note_no_result(self, part: Part, error: TinkerActorsError) -> None:
-        """The model is there: a request that failed has failed, and of another the result is lost."""
-        outbox = self._outbox
-        if outbox is None or part[0] not in outbox:
-            return
-        if isinstance(error, RequestFailedError):
-            self._note_failing(outbox, part, error)
-        elif not self._lookups.ask(outbox, part, error, is_refused=False):
-            outbox.lose(part, error)
-            self._go_on()
-
-    def _adopt_save(self, asked: LookUp) -> None:
-        """It is there: whatever the service said, this operation saved it."""
-        outbox, (place, number) = self._outbox, asked.part
-        if outbox is not None and place in outbox:
-            outbox.accepted(asked.part)
-            self._note_answer(place, number, asked.answer(outbox[place].kind))
-
-    def _note_no_save(self, asked: LookUp, error: TinkerActorsError) -> None:
-        """It is not there, or nobody can say: what the service said stands."""
-        outbox = self._outbox
-        if isinstance(error, OutcomeUnknownError):
-            self._lookups.repeat(asked)
-        elif outbox is not None and asked.part[0] in outbox:
-            if asked.is_refused:
-                self._refuse(outbox, asked.part, asked.error, accepted=False)
-            else:
-                outbox.lose(asked.part, asked.error)
-                self._go_on()
-
-    def _note_no_model(self, probe: _Probe, error: TinkerActorsError) -> None:
-        match error:
-            case OutcomeUnknownError():
-                self._probe(probe)
-            case NotFoundError() | FutureExpiredError():
-                self._restore(f"the service lost the model ({error})")
-            case _:
-                self._halt(error)
-
-    def _fail_in_the_end(self, outbox: Outbox, place: int) -> None:
-        """Let an operation fail, if it does, once it is known which of its requests the service has."""
-        if place in outbox.failing and not outbox.is_posting(place):
-            self._fail(outbox, outbox[place], outbox.failing.pop(place))
-
-    def _fail(self, outbox: Outbox, pending: Pending, error: TinkerActorsError) -> None:
-        self._settle_failure(self._failing.fail(outbox, pending, error))
-
-    def _void(self, outbox: Outbox, record: OperationRecord, error: TinkerActorsError) -> None:
-        self._settle_failure(self._failing.void(outbox, record, error))
-
-    def _settle_failure(self, verdict: Next) -> None:
+    def _follow(self, verdict: Next) -> None:
+        """Do what follows from a message or a failure; where nothing does, go on."""
         if not self._turn(verdict):
             self._go_on()
 
     def _turn(self, verdict: Next) -> bool:
         """Do what follows from a failure; whether that ends the present model's work."""
         match verdict:
-            case Restore(reason):
-                self._restore(reason, counts=False)
+            case Restore(reason, counts):
+                self._restore(reason, counts=counts)
             case Halt(cause):
                 self._halt(cause)
         return verdict is not None
