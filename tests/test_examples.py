@@ -1,16 +1,23 @@
 """The examples do what they say."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from fake_hub import TOKEN, FakeHub
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def printed(name: str, *arguments: str) -> str:
+def printed(name: str, *arguments: str, **variables: str) -> str:
     done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True, check=True
+        [sys.executable, EXAMPLES / name, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **variables},
     )
     assert done.stderr == ""
     return done.stdout
@@ -48,6 +55,20 @@ def test_an_adapter_is_fetched_to_disk(tmp_path: Path) -> None:
     size = (folder / "adapter_model.safetensors").stat().st_size
     assert f"adapter_model.safetensors: {size} bytes\n" in lines
     assert "adapter_config.json" in lines
+
+
+def test_an_adapter_is_put_on_the_hub() -> None:
+    with FakeHub() as hub:
+        lines = printed(
+            "push_adapter.py",
+            "me/fox",
+            HF_ENDPOINT=hub.url,
+            HF_TOKEN=TOKEN,
+            HF_HUB_DISABLE_XET="1",
+            HF_HUB_DISABLE_PROGRESS_BARS="1",
+        )
+        assert lines.startswith(f"me/fox at main: {hub.url}/me/fox/commit/")
+        assert "adapter_model.safetensors" in hub.files("me/fox")
 
 
 def test_a_loss_of_ones_own_falls_and_stays_near_where_it_began() -> None:

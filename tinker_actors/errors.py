@@ -279,12 +279,13 @@ class APIStatusError(APIError):
         *,
         should_retry: bool | None = None,
         hint: str = "",
+        who: str = "the service",
     ) -> "APIStatusError":
-        """The error of the most specific class for `status`; `hint` says what to do about it."""
+        """The error of the most specific class for `status` that `who` answered; `hint` says what to do about it."""
         kind = cls._by_status.get(status)
         if kind is None:
             kind = InternalServerError if status >= 500 else APIStatusError  # noqa: PLR2004
-        message = f"the service answered {status}: {_words(body)}"
+        message = f"{who} answered {status}: {_words(body)}"
         return kind(
             f"{message}; {hint}" if hint else message,
             status=status,

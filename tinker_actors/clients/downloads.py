@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tinker_actors.actors.download import Download, Progress, Sources, fetcher_for
 from tinker_actors.actors.runtime import Runtime
+from tinker_actors.clients.background import work_for
 from tinker_actors.clients.service import ServiceClient
 from tinker_actors.config import RecoveryPolicy, Settings
 from tinker_actors.types import CheckpointPath
@@ -35,7 +36,7 @@ def start(
 ) -> "Future[Path]":
     """Fetch `path` on a thread of its own; the folder it is in at last. Cancelling the future ends it."""
     future: Future[Path] = Future()
-    settings, settler = runtime.published.settings, runtime.settler
+    settings = runtime.published.settings
     lock, came = threading.Lock(), [0]
 
     def note(count: int) -> None:
@@ -59,17 +60,13 @@ def start(
         fetcher=fetcher,
     )
 
-    def work() -> None:
+    def work() -> Path:
         try:
-            folder = download.run()
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
-            settler.fail(future, error)
-        else:
-            settler.settle(future, folder)
+            return download.run()
         finally:
             fetcher.close()
 
-    threading.Thread(target=work, name="checkpoint-download", daemon=True).start()
+    work_for(future, runtime, "checkpoint-download", work)
     return future
 
 

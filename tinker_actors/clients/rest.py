@@ -4,7 +4,7 @@ import os
 import threading
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
@@ -24,7 +24,7 @@ from tinker_actors.clients.walk import Walk
 from tinker_actors.config import Credential, RecoveryPolicy, Settings
 from tinker_actors.config.credentials import claims_of
 from tinker_actors.errors import ConfigError, TinkerActorsError, ValidationError
-from tinker_actors.types import CheckpointPath, ServerCapabilities
+from tinker_actors.types import CheckpointPath, PushedAdapter, ServerCapabilities
 from tinker_actors.types.checks import flag, path_text, shown, whole
 from tinker_actors.types.rest import (
     AccessScope,
@@ -331,6 +331,70 @@ class RestClient:
         return APIFuture(self._kept_for(future), is_cancellable=True)
 
     download_checkpoint_async = awaited(download_checkpoint)
+
+    def push_checkpoint_adapter(
+        self,
+        tinker_path: str,
+        repo_id: str | None = None,
+        *,
+        revision: str | None = None,
+        public: bool = False,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        allow_patterns: Sequence[str] | None = None,
+        ignore_patterns: Sequence[str] | None = None,
+        add_model_card: bool = True,
+        force: bool = False,
+        hf_token: str | None = None,
+        endpoint: str | None = None,
+    ) -> APIFuture[PushedAdapter]:
+        """Put a checkpoint's LoRA adapter on the Hugging Face hub, in one commit of a model repository.
+
+        It is downloaded to a scratch folder, gets the name of its base model and a model card where they are missing,
+        and the repository is created if it is not there. Cancelling the future ends it before the commit.
+
+        Args:
+            tinker_path: of sampler weights or an export; training state is exported where that is needed.
+            repo_id: `owner/name`; without an owner, that of the token. Default: a name made of the base model and
+                the run, on a branch called like the checkpoint.
+            revision: the branch, which is made from the main one if it is not there; default `main`.
+            public: whether everybody may read a repository that is created. A repository that everybody can read is
+                refused unless this is True.
+            commit_message: default one that names the checkpoint.
+            create_pr: offer the files in a pull request for the main branch, and commit nothing.
+            allow_patterns: of the files' names; those that fit none stay here. `*` stands for slashes, too.
+            ignore_patterns: those that fit one stay here, too, and so does the mark `checkpoint_complete`.
+            add_model_card: write a README.md where the checkpoint has none.
+            force: take the place of the adapter of another run.
+            hf_token: of the hub; default that of the hub's own tools: `HF_TOKEN`, or what `hf auth login` kept.
+            endpoint: URL of the hub; default `HF_ENDPOINT`.
+
+        Raises:
+            ValidationError: an argument is wrong; in the future: the checkpoint is no adapter, or the repository
+                holds that of another run.
+            ConfigError: in the future; there is no token of the hub.
+            APIStatusError: in the future; the hub refuses: `AuthenticationError` for the token, and so on.
+            APIConnectionError: in the future; the hub cannot be reached, or the upload broke off.
+        """
+        from tinker_actors.clients.pushes import asked, start
+
+        push = asked(
+            tinker_path,
+            repo_id=repo_id,
+            revision=revision,
+            public=public,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            add_model_card=add_model_card,
+            force=force,
+            hf_token=hf_token,
+            endpoint=endpoint,
+        )
+        return APIFuture(self._kept_for(start(self, self._runtime, push)), is_cancellable=True)
+
+    push_checkpoint_adapter_async = awaited(push_checkpoint_adapter)
 
     def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> APIFuture[None]:
         """Delete a checkpoint.

@@ -3,6 +3,7 @@
 from tinker_actors.types.checkpoints import (
     CheckpointKind,
     CheckpointPath,
+    PushedAdapter,
     SamplingClientKind,
     SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
@@ -118,6 +119,7 @@ __all__ = [
     "PromptAltTokens",
     "PromptProvenanceSpan",
     "ProvenanceSpans",
+    "PushedAdapter",
     "SampleResponse",
     "SampleStreamChunk",
     "SampledProvenanceSpan",

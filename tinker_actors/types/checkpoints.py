@@ -11,6 +11,7 @@ from tinker_actors.types.console import checkpoint_page, playground_page
 __all__ = [
     "CheckpointKind",
     "CheckpointPath",
+    "PushedAdapter",
     "SamplingClientKind",
     "SaveWeightsExternalResponse",
     "SaveWeightsForSamplerResponse",
@@ -111,6 +112,21 @@ class SaveWeightsExternalResponse(msgspec.Struct, kw_only=True):
     """`tinker://` path of the export; `RestClient.get_external_weights_urls` says where its files are."""
     size_bytes: int | None = None
     """Of all files, where the service says so."""
+
+
+class PushedAdapter(msgspec.Struct, frozen=True, kw_only=True):
+    """Where on the Hugging Face hub an adapter is."""
+
+    repo_id: str
+    """The repository, `owner/name`."""
+    revision: str
+    """The branch it was added to, or that the pull request is for."""
+    public: bool
+    """Whether everybody can read it."""
+    commit_url: str
+    """The page of the commit."""
+    pull_request_url: str | None = None
+    """The page of the pull request, if one was asked for."""
 
 
 def _page(path: str) -> str:
