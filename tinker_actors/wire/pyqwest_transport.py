@@ -1,5 +1,6 @@
 """The fast transport, on pyqwest: HTTP in compiled code, with threads of its own."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 
@@ -86,10 +87,8 @@ class PyqwestTransport(HttpTransport):
         lane = lanes.enter()
         headers, content = request.headers, _content(request)
         if request.body == b"" or content is not request.body:
-            headers = {
-                **headers,
-                "content-length": str(len(request.body or b"")),
-            }  # the library leaves it out
+            # The library leaves it out.
+            headers = {**headers, "content-length": str(len(request.body or b""))}
         try:
             if read is not None:
                 return await self._streamed(lane.client, request, read)
@@ -146,8 +145,11 @@ class PyqwestTransport(HttpTransport):
 
 
 def _content(request: Request) -> bytes | AsyncIterator[bytes] | None:
-    """The body, for the library; in parts where somebody wants to know when it has left."""
+    """The body, for the library; in parts where it takes its time and somebody wants to know when it has left."""
     if not request.body or request.sent is None:
+        return request.body
+    if len(request.body) <= SMALL_BODY_BYTES:
+        asyncio.get_running_loop().call_soon(request.sent)  # in the turn after the one that hands it over
         return request.body
     return _in_parts(request.body, request.sent)
 
