@@ -81,6 +81,7 @@ def example_of(kind: type[TinkerActorsError]) -> TinkerActorsError:
         "step": 7,
         "executed": True,
         "tokens": 5,
+        "extra": "chat",
         "answer": "not_found",
         "first_cause": ValueError("it began here"),
     }

@@ -8,11 +8,13 @@ the service's answers.
 TinkerActorsError = TinkerError
 ├── the caller
 │   ├── ValidationError (ValueError)            an argument is wrong; nothing was sent
+│   │   ├── ChatTemplateError                   a chat template refused, is wrong, or wanted too much
 │   │   ├── ShapeError                          arrays whose shapes do not fit together
 │   │   └── TinkerPathError                     not a tinker:// path of the kind wanted
 │   ├── ConfigError (ValueError)                settings, run directories, child specs
 │   ├── CustomLossError                         a loss of the caller's own failed; nothing of it counts
-│   └── MissingTorchError (ImportError)         a torch function, and no PyTorch
+│   └── MissingExtraError (ImportError)         a package that an extra installs is not there; `extra` names it
+│       └── MissingTorchError                   a torch function, and no PyTorch
 ├── the network
 │   ├── APIConnectionError (ConnectionError)    no answer came
 │   │   ├── APITimeoutError (TimeoutError)      no answer came in time
@@ -60,6 +62,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BillingError",
+    "ChatTemplateError",
     "CircuitOpenError",
     "CommandRefusedError",
     "ConfigError",
@@ -72,6 +75,7 @@ __all__ = [
     "InternalServerError",
     "JournalError",
     "MailboxFullError",
+    "MissingExtraError",
     "MissingTorchError",
     "NotDeliveredError",
     "NotFoundError",
@@ -149,6 +153,10 @@ class ShapeError(ValidationError):
     """Arrays whose shapes do not fit together."""
 
 
+class ChatTemplateError(ValidationError):
+    """A chat template refused a conversation, is wrong itself, or left its bounds; `__cause__` says more."""
+
+
 class TinkerPathError(ValidationError):
     """Not a `tinker://` path of the kind that is wanted here."""
 
@@ -163,8 +171,22 @@ class CustomLossError(TinkerActorsError):
     category = "user"
 
 
-class MissingTorchError(TinkerActorsError, ImportError):
+class MissingExtraError(TinkerActorsError, ImportError):
+    """Something wants a package that is not installed; the text ends in how to install it."""
+
+    extra: str
+    """The extra of this package that installs it."""
+
+    def __init__(self, message: str, *, extra: str) -> None:
+        super().__init__(f"{message} install the extra tinker-actors[{extra}]")
+        self.extra = extra
+
+
+class MissingTorchError(MissingExtraError):
     """A loss is a torch function, and PyTorch is not installed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, extra="torch")
 
 
 # The network ------------------------------------------------------------------------------------

@@ -105,8 +105,8 @@ def check_loss_fn(loss_fn: Any) -> LossFn:
         )
     if importlib.util.find_spec("torch") is None:
         raise MissingTorchError(
-            f"PyTorch is wanted to differentiate {name_of(loss_fn)!r}, and is not installed; install the extra "
-            "tinker-actors[torch], or let the function give its gradient: tinker_actors.losses.value_and_grad"
+            f"PyTorch is wanted to differentiate {name_of(loss_fn)!r}, and is not installed; let the function give its"
+            " gradient itself (tinker_actors.losses.value_and_grad), or"
         )
     return loss_fn  # type: ignore[no-any-return]  # a callable, or an object that has one
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from tinker_actors.errors import ValidationError
+from tinker_actors.tokenization.chat_files import chat_templates_in
+from tinker_actors.tokenization.documents import document
 from tinker_actors.tokenization.fast import read_tokenizer_json
 from tinker_actors.tokenization.tokenizer import Backend, Tokenizer
 
@@ -13,7 +13,13 @@ __all__ = ["OPTIONAL_FILES", "TOKENIZER_FILES", "directory_tokenizer"]
 
 TOKENIZER_FILES: tuple[str, ...] = ("tokenizer.json",)
 """Files that hold a whole vocabulary; the first that is there counts."""
-OPTIONAL_FILES = ("tokenizer_config.json", "config.json", "generation_config.json")
+OPTIONAL_FILES = (
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+)
 """Files that say more about it."""
 _NAMED = ("eos_token", "bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -35,22 +41,10 @@ def directory_tokenizer(directory: Path) -> Tokenizer:
     return Tokenizer(
         backend,
         special_tokens={name: token for name, token in found.items() if token is not None},
+        more_special_tokens=_texts(settings.get("additional_special_tokens")),
+        chat_templates=chat_templates_in(directory, settings),
         vocab_size=_vocab_size(ids),
     )
-
-
-def document(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`; empty where there is none.
-
-    Raises:
-        ValidationError: there is something else in it.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
-        raise ValidationError(f"{file} cannot be read: {error}") from error
 
 
 def _vocab_size(config: dict[str, Any]) -> int:
@@ -62,10 +56,16 @@ def _vocab_size(config: dict[str, Any]) -> int:
 
 def _special_token(backend: Backend, settings: dict[str, Any], ids: dict[str, Any], name: str) -> str | None:
     """The token called `name`: by its text in the tokenizer's settings, else by its id in the model's."""
-    token = settings.get(name)
-    text = token.get("content") if isinstance(token, dict) else token
-    if isinstance(text, str) and backend.id_of(text) is not None:
-        return text
+    for text in _texts([settings.get(name)]):
+        if backend.id_of(text) is not None:
+            return text
     found = ids.get(f"{name}_id")
     first = found[0] if isinstance(found, list) and found else found
     return backend.token_of(first) if isinstance(first, int) and first >= 0 else None
+
+
+def _texts(tokens: Any) -> list[str]:
+    """Those of `tokens` that are tokens: a text, or an object whose content is one."""
+    listed = tokens if isinstance(tokens, list) else []
+    contents = [token.get("content") if isinstance(token, dict) else token for token in listed]
+    return [text for text in contents if isinstance(text, str)]

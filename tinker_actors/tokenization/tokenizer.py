@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from operator import index
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast, overload
 
 from tinker_actors.errors import ValidationError
+from tinker_actors.tokenization.chat import RenderedChat, check_variables, render_chat, template_of
 
 __all__ = ["Backend", "Tokenizer"]
 
@@ -46,12 +47,18 @@ class Tokenizer:
         backend: Backend,
         *,
         special_tokens: Mapping[str, str],
+        more_special_tokens: Sequence[str] = (),
+        chat_templates: Mapping[str, str] | None = None,
         split_special_tokens: bool = False,
         vocab_size: int = 0,
     ) -> None:
         self._backend = backend
         self._split_special_tokens = split_special_tokens
-        self._special_tokens = dict(special_tokens)
+        self._chat_variables: dict[str, Any] = dict(special_tokens)
+        if more_special_tokens:
+            self._chat_variables["additional_special_tokens"] = list(more_special_tokens)
+        self.chat_templates = dict(chat_templates or {})
+        """Chat templates by name; `default` is the one that is taken where none is asked for."""
         self.eos_token = special_tokens["eos_token"]
         self.bos_token = special_tokens.get("bos_token")
         self.eos_token_id = cast("int", backend.id_of(self.eos_token))
@@ -91,6 +98,133 @@ class Tokenizer:
         """
         listed = _checked_ids([ids] if isinstance(ids, int) else ids, self.vocab_size)
         return self._backend.decode(listed, skip_special_tokens=skip_special_tokens)
+
+    @overload
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: Literal[True] = True,
+        return_dict: Literal[False] = False,
+        **variables: Any,
+    ) -> list[int]: ...
+
+    @overload
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: Literal[False],
+        **variables: Any,
+    ) -> str: ...
+
+    @overload
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: Literal[True] = True,
+        return_dict: Literal[True],
+        return_assistant_tokens_mask: bool = False,
+        **variables: Any,
+    ) -> dict[str, list[int]]: ...
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = True,
+        return_dict: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        **variables: Any,
+    ) -> list[int] | str | dict[str, list[int]]:
+        """A chat as the model was trained to read it; names and meanings are those of `transformers`.
+
+        Special tokens are read in the whole text, so a message that spells one becomes one: take them out of what
+        strangers wrote.
+
+        Args:
+            conversation: messages in order, each with a `role` and mostly with `content`.
+            tools: JSON schemas of what the model may call.
+            documents: what it may read, mostly with `title` and `text`.
+            chat_template: a template, or the name of one of `chat_templates`; None: `tool_use` for a chat with tools
+                if there is one, else `default`.
+            add_generation_prompt: end in what begins a reply.
+            continue_final_message: end where the text of the last message ends, for the model to go on.
+            tokenize: give token ids; False: give the text.
+            return_dict: give `input_ids` and `attention_mask`, all 1.
+            return_assistant_tokens_mask: with it give `assistant_masks`, 1 for each token of what stands in the
+                template's `{% generation %}`: what the model is to write.
+            variables: what else the template knows, such as `enable_thinking`.
+
+        Raises:
+            ChatTemplateError: the template refused the chat, is wrong, or went beyond the bounds of its sandbox.
+            MissingExtraError: jinja2 is not installed.
+            ValidationError: there is no such template, these are no messages, or options contradict one another.
+        """
+        if add_generation_prompt and continue_final_message:
+            raise ValidationError(
+                "a chat ends in the prompt for a reply or inside of its final message, not both"
+            )
+        if return_assistant_tokens_mask and not (return_dict and tokenize):
+            raise ValidationError(
+                "a mask of the assistant's tokens is given with return_dict=True and tokenize=True"
+            )
+        check_variables(variables)
+        chat = render_chat(
+            template_of(self.chat_templates, chat_template, with_tools=bool(tools)),
+            conversation,
+            variables={
+                **self._chat_variables,
+                "tools": _mappings("tools", tools),
+                "documents": _mappings("documents", documents),
+                "add_generation_prompt": add_generation_prompt,
+                **variables,
+            },
+            continue_final_message=continue_final_message,
+            mark=return_assistant_tokens_mask,
+        )
+        if not tokenize:
+            return chat.text
+        if return_assistant_tokens_mask:
+            return self._masked(chat)
+        ids = self.encode(chat.text, split_special_tokens=False)
+        return {"input_ids": ids, "attention_mask": [1] * len(ids)} if return_dict else ids
+
+    def _masked(self, chat: RenderedChat) -> dict[str, list[int]]:
+        ids, offsets = self._backend.encode_with_offsets(checked_text(chat.text))
+        mask = [
+            int(any(begin < last and first < end for begin, end in chat.spans)) for first, last in offsets
+        ]
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "assistant_masks": mask}
+
+
+def _mappings(what: str, given: Any) -> list[dict[str, Any]] | None:
+    if given is None:
+        return None
+    if not isinstance(given, Sequence) or not all(isinstance(one, Mapping) for one in given):
+        raise ValidationError(f"{what} are a list of mappings, such as JSON schemas, got others")
+    return [dict(one) for one in given]
 
 
 def checked_text(text: Any) -> str:
