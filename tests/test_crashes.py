@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "tinker_actors"
 EDGES = {
     "actors/futures.py": 1,  # a done-callback of the caller's, on the thread that settles futures
     "actors/run.py": 1,  # a loss of the caller's own: its error is that of its call
-    "clients/downloads.py": 1,  # as in losses/threads.py
+    "clients/background.py": 1,  # as in losses/threads.py
     "clients/future.py": 1,  # the error of one future becomes the error of the one made from it
     "clients/service.py": 1,  # the error of a close belongs to whoever waits for it
     "clients/training.py": 1,  # as in clients/future.py
@@ -19,6 +19,7 @@ EDGES = {
     "losses/threads.py": 1,  # its error belongs to whoever waits for it
     "tokenization/chat.py": 1,  # a template that came with a model from strangers
     "tokenization/fast.py": 1,  # a library that raises nothing narrower over a file of the user
+    "wire/hub.py": 1,  # a library that raises what it likes, and its servers with it
 }
 
 
