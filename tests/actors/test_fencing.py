@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import WAIT_S, Server, client, step
+from harness import WAIT_S, Server, client, give_up, step
 
 import tinker_actors as ta
 from tinker_actors.actors import settlement
@@ -69,7 +69,7 @@ def test_a_training_actor_that_stalled_writes_and_settles_nothing_when_it_wakes_
         with expect(service._runtime.tree, ChildStarted, path=TRAINING, timeout_s=WAIT_S):
             update = training.optim_step(ta.AdamParams(learning_rate=1e-3))
             assert stalled.wait(WAIT_S)
-            _give_up(service)
+            give_up(service, TRAINING)
         update.result(WAIT_S)
         left = service._runtime._store.load("1")
         with expect(service._runtime.tree, ZombieEnded, timeout_s=WAIT_S):
@@ -78,13 +78,3 @@ def test_a_training_actor_that_stalled_writes_and_settles_nothing_when_it_wakes_
         assert service._runtime._store.load("1") == left
         step(training, 1)
         assert training.step == 3
-
-
-def _give_up(service: ta.ServiceClient) -> None:
-    """What the watchdog does with a handler that does not return."""
-    slot = service.address(TRAINING)._runtime.names.get(TRAINING)
-    assert slot is not None
-    assert slot.incarnation is not None
-    handling = slot.incarnation.handling
-    assert handling is not None
-    slot.incarnation.stalled(handling, 600.0)

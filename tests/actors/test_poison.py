@@ -1,14 +1,16 @@
 """A batch that brings the program down is tried three times, and then left out; nothing else is blamed."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from harness import ADAM, BATCHES, NO_CHECKPOINTS, WAIT_S, Events, Server, client, step
+from harness import ADAM, BATCHES, NO_CHECKPOINTS, WAIT_S, Events, Server, client, give_up, step
 from judge import verdict
-from poisoned_program import POISON, is_poison
+from poisoned_program import POISON, carries_poison, is_poison
 from zygote import Zygote
 
 import tinker_actors as ta
@@ -19,13 +21,14 @@ from tinker_actors.actors.transport import TransportActor
 from tinker_actors.errors import FutureExpiredError, PoisonedBatchError, RunHaltedError, StepVoidError
 from tinker_actors.events import BatchPoisoned
 from tinker_actors.journal.records import Kind, OperationRecord, SendRecord, State
-from tinker_actors.supervision.testing import InjectedCrashError
-from tinker_actors.wire.protobuf import decode_training_request
+from tinker_actors.supervision import ZombieEnded
+from tinker_actors.supervision.testing import InjectedCrashError, expect
 
 SKIP = ta.RecoveryPolicy(checkpoint_every_steps=0, on_poison="skip")
 STEPS = 4
 BAD = 2
 """Number of the step whose batch is poison."""
+TRAINING = "service/session/training/training:1"
 
 
 def create(service: ta.ServiceClient) -> ta.TrainingClient:
@@ -71,9 +74,7 @@ def crash_sending(monkeypatch: pytest.MonkeyPatch) -> None:
     once = TransportActor._once
 
     async def once_or_crash(actor: TransportActor, call: Any, **named: Any) -> Any:
-        if call.operation == "forward_backward" and len(decode_training_request(call.body).data) == len(
-            POISON
-        ):
+        if carries_poison(call):
             raise InjectedCrashError
         return await once(actor, call, **named)
 
@@ -109,6 +110,40 @@ def test_a_poisoned_batch_is_skipped_and_the_rest_of_the_run_is_as_if_it_had_not
         (told,) = service.history().result(WAIT_S)
         assert [one.state for one in told.failures] == [State.SKIPPED, State.SKIPPED]
     assert [event.is_skipped for event in events.of(BatchPoisoned)] == [True]
+
+
+def test_a_batch_over_which_the_actor_hangs_is_left_out_like_one_over_which_it_crashes(
+    server: Server, undisturbed: tuple[str, list[tuple[str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REC-12, by hang."""
+    read: Any = vars(results)["read_parts"]
+    hangs, wakes = SimpleQueue[bool](), threading.Event()
+
+    def read_or_hang(*arguments: Any) -> list[Any]:
+        parts: list[Any] = read(*arguments)
+        if is_poison(parts):
+            hangs.put(True)
+            wakes.wait()
+        return parts
+
+    monkeypatch.setattr(results, "read_parts", read_or_hang)
+    with client(server, None, recovery=SKIP) as service:
+        training, events = create(service), Events(service)
+        for number in range(BAD):
+            step(training, number)
+        forward, update = training.forward_backward(POISON, "cross_entropy"), training.optim_step(ADAM)
+        for _ in range(3):
+            assert hangs.get(timeout=WAIT_S)
+            give_up(service, TRAINING)
+        with pytest.raises(PoisonedBatchError):
+            forward.result(WAIT_S)
+        with pytest.raises(StepVoidError):
+            update.result(WAIT_S)
+        with expect(service._runtime.tree, ZombieEnded, count=3, timeout_s=WAIT_S):
+            wakes.set()
+        step(training, BAD + 1)
+        assert result_of(server, training) == undisturbed
+    assert [event.attempts for event in events.of(BatchPoisoned)] == [3]
 
 
 def test_the_run_halts_by_default(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -169,13 +204,14 @@ def test_no_more_are_skipped_than_the_policy_allows(server: Server, monkeypatch:
             training.optim_step(ADAM).result(WAIT_S)
 
 
+@pytest.mark.parametrize("die", ["die_reading", "die_sending"])
 def test_a_batch_that_kills_the_process_is_left_out_by_the_fourth(
-    server: Server, zygote: Zygote, undisturbed: tuple[str, list[tuple[str, str]]], tmp_path: Path
+    server: Server, zygote: Zygote, undisturbed: tuple[str, list[tuple[str, str]]], tmp_path: Path, die: str
 ) -> None:
     """REC-12, by SIGKILL."""
     arguments = {"url": server.url, "run_dir": str(tmp_path / "run")}
     for _ in range(3):
-        assert zygote.run("poisoned_program:die_reading", arguments) == -signal.SIGKILL
+        assert zygote.run(f"poisoned_program:{die}", arguments) == -signal.SIGKILL
     with client(server, tmp_path / "run", recovery=SKIP) as service:
         events = Events(service)
         training = create(service)

@@ -146,6 +146,16 @@ def client(server: Server, run_dir: Path | None, **arguments: Any) -> Iterator[t
         yield service
 
 
+def give_up(service: ta.ServiceClient, path: str) -> None:
+    """What the watchdog does with an actor whose handler does not return."""
+    slot = service.address(path)._runtime.names.get(path)
+    assert slot is not None
+    assert slot.incarnation is not None
+    handling = slot.incarnation.handling
+    assert handling is not None
+    slot.incarnation.stalled(handling, 600.0)
+
+
 class Events:
     """What a service client told while this was open."""
 
