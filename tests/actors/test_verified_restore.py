@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import pytest
 from control import Control
 from harness import WAIT_S, Events, Server, client, step
 from judge import verdict
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import tinker_actors as ta
 from tinker_actors.actors.fingerprints import difference_nats, fingerprint_of
@@ -22,6 +24,7 @@ from tinker_actors.events import (
     ReplayDiverged,
     StepDone,
 )
+from tinker_actors.local.engine.training import ADAPTER
 
 STEPS = 6
 POLICY: dict[str, Any] = {"checkpoint_every_steps": 0, "divergence_nats": 1e-3}
@@ -178,3 +181,71 @@ def test_the_difference_of_two_results(
     one: ta.ForwardBackwardOutput, other: ta.ForwardBackwardOutput, nats: float
 ) -> None:
     assert difference_nats(fingerprint_of(one), fingerprint_of(other)) == pytest.approx(nats)
+
+
+# Checkpoints that cannot be loaded -----------------------------------------------------------------------
+
+
+def without_its_optimizer(server: Server, _training: ta.TrainingClient, newer: str) -> None:
+    """A checkpoint of weights alone."""
+    file = server.checkpoint(newer)
+    with safe_open(file, "np") as found:
+        facts, names = found.metadata(), [name for name in found.keys() if name.startswith(ADAPTER)]  # noqa: SIM118 - no dictionary
+        weights = {name: found.get_tensor(name) for name in names}
+    save_file(weights, file, facts)
+
+
+def of_a_sampler(server: Server, training: ta.TrainingClient, newer: str) -> None:
+    """What a sampler needs, under the path of training state."""
+    path = training.save_weights_for_sampler("other").result(WAIT_S).path or ""
+    (adapter,) = server.checkpoint(path).parent.glob("*.safetensors")
+    shutil.copy(adapter, server.checkpoint(newer))
+
+
+def torn(server: Server, _training: ta.TrainingClient, newer: str) -> None:
+    """Half a file."""
+    file = server.checkpoint(newer)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("spoil", [without_its_optimizer, of_a_sampler, torn])
+def test_a_checkpoint_that_cannot_be_loaded_is_passed_over_for_the_next_older_one(
+    server: Server, undisturbed: str, spoil: Callable[[Server, ta.TrainingClient, str], None]
+) -> None:
+    """REC-05."""
+    with client(server, None, recovery=ta.RecoveryPolicy(**POLICY)) as service:
+        training, events = create(service), Events(service)
+        older, newer = train(training, then=1)
+        spoil(server, training, newer)
+        server.unload(training.model_id)
+        assert finish(server, training) == undisturbed
+    assert [event.path for event in events.of(CheckpointPassedOver)] == [newer]
+    assert [event.checkpoint for event in events.of(ModelRestored)] == [older]
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "tries"),
+    [
+        (404, "the checkpoint has expired", 1),
+        (410, "the checkpoint has expired", 1),
+        (400, "a training checkpoint is wanted, got one for sampling", 1),
+        (
+            422,
+            "the checkpoint has no optimizer",
+            2,
+        ),  # or no models from checkpoints: it is loaded into one, too
+    ],
+)
+def test_a_checkpoint_that_a_service_refuses_is_passed_over_for_the_next_older_one(
+    server: Server, control: Control, undisturbed: str, status: int, detail: str, tries: int
+) -> None:
+    """REC-05, as services may say it."""
+    with client(server, None, recovery=ta.RecoveryPolicy(**POLICY)) as service:
+        training, events = create(service), Events(service)
+        older, newer = train(training, then=1)
+        refused = {"effect": "status", "status": status, "detail": detail, "operation": "load_weights"}
+        control.arm(refused | {"count": tries})
+        server.unload(training.model_id)
+        assert finish(server, training) == undisturbed
+    assert [event.path for event in events.of(CheckpointPassedOver)] == [newer]
+    assert [event.checkpoint for event in events.of(ModelRestored)] == [older]

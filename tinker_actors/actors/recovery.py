@@ -51,6 +51,14 @@ __all__ = ["Attached", "Recovery", "RestoreDue", "TurnCame"]
 _CREATED: Expectation = json_result("CreateModel", ModelCreated)
 _LOADED: Expectation = json_result("LoadWeights", ModelCreated)
 _CREATING = frozenset({"create", "weights info", "create to load", "load"})
+_CANNOT_BE_LOADED = (
+    NotFoundError,
+    BadRequestError,
+    RequestFailedError,
+    FutureExpiredError,
+    UnprocessableEntityError,
+)
+"""What a service may say about a checkpoint that is missing, has expired, is for sampling or has no optimizer."""
 _LOAD_SEQ_ID = 1
 """Services load into a model as its first operation alone."""
 
@@ -245,8 +253,8 @@ class Recovery:
                     self._read(tag.name, answer)
                 case Failed(tag, OutcomeUnknownError()):
                     self._transport.tell(self._calls[tag.name])
-                case Failed(tag, error):
-                    self._fall_back(tag.name, error)
+                case Failed(tag, error, accepted):
+                    self._fall_back(tag.name, error, accepted=accepted)
         return True
 
     @property
@@ -403,14 +411,14 @@ class Recovery:
         assert self._model.model_id is not None  # noqa: S101 - and it has its id
         self._ask("probe", get_info(self._model.model_id))
 
-    def _fall_back(self, name: str, error: TinkerActorsError) -> None:
+    def _fall_back(self, name: str, error: TinkerActorsError, *, accepted: bool) -> None:
         model = self._model
         beginning = None if model is None else self._beginning(model)
         if name == "probe" and isinstance(error, NotFoundError):
             self.restore("the service no longer has its model")
         elif name == "create" and beginning is not None and self._wants_a_model_to_load_into(error):
             self._ask("weights info", get_weights_info(beginning.path))
-        elif name in _CREATING and isinstance(error, FutureExpiredError | ConflictError):
+        elif name in _CREATING and _is_about_ids(error, accepted=accepted):
             self.restore(f"the service does not make it under these ids ({error})")
         elif name in _CREATING and model is not None and model.checkpoint is not None:
             self._pass_over(model, error)
@@ -430,7 +438,7 @@ class Recovery:
 
     def _pass_over(self, model: ModelRecord, error: TinkerActorsError) -> None:
         """A checkpoint cannot be loaded: mark it, so that the next older one is used."""
-        if not isinstance(error, NotFoundError | BadRequestError | RequestFailedError):
+        if not isinstance(error, _CANNOT_BE_LOADED):
             self._stuck(error)
             return
         self.mark(model.checkpoint or "", str(error))
@@ -443,6 +451,11 @@ class Recovery:
         unusable = [msgspec.structs.replace(one, usable=0) for one in known if one.path == path]
         self._journal.call(Append(tuple(unusable)))
         self._context.emit(CheckpointPassedOver(run=self._run.name, path=path, reason=reason))
+
+
+def _is_about_ids(error: TinkerActorsError, *, accepted: bool) -> bool:
+    """Whether a model is not to be had under the ids it was asked for with: they are taken, or its future is gone."""
+    return isinstance(error, ConflictError) or (isinstance(error, FutureExpiredError) and accepted)
 
 
 def _model_id(model: ModelRecord, answer: Answer) -> str:
