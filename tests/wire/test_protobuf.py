@@ -163,6 +163,40 @@ def test_numbers_are_written_for_readers_of_both_generations() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("message", "fields"),
+    [
+        (
+            "ForwardBackwardRequest",
+            "model_id seq_id data loss_fn loss_fn_config forward_only loss_fn_config_v2",
+        ),
+        ("LossConfigValue", "number text"),
+        ("Datum", "model_input loss_fn_inputs model_input_spans loss_fn_input_spans"),
+        ("Chunk", "encoded_text image dmel"),
+        ("ImageChunk", "data format expected_tokens override_dimensions"),
+        ("Tensor", "dense sparse_csr dtype shape"),
+        ("SparseCsr", "values crow_indices col_indices"),
+        ("ProvenanceSpan", "prompt_tokens sampled_tokens"),
+        ("TokenSpan", "sequence_id offset length"),
+        ("ForwardBackwardOutput", "loss_fn_output_type loss_fn_outputs metrics"),
+        ("ArrayRecord", "type_tag fields num_datums"),
+        ("BatchedTensor", "data offsets dtype trailing_shape"),
+        (
+            "SampleResponse",
+            """sequences prompt_logprobs topk_prompt_logprobs prompt_cache_hit_tokens
+            target_prompt_logprobs prompt_alt_tokens""",
+        ),
+        ("SampledSequence", "stop_reason tokens logprobs topk_sampled_logprobs"),
+        ("TopkLogprobs", "token_ids logprobs k length"),
+    ],
+)
+def test_the_fields_of_each_message_are_numbered_in_the_public_order(message: str, fields: str) -> None:
+    found = message_class(message).DESCRIPTOR.fields
+    assert {field.name: field.number for field in found} == {
+        name: number for number, name in enumerate(fields.split(), 1)
+    }
+
+
 def test_field_numbers_are_those_of_the_public_schema() -> None:
     content = protobuf.encode_training_content([datum([5])], "ce")
     chunk = b"\x0a\x06" + b"\x0a\x04" + b"\x05\x00\x00\x00"  # Chunk{encoded_text{tokens: int32 5}}
