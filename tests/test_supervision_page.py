@@ -134,6 +134,7 @@ def test_the_page_has_what_the_service_says_of_limits_where_it_says_nothing() ->
     assert flags.sample_dispatch_bytes_semaphore_size == 10 * 2**20
     assert flags.fwdbwd_dispatch_bytes_semaphore_size == 50 * 10**6
     assert flags.inflight_response_bytes_semaphore_size == 50 * 2**20
+    assert flags.sample_max_concurrent_requests == 2_000
 
 
 def test_the_page_has_the_defaults_of_the_session() -> None:

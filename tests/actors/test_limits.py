@@ -10,6 +10,7 @@ from harness import WAIT_S
 from network import CALL, EXPECTED, HANDLE, JSON, Bench, no_flags
 
 from tinker_actors.actors.transport import Accepted, Answered, Cancel, CancelAll, Failed, Fetch, Send
+from tinker_actors.api.futures import Expectation
 from tinker_actors.config import SamplingLimits
 from tinker_actors.errors import CircuitOpenError, RateLimitError
 from tinker_actors.events import CircuitOpened, RequestRetried, SamplingPaused
@@ -57,9 +58,12 @@ class Gate:
             return self.arrived[:count]
 
 
-def submit(bench: Bench, name: str, client: str = "a", **fields: Any) -> None:
+def submit(
+    bench: Bench, name: str, client: str = "a", expected: Expectation | None = None, **fields: Any
+) -> None:
     receiver = bench.tree.address({"a": "service/receiver", "b": "service/other"}[client])
-    bench.address.tell(Send(sample(name, **fields), name, receiver, owner=f"{client}/{name}"))
+    owner = f"{client}/{name}"
+    bench.address.tell(Send(sample(name, **fields), name, receiver, owner, expected))
 
 
 def pass_by(bench: Bench) -> None:
@@ -274,6 +278,34 @@ def test_the_service_says_how_many_bytes_there_are(greeted: MakeBench) -> None:
     submit(one, "2")
     pass_by(one)
     assert samples(gate) == ["1"]
+
+
+def accepted(bench: Bench) -> Any:
+    """The tag of the sample that the service works on next."""
+    message = bench.next()
+    assert isinstance(message, Accepted)
+    return message.tag
+
+
+def test_the_service_says_how_many_of_a_sampler_it_works_on(greeted: MakeBench) -> None:
+    gate = Gate()
+
+    def flags(call: Call[Any]) -> Answer:
+        if call.path == "client/config":
+            return Answer(200, JSON, b'{"sample_max_concurrent_requests": 1}')
+        return no_flags(call)
+
+    def give(call: Call[Any], url: str) -> Answer | None:
+        return None if call.path == "retrieve_future" else gate(call, url)
+
+    one = greeted(give, flags=flags)
+    for name, client in (("1", "a"), ("2", "a"), ("3", "b")):
+        submit(one, name, client=client, expected=EXPECTED)
+    assert {accepted(one), accepted(one)} == {"1", "3"}
+    pass_by(one)
+    assert sorted(samples(gate)) == ["1", "3"]
+    one.address.tell(Cancel("a/1"))
+    assert accepted(one) == "2"
 
 
 def test_refusal_for_good_is_told_to_the_caller(greeted: MakeBench) -> None:

@@ -117,6 +117,20 @@ def test_ten_thousand_that_are_given_up_leak_nothing() -> None:
     run(work())
 
 
+def test_no_client_has_more_places_than_each_may_have() -> None:
+    async def work() -> None:
+        fetches = Fetches(each=lambda: 2)
+        for name, client in [("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b")]:
+            await fetches.fetch(name, client=client)
+        assert fetches.fetching == ["a1", "a2", "b1"]
+        await fetches.end("b1")
+        assert fetches.fetching == ["a1", "a2"]
+        await fetches.end("a1")
+        assert fetches.fetching == ["a2", "a3"]
+
+    run(work())
+
+
 def test_clients_that_wait_take_turns() -> None:
     async def work() -> None:
         fetches = Fetches(places=lambda: 1)

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -62,6 +63,9 @@ class Limits:
         self.answers = Quota(budget=lambda: published.config.inflight_response_bytes_semaphore_size)
         """Of large results while they are being fetched."""
 
+        self.at_work = Quota(each=lambda: published.config.sample_max_concurrent_requests)
+        """Samples from their submission to their result."""
+
         self._quotas = {"asample": self.samples, "stream_sample": self.streams}
 
     async def attempt(self, request: Request, call: Call[Any], send: Send) -> Answer:
@@ -98,6 +102,25 @@ class Limits:
             return await send(call)
         finally:  # also when the task is cancelled
             quota.leave(request.client, price)
+
+    @asynccontextmanager
+    async def at_work_for(self, request: Request, call: Call[Any]) -> AsyncIterator[None]:
+        """Hold a sample back while the service has as many of its sampler's as it takes at a time.
+
+        Raises:
+            TinkerActorsError: the reason not to wait.
+        """
+        if call.operation != "asample" or not self._settings.is_enabled:
+            yield
+            return
+        price = self.at_work.try_enter(request.client)
+        if price is None:
+            self._check(call)
+            price = await self.enter(self.at_work, request, 0)
+        try:
+            yield
+        finally:
+            self.at_work.leave(request.client, price)
 
     async def enter(self, quota: Quota, request: Request, size: int, *, again: bool = False) -> int:
         """Room in `quota`, in the turn of the request's client; what its `leave` is to be told."""

@@ -57,6 +57,7 @@ class Quota:
 
     Args:
         places: how many there are.
+        each: how many of them a client may have.
         budget: how many bytes there are.
         weight: how many times each byte counts.
         changes_at: when time alone changes these limits next; infinity for never.
@@ -68,6 +69,7 @@ class Quota:
         self,
         *,
         places: Callable[[], float] = lambda: math.inf,
+        each: Callable[[], float] = lambda: math.inf,
         budget: Callable[[], float] = lambda: math.inf,
         weight: Callable[[], int] = lambda: 1,
         changes_at: Callable[[], float] = lambda: math.inf,
@@ -75,6 +77,7 @@ class Quota:
         reserved: int = 0,
     ) -> None:
         self._places = places
+        self._each = each
         self._budget = budget
         self._weight = weight
         self._changes_at = changes_at
@@ -177,4 +180,5 @@ class Quota:
 
     def _has_place(self, client: str) -> bool:
         """Whether one of the free places is for `client`."""
-        return self._count < self._places() - self._reserved or self._inside[client] < FEW
+        inside = self._inside[client]
+        return inside < self._each() and (self._count < self._places() - self._reserved or inside < FEW)

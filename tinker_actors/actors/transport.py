@@ -295,24 +295,25 @@ class TransportActor(SupervisedActor):
     async def _run(self, send: Send, request: Request) -> None:
         handle: FutureHandle | None = None
         clock, operation = self.context.clock.now, send.call.operation
-        began = clock()
         try:
             submit = self._drive if send.call.in_json is None else partial(self._drive_in_room, send.call)
-            with self._watch(send) as once:
-                answer = await submit(request, self._submit(send.call), once)
-            if send.expected is not None:
-                handle = send.call.read(answer)
-                request.is_accepted = True
-                _tell(send.reply_to, Accepted(send.tag, handle))
-                steps = follow(
-                    handle.request_id,
-                    self._readable(send.expected),
-                    clock,
-                    self._random,
-                    created_in_s=clock() - began,
-                    max_billing_pause_s=self._published.config.billing_exception_max_pause_duration_sec,
-                )
-                answer = await self._drive(request, steps)
+            async with self._limits.at_work_for(request, send.call):
+                began = clock()
+                with self._watch(send) as once:
+                    answer = await submit(request, self._submit(send.call), once)
+                if send.expected is not None:
+                    handle = send.call.read(answer)
+                    request.is_accepted = True
+                    _tell(send.reply_to, Accepted(send.tag, handle))
+                    steps = follow(
+                        handle.request_id,
+                        self._readable(send.expected),
+                        clock,
+                        self._random,
+                        created_in_s=clock() - began,
+                        max_billing_pause_s=self._published.config.billing_exception_max_pause_duration_sec,
+                    )
+                    answer = await self._drive(request, steps)
             _tell(send.reply_to, Answered(send.tag, answer))
         except TinkerActorsError as error:
             _tell(send.reply_to, Failed(send.tag, error, accepted=handle is not None))
