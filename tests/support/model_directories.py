@@ -1,5 +1,6 @@
 """Small models of random weights on disk, in Hugging Face format."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,28 @@ def write_tokenizer(directory: Path) -> None:
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in WORDS[:3]])
     tokenizer.save(str(directory / "tokenizer.json"))
     write_json(directory / "tokenizer_config.json", {"eos_token": "</s>", "bos_token": {"content": "<s>"}})
+
+
+MERGED = ["th", "the", " t", " the", "in", "ing", "12", "123", "ab", "aB", "!!", "  ", "    "]
+HAN = "你好".encode()
+RANKS = [*(bytes([byte]) for byte in range(256)), *(text.encode() for text in MERGED), HAN[:2], HAN[:3], HAN]
+"""Tokens of a small `tiktoken.model`, each but the bytes made of two before it."""
+
+
+def write_rank_tokenizer(directory: Path, **settings: Any) -> int:
+    """A directory with a tokenizer of `RANKS` of Kimi's kind, and `settings` of it; the first id behind the ranks."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(RANKS)]
+    (directory / "tiktoken.model").write_text("".join(lines))
+    names = {0: "[BOS]", 1: "[EOS]", 2: "<|im_end|>", 3: "<|im_user|>", 4: "<|im_assistant|>", 9: "<|tool|>"}
+    added = {
+        str(len(RANKS) + place): {"content": name, "special": name != "<|tool|>"}
+        for place, name in names.items()
+    }
+    own = {"tokenizer_class": "TikTokenTokenizer", "added_tokens_decoder": added}
+    named = {"bos_token": "[BOS]", "eos_token": "[EOS]"}
+    write_json(directory / "tokenizer_config.json", own | named | settings)
+    return len(RANKS)
 
 
 SPECIALS = ["<|end|>", "<|begin|>", "<|user|>", "<|assistant|>"]

@@ -11,7 +11,7 @@ from typing import Any
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
-from model_directories import write_model
+from model_directories import write_model, write_rank_tokenizer
 
 from tinker_actors.clients.vocabulary import Vocabulary
 from tinker_actors.errors import APIConnectionError, ValidationError
@@ -113,9 +113,38 @@ def test_a_revision_asked_for_goes_before_a_pinned_one(hub: Hub) -> None:
     assert {one.split()[1].partition("@")[2] for one in hub.asked} == {"v2"}
 
 
+def test_a_repository_of_ranks_is_read_without_its_code(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "files" / "tokenizer.json").unlink()
+    (tmp_path / "files" / "tokenization_kimi.py").write_text("raise SystemExit")
+    first = write_rank_tokenizer(tmp_path / "files", chat_template="{{ eos_token }}the")
+    tokenizer = get_tokenizer("moonshotai/Kimi-K2-Instruct")
+    assert tokenizer.apply_chat_template([{"role": "user"}]) == [first + 1, 257]
+    assert not any(one.endswith(".py") for one in hub.asked)
+
+
+def test_ranks_that_were_downloaded_once_need_no_hub(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files" / "tokenizer.json").unlink()
+    write_rank_tokenizer(tmp_path / "files")
+    get_tokenizer("moonshotai/Kimi-K2-Instruct")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(loading, "_loaded", loading._Loaded())
+    assert get_tokenizer("moonshotai/Kimi-K2-Instruct").encode("the") == [257]
+    assert hub.asked
+
+
+def test_a_chat_template_in_a_file_of_its_own_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "files" / "chat_template.jinja").write_text("the {{ messages[0].role }}")
+    assert get_tokenizer("org/model").apply_chat_template([{"role": "fox"}]) == [3, 6]
+    assert "GET org/model@main chat_template.jinja" in hub.asked
+
+
 def test_a_repository_without_a_vocabulary_is_told_so(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "files" / "tokenizer.json").unlink()
-    with pytest.raises(ValidationError, match=r"its repository has no tokenizer\.json"):
+    with pytest.raises(
+        ValidationError, match=r"its repository has no tokenizer\.json and no tiktoken\.model"
+    ):
         get_tokenizer("org/model")
     assert hub.asked
 

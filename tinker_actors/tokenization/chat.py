@@ -19,6 +19,9 @@ _MOST_WORDS = 500
 _LIBRARY_ONLY = {"padding", "truncation", "max_length", "return_tensors", "tokenizer_kwargs"}
 """Arguments of `transformers` that are none of a template's."""
 
+_TOOLS_BY_CODE = "tools_ts_str"
+"""Tools as declarations of TypeScript, which templates of Kimi K2.5 and later want from the code beside them."""
+
 
 class RenderedChat(NamedTuple):
     """A chat as the text that a model reads."""
@@ -88,14 +91,19 @@ def render_chat(
     return _unmarked(text, marks) if mark else RenderedChat(text, [])
 
 
-def check_variables(variables: Mapping[str, Any]) -> None:
-    """Refuse arguments that look like a template's variables, and are for what is not done here.
+def check_variables(source: str, variables: Mapping[str, Any], *, with_tools: bool) -> None:
+    """Refuse variables that are for what is not done here, and templates that want what only a model's code makes.
 
     Raises:
-        ValidationError: there is one.
+        ValidationError: there is such a variable, or one that is wanted is not.
     """
     if foreign := sorted(_LIBRARY_ONLY & variables.keys()):
         raise ValidationError(f"chats are given as lists of token ids, without {', '.join(foreign)}")
+    if with_tools and _TOOLS_BY_CODE in source and _TOOLS_BY_CODE not in variables:
+        raise ValidationError(
+            f"the chat template wants {_TOOLS_BY_CODE}, which code that comes with the model writes, and no such code"
+            f" is run here; give it as {_TOOLS_BY_CODE}="
+        )
 
 
 def _checked(messages: Any) -> list[dict[str, Any]]:

@@ -7,11 +7,12 @@ from tinker_actors.errors import ValidationError
 from tinker_actors.tokenization.chat_files import chat_templates_in
 from tinker_actors.tokenization.documents import document
 from tinker_actors.tokenization.fast import read_tokenizer_json
+from tinker_actors.tokenization.rank_file import RankBackend, read_rank_file
 from tinker_actors.tokenization.tokenizer import Backend, Tokenizer
 
 __all__ = ["OPTIONAL_FILES", "TOKENIZER_FILES", "directory_tokenizer"]
 
-TOKENIZER_FILES: tuple[str, ...] = ("tokenizer.json",)
+TOKENIZER_FILES = ("tokenizer.json", "tiktoken.model")
 """Files that hold a whole vocabulary; the first that is there counts."""
 OPTIONAL_FILES = (
     "tokenizer_config.json",
@@ -29,9 +30,10 @@ def directory_tokenizer(directory: Path) -> Tokenizer:
 
     Raises:
         ValidationError: a file is missing or cannot be read, or none names the token that ends a text.
+        MissingExtraError: it is read by a library that is not installed.
     """
-    backend = read_tokenizer_json(directory / "tokenizer.json")
     settings = document(directory / "tokenizer_config.json")
+    backend = _backend(directory, settings)
     ids = {**document(directory / "config.json"), **document(directory / "generation_config.json")}
     found = {name: _special_token(backend, settings, ids, name) for name in _NAMED}
     if found["eos_token"] is None:
@@ -44,6 +46,16 @@ def directory_tokenizer(directory: Path) -> Tokenizer:
         more_special_tokens=_texts(settings.get("additional_special_tokens")),
         chat_templates=chat_templates_in(directory, settings),
         vocab_size=_vocab_size(ids),
+        sort_tools=isinstance(backend, RankBackend),
+    )
+
+
+def _backend(directory: Path, settings: dict[str, Any]) -> Backend:
+    fast, ranks = (directory / name for name in TOKENIZER_FILES)
+    return (
+        read_rank_file(ranks, settings)
+        if ranks.is_file() and not fast.is_file()
+        else read_tokenizer_json(fast)
     )
 
 

@@ -1,4 +1,4 @@
-"""The JSON files beside a tokenizer."""
+"""What is in the files of a tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import msgspec
 
 from tinker_actors.errors import ValidationError
 
-__all__ = ["document", "text_of"]
+__all__ = ["bytes_of", "document", "text_of"]
 
 
 def document(file: Path) -> dict[str, Any]:
@@ -33,4 +33,16 @@ def text_of(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        raise ValidationError(f"{file} cannot be read: {error}") from error
+
+
+def bytes_of(file: Path) -> bytes:
+    """What is in `file`.
+
+    Raises:
+        ValidationError: it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
         raise ValidationError(f"{file} cannot be read: {error}") from error

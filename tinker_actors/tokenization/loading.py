@@ -5,7 +5,7 @@ import threading
 from collections import defaultdict
 from pathlib import Path
 
-from tinker_actors.errors import APIConnectionError, ValidationError
+from tinker_actors.errors import APIConnectionError, MissingExtraError, ValidationError
 from tinker_actors.tokenization.byte_level import byte_tokenizer
 from tinker_actors.tokenization.directory import OPTIONAL_FILES, TOKENIZER_FILES, directory_tokenizer
 from tinker_actors.tokenization.names import BYTE_LEVEL, check_is_repository, is_local, key_of
@@ -49,7 +49,8 @@ def get_tokenizer(
     """The tokenizer of `model_name`; equal ids and revisions give the same object.
 
     Names that are no local ones are repositories on the Hugging Face hub, whose `tokenizer.json` is downloaded, or
-    taken from the hub's cache on this machine. `HF_ENDPOINT`, `HF_TOKEN` and the hub's other variables apply.
+    taken from the hub's cache on this machine. `HF_ENDPOINT`, `HF_TOKEN` and the hub's other variables apply. Where
+    there is none, as of Kimi K2, a `tiktoken.model` is read (extra `tiktoken`). No code of a repository is run.
 
     Args:
         model_name: `local/tiny`, `local/small`, the absolute path of a directory in Hugging Face format, or a
@@ -60,6 +61,7 @@ def get_tokenizer(
     Raises:
         ValidationError: no tokenizer is known for that name, or its files cannot be read.
         APIConnectionError: the hub cannot be reached, and its cache has no such files.
+        MissingExtraError: the files are read by a library that is not installed.
     """
     return _loaded.get(key_of(model_name, tokenizer_id, revision))
 
@@ -71,7 +73,7 @@ def tokenizer_at_hand(model_name: str, tokenizer_id: str | None = None) -> Token
         return _loaded.find(key)
     try:
         return _loaded.get(key)
-    except ValidationError:
+    except (ValidationError, MissingExtraError):
         return None
 
 
@@ -121,5 +123,5 @@ def _first(name: str, revision: str | None) -> str:
     *others, last = TOKENIZER_FILES
     for file in others:
         with contextlib.suppress(errors.EntryNotFoundError):
-            return hub.hf_hub_download(name, file, revision=revision)
-    return hub.hf_hub_download(name, last, revision=revision)
+            return str(hub.hf_hub_download(name, file, revision=revision))
+    return str(hub.hf_hub_download(name, last, revision=revision))

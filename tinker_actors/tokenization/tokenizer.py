@@ -50,9 +50,11 @@ class Tokenizer:
         more_special_tokens: Sequence[str] = (),
         chat_templates: Mapping[str, str] | None = None,
         split_special_tokens: bool = False,
+        sort_tools: bool = False,
         vocab_size: int = 0,
     ) -> None:
         self._backend = backend
+        self._sort_tools = sort_tools
         self._split_special_tokens = split_special_tokens
         self._chat_variables: dict[str, Any] = dict(special_tokens)
         if more_special_tokens:
@@ -190,13 +192,15 @@ class Tokenizer:
             raise ValidationError(
                 "a mask of the assistant's tokens is given with return_dict=True and tokenize=True"
             )
-        check_variables(variables)
+        source = template_of(self.chat_templates, chat_template, with_tools=bool(tools))
+        check_variables(source, variables, with_tools=bool(tools))
+        listed = _mappings("tools", tools)
         chat = render_chat(
-            template_of(self.chat_templates, chat_template, with_tools=bool(tools)),
+            source,
             conversation,
             variables={
                 **self._chat_variables,
-                "tools": _mappings("tools", tools),
+                "tools": _sorted(listed) if self._sort_tools else listed,
                 "documents": _mappings("documents", documents),
                 "add_generation_prompt": add_generation_prompt,
                 **variables,
@@ -217,6 +221,13 @@ class Tokenizer:
             int(any(begin < last and first < end for begin, end in chat.spans)) for first, last in offsets
         ]
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "assistant_masks": mask}
+
+
+def _sorted(value: Any) -> Any:
+    """The same with the keys of all mappings in order, as Kimi's own code writes tools."""
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(one) for one in value] if isinstance(value, list) else value
 
 
 def _mappings(what: str, given: Any) -> list[dict[str, Any]] | None:
