@@ -166,12 +166,20 @@ class Caller:
     def session(self) -> str:
         return str(self.ask("create_session", {"tags": [], "sdk_version": "0.38.0"})["session_id"])
 
-    def model(self, session_id: str | None = None, *, number: int = 0, rank: int = 4, seed: int = 7) -> str:
+    def model(
+        self,
+        session_id: str | None = None,
+        *,
+        number: int = 0,
+        rank: int = 4,
+        seed: int = 7,
+        base_model: str = "local/tiny",
+    ) -> str:
         """A new model's id."""
         document = {
             "session_id": session_id or self.session(),
             "model_seq_id": number,
-            "base_model": "local/tiny",
+            "base_model": base_model,
             "lora_config": {"rank": rank, "seed": seed},
         }
         return str(self.do("create_model", document)["model_id"])

@@ -11,11 +11,14 @@ import httpx
 import pytest
 import zstandard
 from control import Control
+from model_directories import write_model
 
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory, start_shared: Callable[..., Any]) -> Any:
-    return start_shared(tmp_path_factory.mktemp("server") / "data", "--hold", "0.2", "--control")
+    models = str(tmp_path_factory.getbasetemp())
+    data = tmp_path_factory.mktemp("server") / "data"
+    return start_shared(data, "--hold", "0.2", "--control", "--models", models)
 
 
 @pytest.fixture
@@ -240,8 +243,14 @@ def test_a_spoiled_checkpoint_cannot_be_loaded(caller: Any, control: Control) ->
     assert "cannot be read" in response.json()["detail"]
 
 
-def test_a_checkpoint_with_a_cold_optimizer_trains_on_otherwise(caller: Any, control: Control) -> None:
-    path = saved(caller, caller.model())
+@pytest.mark.parametrize("base_model", ["local/tiny", "a directory"])
+def test_a_checkpoint_with_a_cold_optimizer_trains_on_otherwise(
+    caller: Any, control: Control, tmp_path: Path, base_model: str
+) -> None:
+    if base_model == "a directory":
+        write_model(tmp_path, vocab_size=260)
+        base_model = str(tmp_path)
+    path = saved(caller, caller.model(base_model=base_model))
     losses: list[list[float]] = []
     for fault in ([], [{"effect": "cool_optimizer", "operation": "load_weights"}]):
         control.arm(*fault)

@@ -1,6 +1,7 @@
 """A disk that is full for a while, on a server in this process."""
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import httpx
 import numpy as np
 import pytest
 
-from tinker_actors.local import executor, ledger
+from tinker_actors.local import executor, ledger, records
 from tinker_actors.local.app import make_app
 from tinker_actors.local.data_dir import DataDirectory
 from tinker_actors.local.engine.training import Trainer
+from tinker_actors.local.faults.plan import Effect, Fault, FaultPlan
 from tinker_actors.local.options import Options
 from tinker_actors.local.service import Service
+from tinker_actors.local.step_log import FaultFired, read
 
 FREE = 1_000_000
 """Pages a database may have that is not full."""
@@ -116,6 +119,34 @@ class FullTwice:
             db.execute("PRAGMA max_page_count=1")
             db.execute("INSERT INTO sessions VALUES ('x', 0, zeroblob(1000000), NULL)")
         self._finish(db, ticket, result)
+
+
+@pytest.mark.parametrize("effect", ["corrupt_run", "lose_checkpoint", "spoil_checkpoint", "cool_optimizer"])
+def test_what_a_fault_cannot_damage_stays_and_the_request_is_answered(
+    service: Service, monkeypatch: pytest.MonkeyPatch, effect: Effect
+) -> None:
+    def full_store(*_arguments: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def full_disk(*_arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def calls(poster: Poster) -> None:
+        model_id = await poster.model()
+        saved = await poster.post("save_weights", model_id=model_id, seq_id=1, path="a")
+        path = (await poster.post("retrieve_future", request_id=saved["request_id"]))["path"]
+        service.switches.arm(FaultPlan(faults=[Fault(effect=effect, name="damage", path=path)]))
+        with monkeypatch.context() as patch:
+            patch.setattr(records, "corrupt_run", full_store)
+            patch.setattr(records, "forget_checkpoint", full_store)
+            for name in ("save", "spoil", "remove"):
+                patch.setattr(service.checkpoints, name, full_disk)
+            assert (await poster.post("get_info", model_id=model_id))["status"] == 200
+        assert (await poster.post("weights_info", tinker_path=path))["status"] == 200
+
+    calling(service, calls)
+    fired = [entry for entry in read(service.options.data) if isinstance(entry, FaultFired)]
+    assert [(entry.effect, entry.target) for entry in fired] == [(effect, "")]
 
 
 def test_a_checkpoint_that_cannot_be_written_fails_and_the_model_goes_on(

@@ -18,7 +18,7 @@ from tinker_actors.local.store import Connection, Store
 from tinker_actors.types import CheckpointPath
 from tinker_actors.wire.documents import LoadWeightsRequest, OptimStepRequest
 
-__all__ = ["Models", "base_model", "train", "untrained"]
+__all__ = ["Models", "base_model", "train"]
 
 
 _IN_USE: WeakValueDictionary[str, BaseModel] = WeakValueDictionary()
@@ -81,7 +81,7 @@ class Models:
             ValidationError: its checkpoint cannot be read.
         """
         spec = self.spec(model_id)
-        trainer = untrained(spec)
+        trainer = _untrained(spec)
         if spec.source is not None:
             arrays = self._checkpoints.arrays(CheckpointPath.parse(spec.source, kind="weights"))
             trainer.load_state(arrays, optimizer=spec.optimizer)
@@ -125,7 +125,7 @@ class Models:
         row = self._store.ask(lambda db: records.model(db, model_id))
         if row.executed != executed:
             raise StorageError(f"model {model_id} is stored up to seq_id {row.executed}, not {executed}")
-        trainer = untrained(row.spec)
+        trainer = _untrained(row.spec)
         if row.snapshot >= 0:
             trainer.load_state(self._checkpoints.load_snapshot(model_id, row.snapshot))
         tickets = self._store.ask(lambda db: ledger.replay_after(db, model_id, row.snapshot, executed))
@@ -203,7 +203,7 @@ def train(trainer: Trainer, media: str, body: bytes) -> object:
     )
 
 
-def untrained(spec: ModelSpec) -> Trainer:
+def _untrained(spec: ModelSpec) -> Trainer:
     """A model as its seed makes it.
 
     Raises:

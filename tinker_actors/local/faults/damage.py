@@ -2,16 +2,17 @@
 
 import asyncio
 
-from tinker_actors.errors import TinkerPathError, ValidationError
-from tinker_actors.local import ledger, records
+from tinker_actors.errors import ValidationError
+from tinker_actors.local import checkpoint_records, ledger, records
 from tinker_actors.local.checkpoints import encode_named
+from tinker_actors.local.engine.training import Trainer
 from tinker_actors.local.faults.plan import Effect
 from tinker_actors.local.faults.switches import Seen
-from tinker_actors.local.live_models import untrained
-from tinker_actors.local.refusals import RefusedError
+from tinker_actors.local.live_models import base_model
+from tinker_actors.local.refusals import RefusedError, StorageError
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import Result, as_json
-from tinker_actors.types import CheckpointKind, CheckpointPath
+from tinker_actors.types import CheckpointPath
 
 __all__ = ["damage", "executed"]
 
@@ -65,34 +66,27 @@ async def damage(
                 return path
             case _:
                 return ""
-    except (RefusedError, ValidationError):  # it is not there, or gone already
+    except (RefusedError, ValidationError, StorageError, OSError):  # it is not there, or the disk is full
         return ""
 
 
-async def _damage_checkpoint(service: Service, effect: Effect, path: str) -> None:
-    parsed = _parsed(path, kind="weights" if effect == "cool_optimizer" else None)
-    await service.ask(lambda db: records.known_checkpoint(db, path))
+async def _damage_checkpoint(service: Service, effect: Effect, name: str) -> None:
+    path = CheckpointPath.parse(name, kind="weights" if effect == "cool_optimizer" else None)
+    await service.ask(lambda db: checkpoint_records.find(db, path))
     match effect:
         case "lose_checkpoint":
-            await service.run(lambda db: records.forget_checkpoint(db, path))
-            await service.in_thread(service.checkpoints.remove, parsed)
+            await service.run(lambda db: checkpoint_records.delete(db, service.checkpoints, path))
         case "spoil_checkpoint":
-            await service.in_thread(service.checkpoints.spoil, parsed)
+            await service.in_thread(service.checkpoints.spoil, path)
         case _:
-            await service.in_thread(_cool, service, parsed)
-
-
-def _parsed(path: str, kind: CheckpointKind | None) -> CheckpointPath:
-    try:
-        return CheckpointPath.parse(path, kind=kind)
-    except TinkerPathError as error:
-        raise RefusedError(400, str(error)) from error
+            await service.in_thread(_cool, service, path)
 
 
 def _cool(service: Service, path: CheckpointPath) -> None:
     """Save the checkpoint as a model that has its weights and has taken no step."""
     facts = service.checkpoints.facts(path)
-    spec = facts.spec(str(path), {}, optimizer=False)
-    trainer = untrained(spec)
+    base = base_model(facts.base_model)
+    trainer = Trainer(base, facts.make(base.config))
     trainer.load_state(service.checkpoints.arrays(path), optimizer=False)
+    spec = facts.spec(str(path), {}, optimizer=False)
     service.checkpoints.save(path, encode_named(path.kind, spec, trainer))
