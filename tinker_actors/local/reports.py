@@ -1,4 +1,4 @@
-"""What the server says of itself: one JSON line an event."""
+"""What the server says of itself: one JSON line an event, and shell lines for the person who starts it."""
 
 import ipaddress
 import socket

@@ -1,7 +1,8 @@
 """What this server executed, in order, and which signs of life it got: what tests of recovery are judged by.
 
-An entry is committed together with what it tells of, so that neither is there without the other. Each kind of
-entry has a bound of its own; the oldest go first.
+What was executed, and a sign of life, is committed together with its entry, so that neither is there without the
+other. A fault's entry is written once the fault has done its damage; a server that is killed in between, or whose disk
+is full, has none, and a power cut may take it. Each kind of entry has a bound of its own; the oldest go first.
 """
 
 import hashlib

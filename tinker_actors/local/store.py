@@ -19,7 +19,7 @@ __all__ = ["Connection", "Job", "Store"]
 T = TypeVar("T")
 Connection = sqlite3.Connection
 Job = Callable[[sqlite3.Connection], T]
-"""Work on the database; may run twice, so it changes nothing else."""
+"""Work on the database; may run twice, so what else it changes must bear that."""
 
 MOST_JOBS = 256
 """Jobs that may share a commit."""

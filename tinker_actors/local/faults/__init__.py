@@ -8,5 +8,5 @@ injection    what they do to its connection and its answer
 damage       what they do to what the service keeps
 ```
 
-Every fault that fires leaves an entry in the step log.
+Every fault that fires leaves an entry in the step log, unless the disk is full or the server is killed just then.
 """
