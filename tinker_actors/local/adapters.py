@@ -38,7 +38,8 @@ def adapter_files(spec: AdapterSpec, parameters: Mapping[str, npt.NDArray[Any]])
         spec: what it is made from; all of it goes into the metadata.
         parameters: as `Adapter.parameters`.
     """
-    fields = {name: getattr(spec, name) for name in AdapterSpec.__struct_fields__ if name != "seed"}
+    fields = spec.common()
+    del fields["seed"]
     arrays = to_peft(parameters)
     config = msgspec.json.format(as_json(adapter_config(**fields)), indent=2) + b"\n"
     content: bytes = save(

@@ -33,7 +33,7 @@ __all__ = [
     "read_sample",
     "read_training",
     "sample_spec",
-    "targets_tensor",
+    "tensor_of",
 ]
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -135,7 +135,7 @@ def _targets(document: TensorDocument | msgspec.UnsetType | None, prompt_length:
     if not isinstance(document, TensorDocument):
         return None
     name = "target_prompt_logprobs"
-    tensor = targets_tensor(document)
+    tensor = tensor_of(document)
     if tensor.dtype != "int64" or len(tensor.shape) != 2 or tensor.shape[0] != prompt_length - 1:  # noqa: PLR2004
         raise ShapeError(
             f"{name} must be int64 of shape ({prompt_length - 1}, ids), got {tensor.dtype} of {tensor.shape}"
@@ -148,19 +148,20 @@ def _targets(document: TensorDocument | msgspec.UnsetType | None, prompt_length:
     return Targets(rows, tensor.values.reshape(-1))
 
 
-def targets_tensor(document: TensorDocument) -> TensorData:
+def tensor_of(document: TensorDocument) -> TensorData:
     """A tensor of a JSON document, sparse if that is.
 
     Raises:
         ValidationError: it is no tensor.
     """
-    return TensorData(
-        document.data,
-        dtype=document.dtype,
-        shape=document.shape,
-        sparse_crow_indices=document.sparse_crow_indices,
-        sparse_col_indices=document.sparse_col_indices,
-    )
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which validation names
+        return TensorData(
+            document.data,
+            dtype=document.dtype,
+            shape=document.shape,
+            sparse_crow_indices=document.sparse_crow_indices,
+            sparse_col_indices=document.sparse_col_indices,
+        )
 
 
 def digest_of(content: Mapping[str, Any] | bytes) -> bytes:
@@ -211,19 +212,8 @@ def _json_training(body: bytes) -> TrainingRequest:
 
 
 def _datum(datum: WireDatum) -> Datum:
-    inputs = {name: _tensor(tensor) for name, tensor in datum.loss_fn_inputs.items()}
+    inputs = {name: tensor_of(tensor) for name, tensor in datum.loss_fn_inputs.items()}
     return Datum(model_input=datum.model_input, loss_fn_inputs=inputs)
-
-
-def _tensor(document: TensorDocument) -> TensorData:
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which validation names
-        return TensorData(
-            document.data,
-            document.dtype,
-            document.shape,
-            document.sparse_crow_indices,
-            document.sparse_col_indices,
-        )
 
 
 def examples_of(request: TrainingRequest) -> list[Example]:

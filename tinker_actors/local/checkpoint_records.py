@@ -29,8 +29,6 @@ SAVES: dict[CheckpointKind, Kind] = {
     "sampler_weights": "save_weights_for_sampler",
     "external_weights": "save_weights_external",
 }
-ALIVE = "coalesce(expires_at > now(), 1)"
-"""Whether a checkpoint's time has not come: it is as good as gone from then on, before its files are."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +67,10 @@ def find(db: sqlite3.Connection, path: CheckpointPath) -> Row:
     Raises:
         RefusedError: 404, there is none.
     """
-    row = db.execute(f"SELECT {COLUMNS} FROM checkpoints WHERE path = ? AND {ALIVE}", (str(path),)).fetchone()  # noqa: S608
+    row = db.execute(
+        f"SELECT {COLUMNS} FROM checkpoints WHERE path = ? AND {records.ALIVE}",  # noqa: S608
+        (str(path),),
+    ).fetchone()
     if row is None:
         raise RefusedError(404, f"there is no checkpoint {path}")
     return Row.of(row)

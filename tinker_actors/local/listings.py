@@ -9,7 +9,7 @@ import msgspec
 
 from tinker_actors.local import records
 from tinker_actors.local.access import OWNER
-from tinker_actors.local.checkpoint_records import ALIVE, COLUMNS, Row
+from tinker_actors.local.checkpoint_records import COLUMNS, Row
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.specs import ModelSpec
 from tinker_actors.types import CheckpointKind
@@ -69,10 +69,10 @@ def texts(metadata: Mapping[str, Any] | None) -> dict[str, str] | None:
 def checkpoints(db: sqlite3.Connection, page: Page) -> dict[str, Any]:
     """A page of all checkpoints, the newest first."""
     rows = db.execute(
-        f"SELECT {COLUMNS} FROM checkpoints WHERE {ALIVE} ORDER BY created_at DESC, path LIMIT ? OFFSET ?",  # noqa: S608
+        f"SELECT {COLUMNS} FROM checkpoints WHERE {records.ALIVE} ORDER BY created_at DESC, path LIMIT ? OFFSET ?",  # noqa: S608
         (page.limit, page.offset),
     ).fetchall()
-    (total,) = db.execute(f"SELECT count(*) FROM checkpoints WHERE {ALIVE}").fetchone()  # noqa: S608
+    (total,) = db.execute(f"SELECT count(*) FROM checkpoints WHERE {records.ALIVE}").fetchone()  # noqa: S608
     return {"checkpoints": [_checkpoint(Row.of(row)) for row in rows], "cursor": page.cursor(total)}
 
 
@@ -84,7 +84,7 @@ def checkpoints_of_run(db: sqlite3.Connection, model_id: str) -> dict[str, Any]:
     """
     _run(db, model_id)
     rows = db.execute(
-        f"SELECT {COLUMNS} FROM checkpoints WHERE model_id = ? AND {ALIVE} ORDER BY created_at DESC, path",  # noqa: S608
+        f"SELECT {COLUMNS} FROM checkpoints WHERE model_id = ? AND {records.ALIVE} ORDER BY created_at DESC, path",  # noqa: S608
         (model_id,),
     )
     return {"checkpoints": [_checkpoint(Row.of(row)) for row in rows]}
@@ -151,7 +151,7 @@ def _run_document(db: sqlite3.Connection, row: tuple[str, bytes, float]) -> dict
     }
     for name, kind in (("last_checkpoint", "weights"), ("last_sampler_checkpoint", "sampler_weights")):
         newest = db.execute(
-            f"SELECT {COLUMNS} FROM checkpoints WHERE model_id = ? AND kind = ? AND {ALIVE}"  # noqa: S608
+            f"SELECT {COLUMNS} FROM checkpoints WHERE model_id = ? AND kind = ? AND {records.ALIVE}"  # noqa: S608
             " ORDER BY created_at DESC, path LIMIT 1",
             (model_id, kind),
         ).fetchone()

@@ -13,6 +13,7 @@ from tinker_actors.local.specs import ModelSpec, Ticket, as_json
 from tinker_actors.types import CheckpointPath
 
 __all__ = [
+    "ALIVE",
     "DEFAULT_PROJECT",
     "EXPIRED",
     "Model",
@@ -27,10 +28,10 @@ __all__ = [
     "check_name",
     "corrupt_run",
     "expire_sessions",
+    "expiry",
     "finish_session",
     "forget_checkpoint",
     "is_corrupted",
-    "known_checkpoint",
     "live_models",
     "model",
     "needless_samplers",
@@ -50,6 +51,8 @@ DEFAULT_PROJECT = "default"
 """Where sessions belong that name no project."""
 EXPIRED = "expired"
 """Why a session ended that gave no sign of life."""
+ALIVE = "coalesce(expires_at > now(), 1)"
+"""Whether a checkpoint's time has not come: it is as good as gone from then on, before its files are."""
 _READY, _REMOVED = 1, 2
 
 
@@ -118,8 +121,13 @@ def expire_sessions(db: sqlite3.Connection, timeout_s: float) -> list[Ticket]:
     silent = db.execute(
         "SELECT session_id FROM sessions WHERE finished IS NULL AND last_beat < now() - ?", (timeout_s,)
     ).fetchall()
-    reason = as_json({"reason": {"type": EXPIRED}, "detail": f"no heartbeat for {timeout_s:g} s"})
+    reason = expiry(f"no heartbeat for {timeout_s:g} s")
     return [ticket for (session_id,) in silent for ticket in finish_session(db, session_id, reason)]
+
+
+def expiry(detail: str) -> bytes:
+    """The finish document of a session that ended by itself; `detail` says why."""
+    return as_json({"reason": {"type": EXPIRED}, "detail": detail})
 
 
 def open_session(db: sqlite3.Connection, session_id: str) -> None:
@@ -326,8 +334,9 @@ def sampler(db: sqlite3.Connection, sampling_session_id: str) -> Sampler:
         RefusedError: 404, there is none of this id, its weights are not saved yet, or they are gone.
     """
     row = db.execute(
-        "SELECT base_model, samplers.path, samplers.model_id, ready, request_id FROM samplers LEFT JOIN checkpoints"
-        " ON samplers.path = checkpoints.path AND coalesce(expires_at > now(), 1) WHERE sampling_session_id = ?",
+        "SELECT base_model, samplers.path, samplers.model_id, ready, request_id"  # noqa: S608
+        f" FROM samplers LEFT JOIN checkpoints ON samplers.path = checkpoints.path AND {ALIVE}"
+        " WHERE sampling_session_id = ?",
         (sampling_session_id,),
     ).fetchone()
     if row is None or row[3] != _READY:
@@ -354,19 +363,6 @@ def check_name(db: sqlite3.Connection, path: str, request_id: str) -> None:
     row = db.execute("SELECT request_id FROM checkpoints WHERE path = ?", (path,)).fetchone()
     if row is not None and row[0] != request_id:
         raise RefusedError(400, f"checkpoint {path} exists; choose another name or save with overwrite")
-
-
-def known_checkpoint(db: sqlite3.Connection, path: str) -> None:
-    """Nothing if the checkpoint `path` is complete.
-
-    Raises:
-        RefusedError: 404, there is none.
-    """
-    found = db.execute(
-        "SELECT 1 FROM checkpoints WHERE path = ? AND coalesce(expires_at > now(), 1)", (path,)
-    )
-    if found.fetchone() is None:
-        raise RefusedError(404, f"there is no checkpoint {path}")
 
 
 def add_checkpoint(

@@ -152,6 +152,23 @@ class Service:
         """The result of a job that changes nothing."""
         return await self.run(job, durable=False)
 
+    async def result(self, request_id: str, timeout_s: float) -> Result | None:
+        """The result of a request, or None if it is not there in time.
+
+        Raises:
+            RefusedError: 404, there is no such request; 410, its result is no longer kept.
+        """
+        waiter = self.waiters.join(request_id)  # first: a result published meanwhile must not be missed
+        try:
+            found = await self.ask(lambda db: ledger.look_up(db, request_id))
+            if found.result is not None:
+                return found.result
+            return await asyncio.wait_for(asyncio.wrap_future(waiter), timeout_s)
+        except TimeoutError:
+            return None
+        finally:
+            self.waiters.leave(request_id, waiter)
+
     async def accept(self, job: Job[Accepted], before: Callable[[], None] | None = None) -> str:
         """Accept a request durably and line it up; its id.
 

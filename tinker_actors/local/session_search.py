@@ -145,8 +145,8 @@ def _page(db: sqlite3.Connection, found: list[dict[str, Any]], limit: int) -> di
     page = found[:limit]
     for entry in page:
         entry["checkpoints_count"], entry["checkpoint_storage_bytes"] = db.execute(
-            "SELECT count(*), coalesce(sum(size_bytes), 0) FROM checkpoints JOIN models USING (model_id)"
-            " WHERE session_id = ? AND coalesce(expires_at > now(), 1)",
+            "SELECT count(*), coalesce(sum(size_bytes), 0)"  # noqa: S608
+            f" FROM checkpoints JOIN models USING (model_id) WHERE session_id = ? AND {records.ALIVE}",
             (entry["session_id"],),
         ).fetchone()
         if entry["status"] is None:

@@ -1,7 +1,5 @@
 """What faults do to what the service keeps: the losses that clients must recover from."""
 
-import asyncio
-
 from tinker_actors.errors import ValidationError
 from tinker_actors.local import checkpoint_records, ledger, records
 from tinker_actors.local.checkpoints import encode_named
@@ -11,26 +9,18 @@ from tinker_actors.local.faults.switches import Seen
 from tinker_actors.local.live_models import base_model
 from tinker_actors.local.refusals import RefusedError, StorageError
 from tinker_actors.local.service import Service
-from tinker_actors.local.specs import Result, as_json
+from tinker_actors.local.specs import Result
 from tinker_actors.types import CheckpointPath
 
 __all__ = ["damage", "executed"]
 
-EXPIRED = as_json({"reason": {"type": records.EXPIRED}, "detail": "a fault said so"})
-
 
 async def executed(service: Service, request_id: str, patience_s: float) -> Result | None:
     """The result of a request, or None if it is not executed in time, or unknown."""
-    waiter = service.waiters.join(request_id)  # first: a result published meanwhile must not be missed
     try:
-        found = await service.ask(lambda db: ledger.look_up(db, request_id))
-        if found.result is not None:
-            return found.result
-        return await asyncio.wait_for(asyncio.wrap_future(waiter), patience_s)
-    except (TimeoutError, RefusedError):
+        return await service.result(request_id, patience_s)
+    except RefusedError:
         return None
-    finally:
-        service.waiters.leave(request_id, waiter)
 
 
 async def damage(
@@ -48,7 +38,7 @@ async def damage(
     try:
         match effect:
             case "expire_session" if seen.session_id is not None:
-                await service.finish_session(seen.session_id, EXPIRED)
+                await service.finish_session(seen.session_id, records.expiry("a fault said so"))
                 return seen.session_id
             case "lose_model" if seen.model_id is not None:
                 model_id = seen.model_id

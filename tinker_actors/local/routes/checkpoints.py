@@ -7,13 +7,12 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tinker_actors.errors import TinkerPathError, ValidationError
+from tinker_actors.errors import ValidationError
 from tinker_actors.local import checkpoint_records, listings, records
 from tinker_actors.local.bodies import decode, parse
-from tinker_actors.local.checkpoints import Facts
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
-from tinker_actors.local.routes.queries import checkpoint_in, page_in
+from tinker_actors.local.routes.queries import checkpoint_in, facts_of, page_in, parsed
 from tinker_actors.local.service import Service
 from tinker_actors.local.store import Connection
 from tinker_actors.local.validation import check_lifetime
@@ -58,7 +57,7 @@ async def weights_info(service: Service, request: Request) -> Response:
     document, _, _ = decode(await read_body(request), WeightsInfoRequest)
     path = loadable(document.tinker_path)
     await service.ask(lambda db: checkpoint_records.find(db, path))
-    facts = await service.in_thread(_facts, service, path)
+    facts = await service.in_thread(facts_of, service, path)
     return answer(
         {
             "base_model": facts.base_model,
@@ -78,20 +77,10 @@ def loadable(tinker_path: str) -> CheckpointPath:
     Raises:
         RefusedError: 400, it is malformed, or names an export.
     """
-    try:
-        path = CheckpointPath.parse(tinker_path)
-    except TinkerPathError as error:
-        raise RefusedError(400, str(error)) from error
+    path = parsed(tinker_path)
     if path.kind == "external_weights":
         raise RefusedError(400, f"a path of training state or sampler weights is wanted, got {path}")
     return path
-
-
-def _facts(service: Service, path: CheckpointPath) -> Facts:
-    try:
-        return service.checkpoints.facts(path)
-    except ValidationError as error:
-        raise RefusedError(404, str(error)) from error
 
 
 # Changing ---------------------------------------------------------------------------------------
@@ -155,7 +144,7 @@ async def copy_weights(service: Service, request: Request) -> Response:
     if made is not None and await service.in_thread(service.checkpoints.is_there, made):
         return answer({"tinker_path": str(made)})
     row = await service.ask(lambda db: checkpoint_records.find(db, source))
-    facts = await service.in_thread(_facts, service, source)
+    facts = await service.in_thread(facts_of, service, source)
 
     def claim(db: Connection) -> CheckpointPath:
         run, session_id, project_id = _destination(db, document)

@@ -12,7 +12,6 @@ from tinker_actors.local.completions import Completion
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
 from tinker_actors.local.service import Service
-from tinker_actors.local.specs import Result
 from tinker_actors.wire.documents import (
     CancelFutureRequest,
     CompleteMetadata,
@@ -28,7 +27,7 @@ async def retrieve_future(service: Service, request: Request) -> Response:
     """A request's result: 408 while it is pending, 410 once it is forgotten."""
     document, _, _ = decode(await read_body(request), RetrieveFutureRequest)
     request_id = document.request_id
-    result = await _result(service, request_id)
+    result = await service.result(request_id, service.options.hold_s)
     if result is None:
         state, reason = service.executor.queue_state(request_id)
         pending = TryAgain(
@@ -42,20 +41,6 @@ async def retrieve_future(service: Service, request: Request) -> Response:
     if result.form == "sample":  # nobody waits for that: a count that is lost keeps the result for longer
         service.store.submit(lambda db: completions.fetched(db, request_id), durable=False)
     return Response(body, media_type=media)
-
-
-async def _result(service: Service, request_id: str) -> Result | None:
-    """The result, or None if it is not there in time."""
-    waiter = service.waiters.join(request_id)  # first: a result published meanwhile must not be missed
-    try:
-        found = await service.ask(lambda db: ledger.look_up(db, request_id))
-        if found.result is not None:
-            return found.result
-        return await asyncio.wait_for(asyncio.wrap_future(waiter), service.options.hold_s)
-    except TimeoutError:
-        return None
-    finally:
-        service.waiters.leave(request_id, waiter)
 
 
 async def retrieve_futures(service: Service, request: Request) -> Response:

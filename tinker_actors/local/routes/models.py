@@ -9,37 +9,23 @@ from msgspec import UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tinker_actors.errors import TinkerPathError, ValidationError
+from tinker_actors.errors import ValidationError
 from tinker_actors.local import ledger, records
 from tinker_actors.local.bodies import decode
-from tinker_actors.local.checkpoints import Facts
 from tinker_actors.local.engine.catalog import model_config, model_digest
 from tinker_actors.local.ledger import Accepted
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
+from tinker_actors.local.routes.queries import facts_of, known_checkpoint
 from tinker_actors.local.routes.training import operation
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import ModelSpec
 from tinker_actors.local.store import Connection
 from tinker_actors.local.validation import check_lora
-from tinker_actors.types import CheckpointKind, CheckpointPath
+from tinker_actors.types import CheckpointPath
 from tinker_actors.wire.documents import CreateModelRequest, GetInfoRequest, LoadWeightsRequest
 
-__all__ = ["ROUTES", "known_checkpoint"]
-
-
-def known_checkpoint(db: Connection, path: str, kind: CheckpointKind) -> CheckpointPath:
-    """A complete checkpoint of the kind wanted.
-
-    Raises:
-        RefusedError: 400, the path is malformed or of the other kind; 404, there is no such checkpoint.
-    """
-    try:
-        parsed = CheckpointPath.parse(path, kind=kind)
-    except TinkerPathError as error:
-        raise RefusedError(400, str(error)) from error
-    records.known_checkpoint(db, path)
-    return parsed
+__all__ = ["ROUTES"]
 
 
 def _metadata(given: Mapping[str, Any] | UnsetType) -> Mapping[str, Any]:
@@ -89,7 +75,7 @@ async def load_weights(service: Service, _media: str, body: bytes) -> Response:
     if not isinstance(document.session_id, str) or not isinstance(document.model_seq_id, int):
         raise RefusedError(422, "load_weights needs model_id and seq_id, or session_id and model_seq_id")
     path = await service.ask(lambda db: known_checkpoint(db, document.path, "weights"))
-    facts = await service.in_thread(_facts, service, path)
+    facts = await service.in_thread(facts_of, service, path)
     if isinstance(document.base_model, str) and document.base_model != facts.base_model:
         raise RefusedError(400, f"{path} is of base model {facts.base_model}, not {document.base_model}")
     spec = facts.spec(document.path, _metadata(document.user_metadata), optimizer=document.optimizer)
@@ -121,17 +107,9 @@ async def _load_into(service: Service, document: LoadWeightsRequest, digest: byt
     return answer({"request_id": await service.accept(accept), "model_id": model_id})
 
 
-def _facts(service: Service, path: CheckpointPath) -> Facts:
-    """What a checkpoint that the store knows says of itself; its file may be gone all the same."""
-    try:
-        return service.checkpoints.facts(path)
-    except ValidationError as error:
-        raise RefusedError(404, str(error)) from error
-
-
 def _check_shape(service: Service, path: CheckpointPath, spec: ModelSpec) -> None:
     names = ("base_model", "rank", "train_attn", "train_mlp", "train_unembed")
-    facts = _facts(service, path)
+    facts = facts_of(service, path)
     for name in names:
         wanted, found = getattr(spec, name), getattr(facts, name)
         if wanted != found:

@@ -1,15 +1,19 @@
-"""What REST endpoints read of a URL: pages, scopes, and which checkpoint is meant."""
+"""What endpoints read of a URL or a body: pages, scopes, and which checkpoint is meant."""
 
 import re
 
 from starlette.requests import Request
 
-from tinker_actors.errors import TinkerPathError
+from tinker_actors.errors import TinkerPathError, ValidationError
+from tinker_actors.local import checkpoint_records
+from tinker_actors.local.checkpoints import Facts
 from tinker_actors.local.listings import Page
 from tinker_actors.local.refusals import RefusedError
-from tinker_actors.types import CheckpointPath
+from tinker_actors.local.service import Service
+from tinker_actors.local.store import Connection
+from tinker_actors.types import CheckpointKind, CheckpointPath
 
-__all__ = ["check_scope", "checkpoint_in", "page_in"]
+__all__ = ["check_scope", "checkpoint_in", "facts_of", "known_checkpoint", "page_in", "parsed"]
 
 MOST_LIMIT = 1000
 MOST_OFFSET = 2**53
@@ -58,7 +62,37 @@ def checkpoint_in(request: Request) -> CheckpointPath:
         RefusedError: 400, its kind is none, or its id lacks one.
     """
     names = request.path_params
+    return parsed(f"tinker://{names['run']}/{names['kind']}/{names['name']}")
+
+
+def parsed(path: str, kind: CheckpointKind | None = None) -> CheckpointPath:
+    """A path as it was given.
+
+    Raises:
+        RefusedError: 400, it is malformed, or of another kind than the one wanted.
+    """
     try:
-        return CheckpointPath.parse(f"tinker://{names['run']}/{names['kind']}/{names['name']}")
+        return CheckpointPath.parse(path, kind=kind)
     except TinkerPathError as error:
         raise RefusedError(400, str(error)) from error
+
+
+def known_checkpoint(db: Connection, path: str, kind: CheckpointKind) -> CheckpointPath:
+    """A complete checkpoint of the kind wanted.
+
+    Raises:
+        RefusedError: 400, the path is malformed or of another kind; 404, there is no such checkpoint.
+    """
+    return checkpoint_records.find(db, parsed(path, kind)).path
+
+
+def facts_of(service: Service, path: CheckpointPath) -> Facts:
+    """What a checkpoint that the store knows says of itself; its file may be gone all the same.
+
+    Raises:
+        RefusedError: 404, it is gone, or cannot be read.
+    """
+    try:
+        return service.checkpoints.facts(path)
+    except ValidationError as error:
+        raise RefusedError(404, str(error)) from error

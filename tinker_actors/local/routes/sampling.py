@@ -17,7 +17,7 @@ from tinker_actors.local.bodies import decode, read_sample
 from tinker_actors.local.engine.batching import Token
 from tinker_actors.local.refusals import RefusedError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
-from tinker_actors.local.routes.models import known_checkpoint
+from tinker_actors.local.routes.queries import known_checkpoint
 from tinker_actors.local.samplers import Stream
 from tinker_actors.local.service import Service
 from tinker_actors.local.specs import Result, Ticket, as_json
