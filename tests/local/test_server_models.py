@@ -1,11 +1,15 @@
 """Base models over the wire: those without files, and directories."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from model_directories import LLAMA, write_json, write_model
 from safetensors.numpy import save_file
+
+from tinker_actors.local.service import Service
 
 
 def create(caller: Any, base_model: str) -> Any:
@@ -80,6 +84,32 @@ def test_a_directory_that_was_not_permitted_is_as_one_that_is_not_there(
         "base_model": str(tmp_path / "secret"),
     }
     assert caller.post("create_sampling_session", sampling).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [("create_model", "model_seq_id"), ("create_sampling_session", "sampling_session_seq_id")],
+)
+def test_others_are_answered_while_the_files_of_a_model_are_read(
+    talker: Any, monkeypatch: pytest.MonkeyPatch, path: str, number: str
+) -> None:
+    reading, others_answered = threading.Event(), threading.Event()
+    check = Service.check_base
+
+    def slow(service: Service, name: str) -> None:
+        reading.set()
+        assert others_answered.wait(10)
+        check(service, name)
+
+    session_id = talker.session()
+    monkeypatch.setattr(Service, "check_base", slow)
+    document = {"session_id": session_id, number: 0, "base_model": "local/tiny", "lora_config": {"rank": 1}}
+    with ThreadPoolExecutor(1) as threads:
+        created = threads.submit(talker.post, path, document)
+        assert reading.wait(10)
+        assert talker.http.get("healthz").status_code == 200
+        others_answered.set()
+        assert created.result(30).status_code == 200
 
 
 def test_a_directory_of_models_that_is_none_is_refused_at_the_start(refused: Any, tmp_path: Path) -> None:

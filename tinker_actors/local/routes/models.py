@@ -35,7 +35,7 @@ def _metadata(given: Mapping[str, Any] | UnsetType) -> Mapping[str, Any]:
 async def create_model(service: Service, request: Request) -> Response:
     """A new model from a seed; the same (session_id, model_seq_id) is the same model."""
     document, values, digest = decode(await read_body(request), CreateModelRequest)
-    service.check_base(document.base_model)
+    await service.in_thread(service.check_base, document.base_model)
     lora = document.lora_config
     check_lora(lora)
     seed = service.seed(values, 31) if isinstance(lora.seed, UnsetType) else lora.seed

@@ -39,7 +39,7 @@ async def create_sampling_session(service: Service, request: Request) -> Respons
     if isinstance(base, str) == isinstance(path, str):
         raise RefusedError(422, "create_sampling_session needs exactly one of base_model and model_path")
     if isinstance(base, str):
-        service.check_base(base)
+        await service.in_thread(service.check_base, base)
     sampling_session_id = f"{document.session_id}:sample:{document.sampling_session_seq_id}"
 
     def add(db: Connection) -> None:
