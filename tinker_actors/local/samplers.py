@@ -83,7 +83,6 @@ class _Group:
     """The jobs of one batch."""
 
     batch: Batch
-    weights: str
     jobs: list[_Job] = field(default_factory=list)
 
 
@@ -218,7 +217,7 @@ class Samplers:
             if job.weights != job.base.name:
                 weights = self._adapter(job).merged(job.base)
             batch = Batch(weights, tokenizer.eos_token_id, tokenizer.decode)
-            group = self._groups[key] = _Group(batch, job.weights)
+            group = self._groups[key] = _Group(batch)
         job.generation = group.batch.join(job.spec, job.told)
         group.jobs.append(job)
         for waiting in self._held.values():

@@ -30,8 +30,8 @@ CACHE_BYTES = 128 * 2**20
 """Most memory the keys and values of one sample request may take."""
 
 
-def check_name(name: str) -> str:
-    """`name`, if a checkpoint may be called that.
+def check_name(name: str) -> None:
+    """Nothing if a checkpoint may be called `name`.
 
     Raises:
         RefusedError: 400, it may not.
@@ -40,7 +40,6 @@ def check_name(name: str) -> str:
         raise RefusedError(
             400, f"checkpoint names are 1 to 255 of A-Z a-z 0-9 _ . - and neither . nor .., got {name!r}"
         )
-    return name
 
 
 def check_lifetime(ttl_seconds: int) -> int:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alone import generate
 
 from tinker_actors.local.engine import batching, decoding
-from tinker_actors.local.engine.batching import Batch, Generation, Token, generate
+from tinker_actors.local.engine.batching import Batch, Generation, Token
 from tinker_actors.local.engine.catalog import BaseModel, random_weights
 from tinker_actors.local.engine.prompts import PromptQuestions
 from tinker_actors.local.engine.sampling import SampleSpec

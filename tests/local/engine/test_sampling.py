@@ -3,9 +3,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alone import generate
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local.engine.batching import generate
 from tinker_actors.local.engine.catalog import BaseModel
 from tinker_actors.local.engine.drawing import Filter
 from tinker_actors.local.engine.lora import Adapter

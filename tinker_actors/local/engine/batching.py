@@ -8,15 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.local.engine.catalog import BaseModel, Floats, Weights
+from tinker_actors.local.engine.catalog import Floats, Weights
 from tinker_actors.local.engine.decoding import KVCache, Prefix, Row, advance, read, steps_at_once
 from tinker_actors.local.engine.drawing import Decode, Filter, StopRule, Text, draw, likeliest, log_softmax
-from tinker_actors.local.engine.lora import Adapter
 from tinker_actors.local.engine.prompts import PromptScores
 from tinker_actors.local.engine.sampling import SampledSequence, SampleSpec, streams
 from tinker_actors.local.engine.scratch import Scratch
 
-__all__ = ["Batch", "Generation", "Token", "generate"]
+__all__ = ["Batch", "Generation", "Token"]
 
 READ_AT_ONCE = 512
 """Prompt tokens that are read between two sampled tokens, so that a long prompt holds nobody up."""
@@ -258,24 +257,3 @@ def _drawn(growing: list[_Growing], logprobs: Floats) -> npt.NDArray[np.int64]:
         points = np.array([growing[place].stream.random() for place in places])
         tokens[places] = draw(narrowing.probabilities(rows), points[:, None])[:, 0]
     return tokens
-
-
-def generate(
-    base: BaseModel,
-    adapter: Adapter | None,
-    spec: SampleSpec,
-    *,
-    eos_token_id: int | None = None,
-    decode: Decode | None = None,
-) -> Generation:
-    """Answer one request, alone.
-
-    Raises:
-        ValidationError: as `SampleSpec.check`; or `stop` is text and there is no `decode`.
-    """
-    spec.check(base.config)
-    batch = Batch(base.weights if adapter is None else adapter.merged(base), eos_token_id, decode)
-    generation = batch.join(spec)
-    while not batch.is_empty:
-        batch.step()
-    return generation

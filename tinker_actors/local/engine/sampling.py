@@ -78,12 +78,11 @@ class SampleSpec:
                 f"got {self.temperature} and {self.top_p}"
             )
         StopRule.of(self.stop, None)
-        room = config.max_context_length - length
+        room = self.room(config)
         if room < 1:
             raise ValidationError(
                 f"the prompt must leave room in the context of {config.max_context_length}, got {length} tokens"
             )
-        room = room if self.max_tokens is None else min(room, self.max_tokens)
         check_width("topk_sample_logprobs", self.topk, room * self.num_samples)
         self.questions.check(length, config)
         return room

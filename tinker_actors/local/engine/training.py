@@ -110,11 +110,6 @@ class Trainer:
         """Optimizer steps taken."""
         return self._adam.steps
 
-    @property
-    def has_gradient(self) -> bool:
-        """Whether a gradient waits for `optim_step`."""
-        return self._pending is not None
-
     def forward_backward(
         self,
         examples: Sequence[Example],
