@@ -2,13 +2,13 @@
 
 import asyncio
 import gc
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from embedded import Embedded, WallClock
+from gate import Gate
 from harness import KEY, WAIT_S, Events, Server, client
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,7 +22,7 @@ from tinker_actors.errors import (
     ValidationError,
 )
 from tinker_actors.events import RequestRetried
-from tinker_actors.local.engine.batching import Batch, Generation
+from tinker_actors.local.engine.batching import Batch
 from tinker_actors.supervision import ChildStarted
 from tinker_actors.supervision.testing import crash, expect
 from tinker_actors.tokenization import get_tokenizer
@@ -33,25 +33,6 @@ PARAMS = ta.SamplingParams(max_tokens=6, seed=4, stop=[])
 ENDLESS = ta.SamplingParams(max_tokens=1000, seed=4, stop=[])
 SAMPLER = "service/session/sampling/sampling:1"
 TRANSPORT = "service/transport"
-
-
-class Gate:
-    """Lets a batch draw one token each time it is opened."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._open = threading.Semaphore(0)
-        self.drawn = 0
-        step = Batch.step
-
-        def held(batch: Batch) -> list[Generation]:
-            assert self._open.acquire(timeout=WAIT_S)
-            self.drawn += 1
-            return step(batch)
-
-        monkeypatch.setattr(Batch, "step", held)
-
-    def open(self, times: int = 1) -> None:
-        self._open.release(times)
 
 
 @pytest.fixture

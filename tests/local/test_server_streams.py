@@ -2,16 +2,16 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gate import Gate
 from in_process import Asked, a_sampler
 
 from tinker_actors.local.data_dir import DataDirectory
-from tinker_actors.local.engine.batching import Batch, Generation
+from tinker_actors.local.engine.batching import Batch
 from tinker_actors.local.options import Options
 from tinker_actors.local.service import Service
 
@@ -93,25 +93,6 @@ def test_a_reader_that_leaves_frees_its_row(
 
 async def event(stream: Asked) -> tuple[str, dict[str, Any]]:
     return parsed(await stream.part())[0]
-
-
-class Gate:
-    """Lets a batch draw one token each time it is opened."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._open = threading.Semaphore(0)
-        self.drawn = 0
-        step = Batch.step
-
-        def held(batch: Batch) -> list[Generation]:
-            assert self._open.acquire(timeout=30)
-            self.drawn += 1
-            return step(batch)
-
-        monkeypatch.setattr(Batch, "step", held)
-
-    def open(self, times: int = 1) -> None:
-        self._open.release(times)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import WAIT_S, Server
+from harness import KEY, WAIT_S, Server
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_named_weights_are_sampled_from_by_another_client(
 ) -> None:
     path = training.save_weights_for_sampler("named").result(WAIT_S).path
     prompt = tinker.ModelInput.from_ints(list(b"abcd"))
-    with tinker.ServiceClient(base_url=server.url, api_key="tml-test") as other:
+    with tinker.ServiceClient(base_url=server.url, api_key=KEY) as other:
         named = other.create_sampling_client(model_path=path).result(WAIT_S)
         assert named.get_base_model() == "local/tiny"
         assert named.compute_logprobs(prompt).result(WAIT_S) == sampler.compute_logprobs(prompt).result(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import WAIT_S, Server
+from harness import KEY, WAIT_S, Server
 
 Step = Callable[..., float]
 
@@ -109,7 +109,7 @@ def test_a_run_resumed_in_a_new_client_is_bit_for_bit_one_that_went_on(
     for number in range(3):
         step(training, number)
     path = saved(training, "middle")
-    with tinker.ServiceClient(base_url=server.url, api_key="tml-test") as other:
+    with tinker.ServiceClient(base_url=server.url, api_key=KEY) as other:
         resumed = other.create_training_client_from_state_with_optimizer(path).result(WAIT_S)
         digests = []
         for client in (training, resumed):
@@ -136,7 +136,7 @@ def test_the_sdk_and_our_client_send_the_same_work_and_get_the_same_weights(
     import tinker_actors as ta
 
     digests = []
-    with ta.ServiceClient(base_url=server.url, api_key="tml-test") as ours:
+    with ta.ServiceClient(base_url=server.url, api_key=KEY) as ours:
         for library, client in ((tinker, service), (ta, ours)):
             training = client.create_lora_training_client("local/tiny", rank=8, seed=7).result(WAIT_S)
             for _ in range(3):

@@ -12,6 +12,7 @@ from tinker_actors.local import ledger, records
 from tinker_actors.local.bodies import decode
 from tinker_actors.local.checkpoints import Checkpoints, encode, encode_named
 from tinker_actors.local.live_models import Models, train
+from tinker_actors.local.queues import session_of
 from tinker_actors.local.specs import Result, Ticket, as_json, failure
 from tinker_actors.local.store import Store
 from tinker_actors.types import CheckpointKind, CheckpointPath, ForwardBackwardOutput, TensorData
@@ -23,7 +24,7 @@ from tinker_actors.wire.documents import (
 )
 from tinker_actors.wire.protobuf import encode_output
 
-__all__ = ["NamedSave", "Operations", "Outcome", "checkpoint_of"]
+__all__ = ["NamedSave", "Operations", "Outcome", "checkpoint_of", "sampler_of"]
 
 Write = Callable[[sqlite3.Connection], None]
 
@@ -47,6 +48,11 @@ def checkpoint_of(request: NamedSave) -> CheckpointPath:
     """The checkpoint a save writes; a training checkpoint without a name is called by its place."""
     name = request.path if isinstance(request.path, str) else f"{request.seq_id:08d}"
     return CheckpointPath(request.model_id, _KINDS[type(request)], name)
+
+
+def sampler_of(request: SaveWeightsForSamplerRequest) -> str:
+    """The sampling session that a save without a name makes."""
+    return f"{session_of(request.model_id)}:sample:{request.sampling_session_seq_id}"
 
 
 class Operations:
@@ -110,8 +116,7 @@ class Operations:
         request = self._read(ticket, SaveWeightsForSamplerRequest)
         if not isinstance(request.sampling_session_seq_id, int):
             return self._save_named(ticket, request, overwrite=False)
-        session_id = ticket.queue.rpartition(":train:")[0]
-        sampling_session_id = f"{session_id}:sample:{request.sampling_session_seq_id}"
+        sampling_session_id = sampler_of(request)
         content = encode(self._models.spec(ticket.queue), self._models.trainer(ticket), optimizer=False)
         self._checkpoints.save_sampler(sampling_session_id, content)
         outcome = _json(sampling_session_id=sampling_session_id, type="save_weights_for_sampler")

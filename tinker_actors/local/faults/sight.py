@@ -8,6 +8,7 @@ import msgspec
 
 from tinker_actors.errors import ValidationError
 from tinker_actors.local.faults.switches import Seen
+from tinker_actors.local.queues import session_of
 from tinker_actors.wire.protobuf import training_ids
 
 __all__ = ["document_of", "path_in", "request_id_in", "see"]
@@ -47,7 +48,7 @@ def see(operation: str, document: Mapping[str, Any], of: str | None = None) -> S
     elif named is not None:
         owner = named[2]
     if owner:
-        session_id = re.split(":(?:train|sample):", owner, maxsplit=1)[0]
+        session_id = session_of(owner)
     return Seen(
         operation=operation,
         of=of,

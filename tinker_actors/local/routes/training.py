@@ -21,7 +21,7 @@ from tinker_actors.local.bodies import (
     read_training,
 )
 from tinker_actors.local.ledger import Accepted
-from tinker_actors.local.operations import NamedSave, checkpoint_of
+from tinker_actors.local.operations import NamedSave, checkpoint_of, sampler_of
 from tinker_actors.local.refusals import BusyError, RefusedError, StorageError
 from tinker_actors.local.routes.http import answer, endpoint, read_body
 from tinker_actors.local.service import Service
@@ -126,8 +126,7 @@ async def save_weights_for_sampler(service: Service, _media: str, body: bytes) -
         return await _save_named(service, document, save)
     if isinstance(document.path, str):
         raise RefusedError(422, "save_weights_for_sampler takes path or sampling_session_seq_id, not both")
-    session_id = document.model_id.rpartition(":train:")[0]
-    sampling_session_id = f"{session_id}:sample:{document.sampling_session_seq_id}"
+    sampling_session_id = sampler_of(document)
 
     def accept(db: Connection) -> Accepted:
         accepted = ledger.accept_operation(db, save)
