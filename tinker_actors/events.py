@@ -18,6 +18,7 @@ __all__ = [
     "GradientDropped",
     "HeartbeatMissed",
     "JournalParked",
+    "LineageStarted",
     "LocalServerEnded",
     "LocalServerStarted",
     "ModelAttached",
@@ -172,6 +173,16 @@ class QueueStateChanged(RuntimeEvent, frozen=True, kw_only=True):
     """active, paused_capacity, paused_rate_limit or unknown."""
     reason: str
     """The service's words for it; may be empty."""
+
+
+class LineageStarted(RuntimeEvent, frozen=True, kw_only=True):
+    """A run that was there is created from another checkpoint: it begins anew, and what it was is kept and closed."""
+
+    run: str
+    lineage: str
+    """Its name in the journal from now on."""
+    from_state: str
+    """Path of the checkpoint."""
 
 
 class ModelCreated(RuntimeEvent, frozen=True, kw_only=True):

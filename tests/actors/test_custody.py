@@ -2,6 +2,7 @@
 
 import queue
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -65,7 +66,8 @@ def desk() -> Desk:
 
 @pytest.fixture
 def custody(desk: Desk) -> Custody:
-    return Custody("1", ta.RecoveryPolicy(poll_interval_s=30.0), desk, corrupted=lambda: None)  # type: ignore[arg-type]
+    run = SimpleNamespace(key="1")
+    return Custody(run, ta.RecoveryPolicy(poll_interval_s=30.0), desk, corrupted=lambda: None)  # type: ignore[arg-type]  # what it needs of them
 
 
 def test_the_service_is_asked_once_an_interval_however_often_a_model_is_served(

@@ -1,11 +1,16 @@
 """Runs that begin in a checkpoint."""
 
+import json
+import threading
 from pathlib import Path
 
 import pytest
-from harness import WAIT_S, Server, client, step
+from harness import ADAM, NO_CHECKPOINTS, WAIT_S, Events, Server, client, step
 
 import tinker_actors as ta
+from tinker_actors.actors.exchange import Exchange
+from tinker_actors.events import LineageStarted, StepDone
+from tinker_actors.journal.story import explain
 from tinker_actors.supervision import ChildStarted
 from tinker_actors.supervision.testing import crash, expect
 from tinker_actors.tokenization import get_tokenizer
@@ -70,13 +75,81 @@ def test_it_survives_its_actor_and_the_program(
     assert seen == undisturbed
 
 
-def test_a_run_that_began_elsewhere_is_not_resumed(
+def test_a_run_that_began_otherwise_is_not_resumed(
     server: Server, saved: tuple[str, list[float]], run_dir: Path
 ) -> None:
     with client(server, run_dir) as service:
         service.create_training_client_from_state(saved[0]).result(WAIT_S)
     with client(server, run_dir) as service, pytest.raises(ta.ConfigError, match="restores_optimizer"):
         service.create_training_client_from_state_with_optimizer(saved[0]).result(WAIT_S)
+    with client(server, run_dir) as service, pytest.raises(ta.ConfigError, match="from_state was"):
+        service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
+
+
+def test_another_checkpoint_begins_a_new_lineage_and_the_old_one_is_kept(
+    server: Server, saved: tuple[str, list[float]], run_dir: Path
+) -> None:
+    path, undisturbed = saved
+    with client(server, run_dir) as service:
+        training = service.create_lora_training_client("local/tiny", rank=4, seed=9).result(WAIT_S)
+        for number in range(3):
+            step(training, number)
+    with client(server, run_dir) as service:
+        events = Events(service)
+        training = service.create_training_client_from_state_with_optimizer(path).result(WAIT_S)
+        assert (training.run, training.step, next(training.steps(3))) == ("1", 0, 0)
+        seen = [step(training, 2)["loss:sum"]]
+        (started,) = events.of(LineageStarted)
+        assert (started.run, started.lineage, started.from_state) == ("1", "1~2", path)
+        assert [one.step for one in events.of(StepDone)] == [1]
+    with client(server, run_dir) as service:  # the same checkpoint goes on with it
+        events = Events(service)
+        training = service.create_training_client_from_state_with_optimizer(path).result(WAIT_S)
+        assert training.step == 1
+        seen += [step(training, number)["loss:sum"] for number in (3, 4)]
+        assert events.of(LineageStarted) == []
+        assert [one.step for one in training.history().result(WAIT_S)] == [0, 1, 2]
+        old, new = service.history().result(WAIT_S)
+    assert seen == undisturbed
+    assert [(one.run, one.steps, one.successor) for one in (old, new)] == [("1", 3, "1~2"), ("1~2", 3, None)]
+    assert "It is closed: run '1~2' took its place, from another checkpoint." in list(explain(old))
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["run"], line["step"]) for line in lines] == [
+        (run, number) for run in ("1", "1~2") for number in range(3)
+    ]
+
+
+def test_a_model_of_a_new_lineage_that_is_lost_begins_in_its_own_checkpoint(
+    server: Server, saved: tuple[str, list[float]], run_dir: Path
+) -> None:
+    path, undisturbed = saved
+    with client(server, run_dir, recovery=NO_CHECKPOINTS) as service:
+        step(service.create_lora_training_client("local/tiny", rank=4, seed=9).result(WAIT_S), 0)
+    with client(server, run_dir, recovery=NO_CHECKPOINTS) as service:
+        training = service.create_training_client_from_state_with_optimizer(path).result(WAIT_S)
+        seen = [step(training, 2)["loss:sum"]]
+        server.unload(training.model_id)
+        seen += [step(training, number)["loss:sum"] for number in (3, 4)]
+    assert seen == undisturbed
+
+
+def test_what_a_process_left_undone_of_an_old_lineage_stays_undone(
+    server: Server, saved: tuple[str, list[float]], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client(server, run_dir, recovery=NO_CHECKPOINTS) as service, monkeypatch.context() as patch:
+        training = service.create_lora_training_client("local/tiny", rank=4, seed=9).result(WAIT_S)
+        posted = threading.Event()
+        patch.setattr(Exchange, "post", lambda _: posted.set())  # committed to, and never sent
+        update = training.optim_step(ADAM)
+        assert posted.wait(WAIT_S)
+        service._runtime.close("errored", timeout_s=0.1)
+        with pytest.raises(ta.TinkerActorsError):
+            update.result(WAIT_S)
+    with client(server, run_dir, recovery=NO_CHECKPOINTS) as service:
+        training = service.create_training_client_from_state_with_optimizer(saved[0]).result(WAIT_S)
+        step(training, 2)
+        old, _ = service.history().result(WAIT_S)
+    assert (old.steps, old.unsettled) == (0, 1)
 
 
 def test_a_checkpoint_that_is_not_there_is_an_error(server: Server, saved: tuple[str, list[float]]) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from tinker_actors.actors.journal import Append, LoadCheckpoints
 from tinker_actors.actors.published import JOURNAL, TRANSPORT
+from tinker_actors.actors.run import Run
 from tinker_actors.actors.transport import Answered, Failed, Send
 from tinker_actors.api.checkpoints import delete_checkpoint
 from tinker_actors.api.rest import get_training_run
@@ -41,14 +42,14 @@ class Custody:
     """Looks after one run on the service, in its actor's thread.
 
     Args:
-        run: its name.
+        run: whose.
         policy: of recovery.
         context: of the actor this works for.
         corrupted: called when the service says that it lost the run's state.
     """
 
     def __init__(
-        self, run: str, policy: RecoveryPolicy, context: Context, corrupted: Callable[[], None]
+        self, run: Run, policy: RecoveryPolicy, context: Context, corrupted: Callable[[], None]
     ) -> None:
         self._run = run
         self._policy = policy
@@ -75,7 +76,7 @@ class Custody:
 
     def retire(self) -> None:
         """Delete checkpoints of ours that newer ones make needless; nothing begins in them any more."""
-        known: list[CheckpointRecord] = self._journal.call(LoadCheckpoints(self._run))
+        known: list[CheckpointRecord] = self._journal.call(LoadCheckpoints(self._run.key))
         leaving = [
             msgspec.structs.replace(one, usable=0, retired=1)
             for one in superfluous(known, self._policy.keep_checkpoints)

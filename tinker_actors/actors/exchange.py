@@ -50,7 +50,7 @@ class Exchange:
     """Sends what an outbox has, and notes there what comes of it, in its actor's thread.
 
     Args:
-        run: its name.
+        run: its name in the journal.
         context: of the actor this works for.
         outbox: of the model.
         attempts: notes whose bytes are being handled.

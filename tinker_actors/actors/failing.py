@@ -76,7 +76,7 @@ class Failing:
             failed: the part; it need not be in the journal.
             error: why.
         """
-        known = load_run(self._run.name, self._journal).operations
+        known = load_run(self._run.key, self._journal).operations
         is_placed = any(one.place == failed.place for one in known)
         step = step_of(known if is_placed else [*known, failed], failed.place)
         sent = [one for one in step if is_placed or one.place != failed.place]
@@ -95,7 +95,7 @@ class Failing:
             # It cannot be left out; the next start tries it again, in a program that may have been mended.
             self._journal.call(Append((msgspec.structs.replace(record, crashes=0),)))
             return Halt(error)
-        image = load_run(self._run.name, self._journal)
+        image = load_run(self._run.key, self._journal)
         is_skipped = self._policy.on_poison == "skip" and steps_skipped(image) < self._policy.max_skipped
         if Kind(record.kind).changes_the_model:
             step = step_of(image.operations, record.place)

@@ -185,7 +185,7 @@ class Intake:
         # Nobody but a later process asks for its digest.
         is_asked_for = operation is not None and self._published.directory is not None
         return OperationRecord(
-            run=self._run.name,
+            run=self._run.key,
             place=place,
             kind=Kind.FORWARD_BACKWARD if operation is None else operation.kind,
             digest=operation.digest if operation is not None and is_asked_for else "",
@@ -215,7 +215,7 @@ class Intake:
         """Checkpoints that hold another state from here on, marked so that no recovery begins in them."""
         if not msgspec.json.decode(operation.contents[0], type=SaveContent).overwrite:
             return []
-        known: list[CheckpointRecord] = self._journal.call(LoadCheckpoints(self._run.name))
+        known: list[CheckpointRecord] = self._journal.call(LoadCheckpoints(self._run.key))
         return [
             msgspec.structs.replace(one, usable=0)
             for one in known
@@ -238,7 +238,7 @@ class Intake:
         record = adopt(self._run.left_behind, operation)
         if record is None:
             return False
-        image = load_run(self._run.name, self._journal)
+        image = load_run(self._run.key, self._journal)
         for known in image.operations:
             if known.place == record.place and known.state == State.DONE:
                 value = recorded_result(known, results_of(image)[known.place])

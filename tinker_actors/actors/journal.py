@@ -9,6 +9,7 @@ import msgspec
 from tinker_actors.actors.published import Published
 from tinker_actors.errors import FencedError, JournalError
 from tinker_actors.journal import exports
+from tinker_actors.journal.lineages import latest_lineage
 from tinker_actors.journal.records import Record, SessionRecord
 from tinker_actors.journal.story import tell
 from tinker_actors.supervision import ErrorContained, SupervisedActor
@@ -20,6 +21,7 @@ __all__ = [
     "Append",
     "Compact",
     "JournalActor",
+    "LatestLineage",
     "LatestSession",
     "LoadCheckpoints",
     "LoadHistory",
@@ -107,6 +109,13 @@ class Compact(_Fenced):
 
 
 @dataclass(frozen=True, slots=True)
+class LatestLineage(_Fenced):
+    """Answered with the name in the journal of the newest lineage of a run; its own where there is none."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
 class LatestSession:
     """Answered with the newest `SessionRecord` on this server, or None."""
 
@@ -185,6 +194,8 @@ class JournalActor(SupervisedActor):
         match question:
             case LoadRun(run):
                 return self._store.load(run)
+            case LatestLineage(run):
+                return latest_lineage(run, (one.run for one in self._store.runs()))
             case LoadCheckpoints(run):
                 return self._store.candidates(run)
             case LoadHistory(run):

@@ -42,7 +42,7 @@ class Lookups:
     """Asks for the saves of one run.
 
     Args:
-        run: its name.
+        run: its name in the journal.
         context: of the actor this works for.
     """
 

@@ -3,10 +3,11 @@
 import msgspec
 
 from tinker_actors.actors.failures import recorded_error
-from tinker_actors.actors.journal import Append, LoadRun
+from tinker_actors.actors.journal import Append, LatestLineage, LoadRun
 from tinker_actors.actors.results import recorded_result
 from tinker_actors.actors.run import Run, RunConfig
 from tinker_actors.errors import ConfigError
+from tinker_actors.journal.lineages import next_lineage
 from tinker_actors.journal.records import RunRecord, State
 from tinker_actors.journal.replay import results_of
 from tinker_actors.journal.store import RunImage
@@ -26,22 +27,28 @@ def load_run(run: str, journal: Address) -> RunImage:
 def open_run(run: Run, journal: Address) -> RunImage:
     """The run as the journal has it; one that is not there, or that nothing came of, is noted.
 
+    Where it asks for another checkpoint to begin in, a new lineage of it begins; what the journal has stays there.
+
     Raises:
         ConfigError: it was created otherwise than it is asked for now.
     """
-    image: RunImage | None = journal.call(LoadRun(run.name))
+    run.key = journal.call(LatestLineage(run.name))
+    image: RunImage | None = journal.call(LoadRun(run.key))
     recorded = None if image is None else msgspec.json.decode(image.run.config, type=RunConfig)
-    try:
-        if recorded is not None:
+    has_begun = image is not None and any(model.model_id for model in image.models)
+    if recorded is not None and has_begun and run.config.begins_elsewhere(recorded):
+        run.key, recorded = next_lineage(run.key), None
+    elif recorded is not None:
+        try:
             run.config.check_resumes(run.name, recorded)
-    except ConfigError:
-        if image is not None and any(model.model_id for model in image.models):
-            raise
-        recorded = None  # the service refused it, or never answered
+        except ConfigError:
+            if has_begun:
+                raise
+            recorded = None  # the service refused it, or never answered
     if image is None or recorded is None:
         recorded = run.config.seeded()
-        journal.call(Append((RunRecord(run=run.name, config=json_body(recorded)),)))
-        image = load_run(run.name, journal)
+        journal.call(Append((RunRecord(run=run.key, config=json_body(recorded)),)))
+        image = load_run(run.key, journal)
     run.config = recorded
     run.resume(image)
     return image

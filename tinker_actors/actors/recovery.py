@@ -76,9 +76,9 @@ class Attached:
     before: str | None = None
     """Id of the model that it replaces."""
 
-    def event(self, count: int) -> RuntimeEvent:
-        """What there is to tell of it; `count` operations are sent to it, or sent again."""
-        run, model_id = self.model.run, self.model.model_id or ""
+    def event(self, run: str, count: int) -> RuntimeEvent:
+        """What there is to tell of it; `count` operations of the run are sent to it, or sent again."""
+        model_id = self.model.model_id or ""
         if self.restored_because is not None:
             return ModelRestored(
                 run=run,
@@ -165,7 +165,7 @@ class Recovery:
     def begin(self, session_id: str) -> None:
         """There is a session: find the run's model in it, or bring it there."""
         self._session_id = session_id
-        image = load_run(self._run.name, self._journal)
+        image = load_run(self._run.key, self._journal)
         wish, self._wish = self._wish, None
         if not image.models and self._run.config.from_state is not None:
             self._make_first()
@@ -313,7 +313,7 @@ class Recovery:
     def _new_model(self, point: RestorePoint) -> ModelRecord:
         number: int = self._journal.call(AllocateModel(self._session_id))
         model = ModelRecord(
-            run=self._run.name,
+            run=self._run.key,
             generation=self._generation + 1,
             session_id=self._session_id,
             model_seq_id=number,
@@ -447,7 +447,7 @@ class Recovery:
 
     def mark(self, path: str, reason: str) -> None:
         """Let no model begin in a checkpoint any more."""
-        known: list[CheckpointRecord] = self._journal.call(LoadCheckpoints(self._run.name))
+        known: list[CheckpointRecord] = self._journal.call(LoadCheckpoints(self._run.key))
         unusable = [msgspec.structs.replace(one, usable=0) for one in known if one.path == path]
         self._journal.call(Append(tuple(unusable)))
         self._context.emit(CheckpointPassedOver(run=self._run.name, path=path, reason=reason))

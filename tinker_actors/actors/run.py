@@ -92,6 +92,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
             return self
         return msgspec.structs.replace(self, seed=secrets.randbelow(MAX_SEED))
 
+    def begins_elsewhere(self, recorded: "RunConfig") -> bool:
+        """Whether it asks for another checkpoint to begin in than the recorded run did: that is a new lineage of it."""
+        return self.from_state not in (None, recorded.from_state) and self.server == recorded.server
+
     def check_resumes(self, run: str, recorded: "RunConfig") -> None:
         """Refuse to go on with a run that was created otherwise.
 
@@ -243,6 +247,8 @@ class Run:
         self, name: str, config: RunConfig, settler: Settler, *, access_token: Secret | None = None
     ) -> None:
         self.name = name
+        self.key = name
+        """Its name in the journal, where each lineage has one of its own; set when it is opened."""
         self.config = config
         self.access_token = access_token
         self.submissions: Submissions[Request] = Submissions(settler, cancellable=False)

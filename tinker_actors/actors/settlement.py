@@ -160,7 +160,7 @@ class Settlement:
         if saved is not None:
             if saved.usable:
                 self._saved_steps = saved.step
-                self._journal.tell(Compact(self._run.name))
+                self._journal.tell(Compact(self._run.key))
                 self._saved()
             self._context.emit(
                 CheckpointSaved(

@@ -42,6 +42,7 @@ from tinker_actors.events import (
     CustomLossDropped,
     GradientDropped,
     JournalParked,
+    LineageStarted,
     OptimizerUnverified,
     RunHalted,
 )
@@ -116,7 +117,7 @@ class TrainingActor(SupervisedActor):
             refused=self._close,
         )
         self._custody = Custody(
-            self._run.name,
+            self._run,
             self._published.policy,
             self.context,
             corrupted=lambda: self._restore("the service says that the run is corrupted"),
@@ -131,6 +132,7 @@ class TrainingActor(SupervisedActor):
         )
         self._failing = Failing(self._run, self._published, self.context, self._intake)
         self._intake.open_void = open_void(image, self._run.submissions)
+        self._tell_lineage(image)
         self._tell_dropped(image)
         if left_open := crashed(image, is_crash=is_crash):
             self._journal.call(Append(tuple(left_open), durable=False))
@@ -142,6 +144,11 @@ class TrainingActor(SupervisedActor):
         )
         self._hold("the session", HEARTBEAT)
         self.context.address(HEARTBEAT).tell(AwaitSession(self.context.me))
+
+    def _tell_lineage(self, image: RunImage) -> None:
+        run = self._run
+        if run.key != run.name and not image.models and run.config.from_state is not None:
+            self.context.emit(LineageStarted(run=run.name, lineage=run.key, from_state=run.config.from_state))
 
     def _tell_dropped(self, image: RunImage) -> None:
         """Say which custom losses of a dead process it had not computed; nothing behind them was sent."""
@@ -210,7 +217,7 @@ class TrainingActor(SupervisedActor):
 
     def _serve_model(self, attached: Attached) -> None:
         """The run has a model: send it what it lacks, then what is new."""
-        image = load_run(self._run.name, self._journal)
+        image = load_run(self._run.key, self._journal)
         self._note(image, attached.model)
         parallel = self._published.config.parallel_fwdbwd_chunks and self._published.capabilities.has_flags
         outbox = Outbox(attached.model, replay.next_seq_id(image.sends), parallel=parallel)
@@ -233,8 +240,8 @@ class TrainingActor(SupervisedActor):
         if fresh:
             self._journal.call(Append(tuple(fresh)))
         self._outbox, self._info, self._run.hold = outbox, attached.info, None
-        self._exchange = Exchange(self._run.name, self.context, outbox, self._attempts, self._failing)
-        self.context.emit(attached.event(len(lacking)))
+        self._exchange = Exchange(self._run.key, self.context, outbox, self._attempts, self._failing)
+        self.context.emit(attached.event(self._run.name, len(lacking)))
         self._tell_attached(attached, lacking)
         self._custody.begin(outbox.model_id, image.checkpoints)
         if self._turn(self._failing.leave_out(outbox)):

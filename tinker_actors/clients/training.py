@@ -405,7 +405,7 @@ class TrainingClient:
 
     def history(self) -> APIFuture[list[StepRecord]]:
         """Every optimizer step with a result, those of earlier processes included."""
-        return APIFuture(self._runtime.history(self._run.name))
+        return APIFuture(self._runtime.history(self._run.key))
 
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer: the one that the service names, else the one of its name; see `get_tokenizer`.

@@ -1,10 +1,11 @@
 """What became of a run, for people: its models and why each took the place of the one before, its checkpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 
 import msgspec
 
+from tinker_actors.journal.lineages import next_lineage
 from tinker_actors.journal.reader import Reader
 from tinker_actors.journal.records import ModelRecord, OperationRecord, RunRecord, State
 
@@ -67,6 +68,8 @@ class RunHistory(msgspec.Struct, frozen=True):
     """Oldest first."""
     failures: list[FailureHistory]
     """In order."""
+    successor: str | None = None
+    """The lineage that took its place, as it was created from another checkpoint; None while it is the newest."""
 
 
 def tell(journal: Reader) -> list[RunHistory]:
@@ -75,10 +78,12 @@ def tell(journal: Reader) -> list[RunHistory]:
     Raises:
         JournalError: the journal is damaged.
     """
-    return [_tell(journal, run) for run in journal.runs()]
+    runs = journal.runs()
+    names = {run.run for run in runs}
+    return [_tell(journal, run, names) for run in runs]
 
 
-def _tell(journal: Reader, run: RunRecord) -> RunHistory:
+def _tell(journal: Reader, run: RunRecord, names: Collection[str]) -> RunHistory:
     checkpoints = journal.checkpoints(run.run)
     steps = {0: 0, **{one.place: one.step for one in checkpoints}}
     return RunHistory(
@@ -97,6 +102,7 @@ def _tell(journal: Reader, run: RunRecord) -> RunHistory:
             for one in checkpoints
         ],
         failures=[_failure(one) for one in journal.failures(run.run)],
+        successor=after if (after := next_lineage(run.run)) in names else None,
     )
 
 
@@ -140,7 +146,9 @@ def explain(history: RunHistory) -> Iterator[str]:
     for failure in history.failures:
         why = "" if failure.error is None else f": {failure.error}"
         yield f"Operation {failure.place}, a {failure.kind}, is {failure.state}{why}."
-    if history.unsettled:
+    if history.successor is not None:
+        yield f"It is closed: run {history.successor!r} took its place, from another checkpoint."
+    elif history.unsettled:
         yield f"{history.unsettled} of its operations had no result yet; the next process gets them."
 
 
