@@ -94,3 +94,14 @@ def test_tokens_are_streamed_and_given_up() -> None:
     assert "\nleft after 5 tokens\n" in lines
     (lengths,) = re.findall(r"side by side: \[(\d+), (\d+), (\d+)\]", lines)
     assert all(1 <= int(length) <= 24 for length in lengths)
+
+
+def test_a_model_learns_to_chat() -> None:
+    lines = printed("chat_templates.py")
+    (size, length) = map(int, re.findall(r"(\d+) bytes are (\d+) tokens", lines)[0])
+    assert length < size / 2
+    assert "and back: user: capital of Perú?\n" in lines
+    assert "'user: capital of Peru?\\nassistant: Lima<|end|>'\n" in lines
+    first, last = (float(loss) for loss in re.findall(r"loss ([\d.]+)", lines))
+    assert last < first / 4
+    assert "France: Paris\n" in lines
