@@ -1,14 +1,17 @@
 """Samplers: what they survive, and that they leave nothing behind."""
 
 import gc
+import threading
 from pathlib import Path
 
 import pytest
+from control import Control
 from harness import ADAM, BATCHES, WAIT_S, Server, client, step
 
 import tinker_actors as ta
+from tinker_actors.clients.future import APIFuture
 from tinker_actors.errors import SamplerLostError, TinkerPathError, ValidationError
-from tinker_actors.supervision import ChildExited, ChildStarted
+from tinker_actors.supervision import NORMAL, ChildExited, ChildStarted
 from tinker_actors.supervision.testing import crash, expect
 
 PROMPT = ta.ModelInput.from_ints(list(b"hello"))
@@ -92,9 +95,52 @@ def test_a_sampler_that_nobody_holds_still_answers_what_it_was_asked(server: Ser
         assert future.result(WAIT_S).sequences
 
 
+def sampler_is_gone(service: ta.ServiceClient) -> None:
+    """Wait until the finalizer of the last sampler was obeyed."""
+    gc.collect()
+    obeyed = threading.Event()
+    service._runtime.settler.run(obeyed.set)
+    assert obeyed.wait(WAIT_S)
+
+
+def hanging_sample(service: ta.ServiceClient) -> APIFuture[ta.SampleResponse]:
+    """A sample that the service never answers, of a sampler that nobody holds."""
+    future = service.create_sampling_client(base_model="local/tiny").result(WAIT_S).sample(PROMPT, 1, GREEDY)
+    sampler_is_gone(service)
+    return future
+
+
+def test_what_was_asked_of_a_sampler_that_nobody_holds_ends_with_the_service(tmp_path: Path) -> None:
+    with Server(tmp_path / "server", "--control") as server, client(server, None) as service:
+        Control(server.url).arm({"effect": "hang", "operation": "asample", "count": "always"})
+        future = hanging_sample(service)
+        assert service.status().clients[0].unanswered == 1
+        service.close()
+        with pytest.raises(ta.RuntimeStoppedError):
+            future.result(WAIT_S)
+
+
+@pytest.mark.parametrize("victim", ["service/session/sampling", SAMPLER])
+def test_a_sampler_that_nobody_holds_is_brought_back_for_what_it_was_asked(
+    victim: str, tmp_path: Path
+) -> None:
+    with Server(tmp_path / "server", "--control") as server, client(server, None) as service:
+        control = Control(server.url)
+        control.arm({"effect": "hang", "operation": "asample", "count": 1})
+        future = hanging_sample(service)
+        with expect(service._runtime.tree, ChildExited, path=SAMPLER, reason=NORMAL, timeout_s=WAIT_S):
+            crash(service.address(victim))
+            assert future.result(WAIT_S).sequences
+        assert service.status().clients == ()
+
+
 def test_weights_that_the_service_does_not_have_are_an_error_of_the_client_future(server: Server) -> None:
-    with client(server, None) as service, pytest.raises(ta.TinkerActorsError, match="nowhere"):
-        service.create_sampling_client(model_path="tinker://nowhere/sampler_weights/x").result(WAIT_S)
+    with client(server, None) as service:
+        with expect(service._runtime.tree, ChildExited, path=SAMPLER, reason=NORMAL, timeout_s=WAIT_S):
+            made = service.create_sampling_client(model_path="tinker://nowhere/sampler_weights/x")
+            with pytest.raises(ta.TinkerActorsError, match="nowhere"):
+                made.result(WAIT_S)
+        assert service.status().clients == ()
 
 
 def test_logprobs_of_a_prompt_begin_undefined(server: Server) -> None:

@@ -36,6 +36,9 @@ class Holder:
             self.submissions.add(name)
         settler.close(timeout_s=5.0)
 
+    def close(self, error: BaseException) -> None:
+        self.submissions.close(error)
+
 
 def request(since: float, client: str = PATH, **fields: Any) -> Request:
     one = Request(get_info("m"), client, client, since)

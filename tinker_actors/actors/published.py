@@ -106,7 +106,7 @@ class Published:
         self.under_way: Callable[[], list[Request]] = list
         """The requests under way; written by the transport actor."""
         self.clients: dict[str, Client] = {}
-        """Runs and samplers by the paths of their actors; written by whoever makes clients."""
+        """Runs and samplers by the paths of their actors; `add_client` and `drop_client` write it."""
         self.restoring = Turns(RESTORES_AT_A_TIME)
         """Runs whose models are being brought back."""
         self._lock = threading.Lock()
@@ -144,6 +144,18 @@ class Published:
         """Note that a child is not to be brought back."""
         with self._lock:
             self._children[supervisor].pop(child_id, None)
+
+    def add_client(self, supervisor: str, spec: ChildSpec, client: Client) -> None:
+        """Note a run or sampler: it is listed, comes back with `supervisor`, and is closed when the tree is down."""
+        self.clients[f"{supervisor}/{spec.id}"] = client
+        self.when_stopped(client, client.close)
+        self.add_child(supervisor, spec)
+
+    def drop_client(self, path: str) -> None:
+        """Note that nobody needs the client whose actor is at `path` any more."""
+        supervisor, _, child_id = path.rpartition("/")
+        self.remove_child(supervisor, child_id)
+        self.forget(self.clients.pop(path, None))
 
     def children(self, supervisor: str) -> list[ChildSpec]:
         """The named children of a dynamic supervisor, in the order they were added."""

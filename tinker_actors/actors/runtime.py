@@ -163,18 +163,15 @@ class Runtime:
 
     def _retire(self, sampler: Sampler) -> None:
         sampler.is_retired = True
-        child = sampler_spec(sampler, self.published).id
-        self.published.remove_child(SAMPLING, child)
-        self.published.clients.pop(f"{SAMPLING}/{child}", None)
-        self.published.forget(sampler)
+        path = f"{SAMPLING}/{sampler_spec(sampler, self.published).id}"
+        if sampler.submissions.is_idle():
+            self.published.drop_client(path)
         with contextlib.suppress(TinkerActorsError):  # it has ended already, or the whole tree has
-            self.tree.address(f"{SAMPLING}/{child}").tell(Woken())
+            self.tree.address(path).tell(Woken())
 
     def _start_child(self, supervisor: str, spec: ChildSpec, owner: Run | Sampler) -> None:
         owner.hold = Hold("its start", self.tree.clock.now())
-        self.published.clients[f"{supervisor}/{spec.id}"] = owner
-        self.published.when_stopped(owner, owner.close)
-        self.published.add_child(supervisor, spec)
+        self.published.add_client(supervisor, spec, owner)
 
         def look(reply: Reply) -> None:
             error = reply.exception()

@@ -160,6 +160,7 @@ class Sampler:
     def close(self, error: BaseException) -> None:
         """It will never work again."""
         self.hold = Hold(f"nothing more: {error}")
+        self.is_retired = True
         self._settler.fail(self.ready, error)
         self.submissions.close(error)
 
@@ -197,10 +198,15 @@ class SamplingActor(SupervisedActor):
             self.context.address(HEARTBEAT).tell(AwaitSession(self.context.me))
 
     def on_receive(self, message: Any) -> None:
+        self._handle(message)
+        if self._sampler.is_retired and self._sampler.submissions.is_idle():
+            self._published.drop_client(self.context.path)
+            raise Stop  # a client that is gone leaves no thread behind, once what it asked for is answered
+
+    def _handle(self, message: Any) -> None:
         match message:
             case Woken():
                 self._take()
-                self._end_if_retired()
             case SessionReady(session_id):
                 self._create(session_id)
             case SessionFailed(error):
@@ -219,7 +225,6 @@ class SamplingActor(SupervisedActor):
                 self._serve_session(self._created)  # a service that cannot say; it checks tokens itself
             case _:
                 self._receive(message)
-                self._end_if_retired()
 
     def _receive(self, message: Any) -> None:
         """What is about one request, unless its caller gave it up meanwhile."""
@@ -393,11 +398,6 @@ class SamplingActor(SupervisedActor):
         self._transport.tell(Cancel(self._owner(number)))
         self._sequence_ids.pop(number, None)
         self._sampler.submissions.drop(self._under_way.pop(number).ticket)
-
-    def _end_if_retired(self) -> None:
-        """A client that is gone leaves no thread behind, once what it asked for is answered."""
-        if self._sampler.is_retired and self._sampler.submissions.is_idle():
-            raise Stop
 
     def _settle(self, number: int, answer: Answer) -> None:
         submission, ids = self._under_way.pop(number), self._sequence_ids.pop(number, None)

@@ -33,6 +33,9 @@ class Client(Protocol):
     busy: str | None
     """What of the caller's own it waits for."""
 
+    def close(self, error: BaseException) -> None:
+        """It will never work again."""
+
 
 def status_of(
     clients: Mapping[str, Client],
