@@ -53,6 +53,17 @@ def test_samples_under_way_when_the_actor_crashes_are_drawn_again(server: Server
         assert len(ids) == len(drawn)
 
 
+def test_a_sample_whose_result_expired_is_asked_for_again(server: Server) -> None:
+    with client(server, None) as service:
+        sampler = service.create_sampling_client(base_model="local/tiny").result(WAIT_S)
+        wanted = tokens(sampler)
+        (name,) = server.control.arm(
+            {"effect": "expire_result", "operation": "retrieve_future", "of": "sample"}
+        )
+        assert tokens(sampler) == wanted
+        assert len(server.control.fired(name)) == 1
+
+
 def test_an_unnamed_sampler_holds_the_weights_of_its_place_in_the_order(server: Server) -> None:
     with client(server, None) as service:
         training = service.create_lora_training_client("local/tiny", rank=4, seed=1).result(WAIT_S)
