@@ -82,6 +82,9 @@ def test_a_wrong_key_is_not_repeated_in_its_error() -> None:
         ("checkpoint_strategy", None),
         ("on_recovery", "call me"),
         ("on_failure", 3),
+        ("checkpoint_ttl_s", 60),
+        ("checkpoint_ttl_s", 7200.0),
+        ("checkpoint_ttl_s", 10**9),
     ],
 )
 def test_a_policy_out_of_range_is_refused_by_name(name: str, value: Any) -> None:

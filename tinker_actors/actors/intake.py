@@ -145,7 +145,8 @@ class Intake:
         self._run.checkpointed_at = self._now()
         run = "".join(letter if letter.isalnum() else "-" for letter in self._run.name)
         name = f"auto-{run}-{steps:06d}-g{outbox.model.generation}-p{self._last_place + 1}"
-        return TrainingOperation.save(Kind.SAVE_WEIGHTS, SaveContent(name=name))
+        ttl_s = self._published.policy.checkpoint_ttl_s
+        return TrainingOperation.save(Kind.SAVE_WEIGHTS, SaveContent(name=name, ttl_seconds=ttl_s))
 
     def renumbered(self, part: PartRecord) -> PartRecord:
         """The request for a sampler; an unnamed one gets a number in the session it is made in."""

@@ -171,19 +171,20 @@ def _summarise(pending: Pending, value: Any, progress: Progress) -> tuple[dict[s
         case Kind.SAVE_WEIGHTS:
             # The checkpoint holds no gradients: it is the state after the last optimizer step.
             content = msgspec.json.decode(pending.contents[0], type=SaveContent)
+            is_ours = pending.record.ticket is None  # then its lifetime is renewed
             checkpoint = CheckpointRecord(
                 run=run,
                 place=progress.step_place,
                 step=progress.steps,
                 path=value.path,
-                usable=int(content.is_lasting),
-                automatic=int(pending.record.ticket is None),
+                usable=int(content.is_lasting or is_ours),
+                automatic=int(is_ours),
             )
             name = value.path.rpartition("/")[2]
             line = checkpoint_line(run, progress.steps, value.path, name)
             summary = {"path": value.path, "name": name, "step": progress.steps}
             # Recovery may rely on what stays as it is, and must not lose such a checkpoint of the same place.
-            records: list[Record] = [checkpoint] if content.is_lasting else []
+            records: list[Record] = [checkpoint] if checkpoint.usable else []
             return summary, Conclusion(pending, value, records, [line], checkpoint=checkpoint)
         case Kind.SAVE_FOR_SAMPLER | Kind.SAVE_EXTERNAL:
             return {"path": value.path}, Conclusion(pending, value, [], [])

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from tinker_actors.actors.attempts import Attempts, crashed
-from tinker_actors.actors.custody import Custody, PollDue
+from tinker_actors.actors.custody import Custody, PollDue, RenewDue
 from tinker_actors.actors.custom import dropped_losses
 from tinker_actors.actors.exchange import Exchange, Message
 from tinker_actors.actors.failing import Failing, Halt, Next, Restore
@@ -79,7 +79,6 @@ class TrainingActor(SupervisedActor):
     _exchange: Exchange
     _recovery: Recovery
     _failing: Failing
-    _custody: Custody
     _settlement: Settlement
     _info: GetInfoResponse
 
@@ -98,6 +97,12 @@ class TrainingActor(SupervisedActor):
         self._journal = self.context.address(JOURNAL)
         self._transport = self.context.address(TRANSPORT)
         self._attempts = Attempts(self._journal)
+        self._custody = Custody(
+            self._run,
+            self._published.policy,
+            self.context,
+            corrupted=lambda: self._restore("the service says that the run is corrupted"),
+        )
         self.context.me.tell(_Begin())  # a start that fails would not be repeated
 
     def _hold(self, reason: str, behind: str = "") -> None:
@@ -116,12 +121,6 @@ class TrainingActor(SupervisedActor):
             stuck=self._halt,
             refused=self._close,
         )
-        self._custody = Custody(
-            self._run,
-            self._published.policy,
-            self.context,
-            corrupted=lambda: self._restore("the service says that the run is corrupted"),
-        )
         try:
             image = open_run(self._run, self._journal)
         except ConfigError as error:
@@ -132,6 +131,7 @@ class TrainingActor(SupervisedActor):
         )
         self._failing = Failing(self._run, self._published, self.context, self._intake)
         self._intake.open_void = open_void(image, self._run.submissions)
+        self._custody.open(image.checkpoints)
         self._tell_lineage(image)
         self._tell_dropped(image)
         if left_open := crashed(image, is_crash=is_crash):
@@ -178,6 +178,8 @@ class TrainingActor(SupervisedActor):
                 self._drained = self._drained or Reply()
                 self._go_on()
                 return self._drained
+            case PollDue() | RenewDue():
+                self._custody.receive(message)
             case _ if self._is_parked:
                 return None
             case Woken():
@@ -189,8 +191,6 @@ class TrainingActor(SupervisedActor):
                 self._close(error)
             case RestoreDue() | TurnCame():
                 self._recovery.receive(message)
-            case PollDue():
-                self._custody.receive(message)
             case Sent() | Accepted() | Answered() | Failed():
                 self._receive(message)
         return None
@@ -243,7 +243,7 @@ class TrainingActor(SupervisedActor):
         self._exchange = Exchange(self._run.key, self.context, outbox, self._attempts, self._failing)
         self.context.emit(attached.event(self._run.name, len(lacking)))
         self._tell_attached(attached, lacking)
-        self._custody.begin(outbox.model_id, image.checkpoints)
+        self._custody.begin(outbox.model_id)
         if self._turn(self._failing.leave_out(outbox)):
             return
         if not image.operations and not image.checkpoints:
@@ -406,7 +406,7 @@ class TrainingActor(SupervisedActor):
         """Give the run up, for as long as this process lives."""
         if hasattr(self, "_recovery"):
             self._recovery.end_turn()
-            self._custody.end()
+        self._custody.end()
         if self._outbox is not None:
             self._close_attempts(self._outbox)
         self._outbox = None

@@ -22,13 +22,13 @@ def check_choice(record: object, name: str, *choices: str) -> None:
         raise wrong(record, name, " or ".join(f'"{choice}"' for choice in choices))
 
 
-def check_count(record: object, name: str, least: int) -> None:
-    """Refuse what is no whole number of at least `least`."""
+def check_count(record: object, name: str, least: int, most: float = math.inf) -> None:
+    """Refuse what is no whole number in that range."""
     value = getattr(record, name)
     if type(value) is not int:
         raise wrong(record, name, "a whole number")
-    if value < least:
-        raise wrong(record, name, f"{least} or more")
+    if not least <= value <= most:
+        raise wrong(record, name, _range(least, most))
 
 
 def check_number(record: object, name: str, least: float, most: float = math.inf) -> None:
@@ -37,7 +37,12 @@ def check_number(record: object, name: str, least: float, most: float = math.inf
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise wrong(record, name, "a number")
     if math.isnan(value) or not least <= value <= most:
-        raise wrong(record, name, f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}")
+        raise wrong(record, name, _range(least, most))
+
+
+def _range(least: float, most: float) -> str:
+    first, last = (str(limit).removesuffix(".0") for limit in (least, most))
+    return f"{first} or more" if most == math.inf else f"from {first} to {last}"
 
 
 def wrong(record: object, name: str, wanted: str) -> ConfigError:

@@ -25,6 +25,8 @@ _COUNTS = {
     "max_skipped": 0,
 }
 """Whole numbers, and the least of each."""
+_TTL_S = (3600, 10 * 366 * 86_400)
+"""What a service takes for a lifetime: an hour to ten years."""
 _NUMBERS = {
     "backoff_s": 0.0,
     "max_backoff_s": 0.0,
@@ -56,6 +58,10 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """A journal that is larger is made smaller by a checkpoint after the next optimizer step."""
     keep_checkpoints: int = 2
     """Checkpoints of the runtime's own that are kept; older ones are deleted once a newer one is complete."""
+    checkpoint_ttl_s: int | None = None
+    """So many seconds after this process ended they are deleted by the service, at the latest: they are saved with that
+    lifetime, which is renewed twice in each. None keeps them for as long as nobody deletes them.
+    """
     checkpoint_strategy: str = LATEST
     """"latest", or the `tinker://` path of the one checkpoint of the run that restores may begin in."""
     restore_optimizer: bool = True
@@ -84,6 +90,8 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             check_number(self, name, least_of_it)
         if self.max_backoff_s < self.backoff_s or math.isinf(self.max_backoff_s):
             raise wrong(self, "max_backoff_s", f"finite, and backoff_s ({self.backoff_s:g}) or more")
+        if self.checkpoint_ttl_s is not None:
+            check_count(self, "checkpoint_ttl_s", *_TTL_S)
         check_bool(self, "restore_optimizer")
         check_choice(self, "on_divergence", "halt", "accept")
         check_choice(self, "on_poison", "halt", "skip")
