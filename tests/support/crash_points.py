@@ -5,6 +5,7 @@ The process that runs a program under test has a few of the product's methods wr
 ```text
 write WHAT before|after         one transaction of the journal
 compact before|after            bodies that no recovery can need are forgotten
+mark|unmark before|after        it is noted that a batch is being handled, or is so no more
 send OPERATION                  the intent is in the journal, the bytes have not left
 accept|answer OPERATION         the service's word came, and nobody wrote it down yet
 hand over before|after          a result is given to its caller
@@ -22,6 +23,7 @@ from tinker_actors.actors.futures import Submissions
 from tinker_actors.actors.session import SessionActor
 from tinker_actors.actors.training import TrainingActor
 from tinker_actors.actors.transport import Accepted, Answered, Send, TransportActor
+from tinker_actors.journal.marks import Marks
 from tinker_actors.journal.records import (
     ModelRecord,
     OperationRecord,
@@ -62,6 +64,8 @@ class CrashPoints:
         """Wrap the product's methods, in this process alone."""
         self._wrap(Store, "write", lambda _, records, **__: f"write {named(records)}", is_both=True)
         self._wrap(Store, "compact", lambda *_, **__: "compact", is_both=True)
+        self._wrap(Marks, "put", lambda *_: "mark", is_both=True)
+        self._wrap(Marks, "remove", lambda *_: "unmark", is_both=True)
         self._wrap(Submissions, "settle", lambda *_: "hand over", is_both=True)
         for actor in (TrainingActor, SessionActor, TransportActor):
             self._wrap(actor, "on_receive", lambda _, message: heard(message))
@@ -101,8 +105,6 @@ def _named(record: Record) -> str:
             return "model wanted"
         case ModelRecord():
             return "model known"
-        case SendRecord(handled=1):
-            return "attempt"
         case SendRecord(ended=0):
             return "numbers"
         case SendRecord() | PartRecord() | ResultRecord():

@@ -160,11 +160,9 @@ class Bench:
         call: Call[Any] = CALL,
         expected: Expectation | None = EXPECTED,
         *,
-        tells_sent: bool = False,
+        sent: OnSent | None = None,
     ) -> None:
-        self.address.tell(
-            Send(call, tag, self.tree.address("service/receiver"), owner, expected, tells_sent=tells_sent)
-        )
+        self.address.tell(Send(call, tag, self.tree.address("service/receiver"), owner, expected, sent=sent))
 
     def next(self) -> object:
         return self.received.get(timeout=WAIT_S)

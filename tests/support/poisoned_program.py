@@ -2,13 +2,13 @@
 
 import os
 import signal
-from collections.abc import Callable
 from typing import Any
 
 from harness import ADAM, BATCHES, KEY, NO_CHECKPOINTS, WAIT_S, step
 
 import tinker_actors as ta
 from tinker_actors.actors import results
+from tinker_actors.actors.attempts import Attempts
 from tinker_actors.actors.exchange import Exchange
 from tinker_actors.actors.outbox import Part
 from tinker_actors.actors.transport import TransportActor
@@ -76,23 +76,24 @@ def die_waiting(url: str, run_dir: str) -> None:
         accept(exchange, part)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    _wait_and_die(url, run_dir, "_accept", accept_and_die)
+    setattr(Exchange, "_accept", accept_and_die)  # noqa: B010 - a method is not assigned to
+    _wait(url, run_dir)
 
 
 def die_unanswered(url: str, run_dir: str, transport: str) -> None:
     """The process is killed once the bytes of a batch have left, while the service gives no answer to them."""
     os.environ["TINKER_ACTORS_TRANSPORT"] = transport
-    close_attempt = Exchange._close_attempt
+    close = Attempts.close
 
-    def close_and_die(exchange: Exchange, part: Part) -> None:
-        close_attempt(exchange, part)
+    def close_and_die(attempts: Attempts, part: Part) -> None:
+        close(attempts, part)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    _wait_and_die(url, run_dir, "_close_attempt", close_and_die)
+    setattr(Attempts, "close", close_and_die)  # noqa: B010 - a method is not assigned to
+    _wait(url, run_dir)
 
 
-def _wait_and_die(url: str, run_dir: str, name: str, method: Callable[..., None]) -> None:
+def _wait(url: str, run_dir: str) -> None:
     with ta.ServiceClient(base_url=url, api_key=KEY, run_dir=run_dir, recovery=NO_CHECKPOINTS) as service:
-        setattr(Exchange, name, method)
         training = service.create_lora_training_client("local/tiny", rank=4, seed=3).result(WAIT_S)
         training.forward_backward(BATCHES[0], "cross_entropy").result(WAIT_S)

@@ -56,6 +56,8 @@ class Image:
     """All that there ever were."""
     steps: int
     """Optimizer steps with a result."""
+    handled: set[int]
+    """Places of the operations whose bytes were being handled."""
 
     @property
     def history(self) -> list[OperationRecord]:
@@ -74,8 +76,7 @@ class Image:
     @property
     def is_suspicious(self) -> bool:
         """Whether a batch was died over twice: after a third time it is left out, rightly."""
-        open_now = {send.place for send in self.run.sends if send.handled}
-        return any(one.crashes + (one.place in open_now) == MOST - 1 for one in self.history)
+        return any(one.crashes + (one.place in self.handled) == MOST - 1 for one in self.history)
 
     @property
     def is_over(self) -> bool:
@@ -120,7 +121,8 @@ def image_of(run_dir: Path, run: str = "1") -> Image | None:
             image = store.load(run)
             if image is None:
                 return None
-            return Image(image, store.checkpoints(run), len(store.history(run)))
+            handled = {place for place, _ in store.marks.take(run)}
+            return Image(image, store.checkpoints(run), len(store.history(run)), handled)
 
 
 @dataclass(frozen=True)

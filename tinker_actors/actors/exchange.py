@@ -1,6 +1,7 @@
 """The requests of one model: each is sent in its turn, and what comes back is acted on."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from tinker_actors.actors.attempts import Attempts
@@ -11,7 +12,7 @@ from tinker_actors.actors.lookups import LookUp, Lookups
 from tinker_actors.actors.outbox import Outbox, Part
 from tinker_actors.actors.published import JOURNAL, TRANSPORT
 from tinker_actors.actors.run import call_for, expectation_of
-from tinker_actors.actors.transport import Accepted, Answered, Failed, Send, Sent
+from tinker_actors.actors.transport import Accepted, Answered, Failed, Send
 from tinker_actors.api.training import get_info
 from tinker_actors.errors import (
     FutureExpiredError,
@@ -25,7 +26,7 @@ from tinker_actors.wire.calls import Answer
 
 __all__ = ["Exchange", "Message"]
 
-Message: TypeAlias = Sent | Accepted | Answered | Failed
+Message: TypeAlias = Accepted | Answered | Failed
 """What the network's actor tells of a request."""
 
 
@@ -79,7 +80,6 @@ class Exchange:
         while (part := outbox.post()) is not None:
             parts.append(part)
             self._attempts.open(outbox, part)
-        self._attempts.write()
         for part in parts:
             place, number = part
             pending = outbox[place]
@@ -90,7 +90,7 @@ class Exchange:
                 self._context.me,
                 owner=self._context.path,
                 expected=expectation_of(pending.kind),
-                tells_sent=pending.kind.has_data,
+                sent=partial(self._attempts.close, part) if pending.kind.has_data else None,
             )
             self._transport.tell(send)
 
@@ -107,8 +107,6 @@ class Exchange:
             JournalError: the journal cannot be written.
         """
         match message:
-            case Sent(_Request(_, part)):
-                self._close_attempt(part)
             case Accepted(_Request(_, part), _):
                 return self._accept(part)
             case Answered(_Request(_, part), answer):
@@ -125,14 +123,9 @@ class Exchange:
                 return self._note_no_save(asked, error)
         return None
 
-    def _close_attempt(self, part: Part) -> None:
-        """Nobody handles its bytes: whoever kills us from now on does so from outside."""
-        self._attempts.close(self._outbox, part)
-        self._attempts.write()
-
     def _accept(self, part: Part) -> Next:
         self._outbox.accepted(part)
-        self._close_attempt(part)
+        self._attempts.close(part)
         return self._fail_in_the_end(part[0])
 
     def _note_answer(self, part: Part, answer: Answer) -> None:
@@ -147,7 +140,7 @@ class Exchange:
         reaction = reaction_to(error, outbox, part, accepted=accepted)
         if reaction is Reaction.SEND_AGAIN:
             return self._send_again(part, accepted=accepted)
-        self._close_attempt(part)  # of one that is sent again, whoever had it in hand crashed, which counts
+        self._attempts.close(part)  # of one that is sent again, whoever had it in hand crashed, which counts
         match reaction:
             case Reaction.SKIP_ID:
                 self._journal.call(Append(tuple(outbox.skip_id(part))))

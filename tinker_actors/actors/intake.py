@@ -167,9 +167,6 @@ class Intake:
         if operation.kind is Kind.SAVE_FOR_SAMPLER:
             contents = [self._numbered(content) for content in contents]
         sends = outbox.number(batch.place, len(contents), batch.requests)
-        if operation.kind.has_data and len(sends) == 1 and not outbox and not batch.pending:
-            # Nothing is before it: it is sent at once, and its attempt needs no write of its own.
-            sends = [msgspec.structs.replace(sends[0], handled=1)]
         batch.pending.append(Pending(record, contents, [], sends))
         batch.requests += len(contents)
         if submission is not None:

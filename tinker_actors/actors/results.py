@@ -88,7 +88,7 @@ def conclude(pending: Pending, progress: Progress) -> Conclusion:
         APIResponseValidationError: an answer cannot be understood.
     """
     record = pending.record
-    ended: list[Record] = [msgspec.structs.replace(send, ended=1, handled=0) for send in pending.sends]
+    ended: list[Record] = [msgspec.structs.replace(send, ended=1) for send in pending.sends]
     if pending.lost:
         return _conclude_lost(pending, ended, progress)
     answers = [answer for answer in pending.answers if answer is not None]

@@ -91,26 +91,31 @@ class Settlement:
         Raises:
             JournalError: the journal cannot be written.
         """
-        while True:
-            progress = msgspec.structs.replace(self._progress, summaries=list(self._progress.summaries))
-            conclusions: list[Conclusion] = []
-            batch = _readable_together(outbox)
-            for pending in batch:
-                for part in range(len(pending.sends)):
-                    self._attempts.open(outbox, (pending.record.place, part))
-            self._attempts.write()
-            for pending in batch:
-                try:
-                    if not self._is_verified(pending):
-                        return Setback(pending, None)
-                    conclusions.append(conclude(pending, progress))
-                except APIResponseValidationError as error:
-                    if conclusions:
-                        break
-                    return Setback(pending, error)
-            if not conclusions:
-                return None
-            self._record(outbox, conclusions, progress)
+        while batch := _readable_together(outbox):
+            parts = [(one.record.place, part) for one in batch for part in range(len(one.sends))]
+            for part in parts:
+                self._attempts.open(outbox, part)
+            setback = self._settle(outbox, batch)
+            for part in parts:
+                self._attempts.close(part)
+            if setback is not None:
+                return setback
+        return None
+
+    def _settle(self, outbox: Outbox, batch: list[Pending]) -> Setback | None:
+        progress = msgspec.structs.replace(self._progress, summaries=list(self._progress.summaries))
+        conclusions: list[Conclusion] = []
+        for pending in batch:
+            try:
+                if not self._is_verified(pending):
+                    return Setback(pending, None)
+                conclusions.append(conclude(pending, progress))
+            except APIResponseValidationError as error:
+                if conclusions:
+                    break
+                return Setback(pending, error)
+        self._record(outbox, conclusions, progress)
+        return None
 
     def _record(self, outbox: Outbox, conclusions: list[Conclusion], progress: Progress) -> None:
         records = [record for one in conclusions for record in one.records]

@@ -4,7 +4,6 @@ Starting is always the same, after a crash of the actor, of the process or of th
 model (`recovery`), send what has no result, go on.
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,15 +26,12 @@ from tinker_actors.actors.run import Run
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
 from tinker_actors.actors.settlement import Settlement
 from tinker_actors.actors.status import Hold
-from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed, Sent
+from tinker_actors.actors.transport import Accepted, Answered, Cancel, Failed
 from tinker_actors.actors.verification import shows_optimizer
 from tinker_actors.errors import (
     ConfigError,
     JournalError,
-    NotDeliveredError,
-    OutcomeUnknownError,
     RunHaltedError,
-    RuntimeStoppedError,
     TinkerActorsError,
 )
 from tinker_actors.events import (
@@ -96,7 +92,7 @@ class TrainingActor(SupervisedActor):
     def on_start(self) -> None:
         self._journal = self.context.address(JOURNAL)
         self._transport = self.context.address(TRANSPORT)
-        self._attempts = Attempts(self._journal)
+        self._attempts = Attempts(self._run.name, self._published.store.marks, self.context)
         self._custody = Custody(
             self._run,
             self._published.policy,
@@ -134,8 +130,9 @@ class TrainingActor(SupervisedActor):
         self._custody.open(image.checkpoints)
         self._tell_lineage(image)
         self._tell_dropped(image)
-        if left_open := crashed(image, is_crash=is_crash):
-            self._journal.call(Append(tuple(left_open), durable=False))
+        left_open = self._attempts.close_all()
+        if is_crash and (blamed := crashed(image, left_open)):
+            self._journal.call(Append(tuple(blamed), durable=False))
         settle_recorded(self._run, image)
         address = self.context.address(self.context.path)
         self._run.submissions.bind(lambda: address.tell(Woken()))
@@ -158,8 +155,8 @@ class TrainingActor(SupervisedActor):
             self.context.emit(CustomLossDropped(run=self._run.name, losses=len(dropped)))
 
     def on_exit(self, reason: ExitReason) -> None:
-        if isinstance(reason, Shutdown) and self._outbox is not None:
-            self._close_attempts(self._outbox)
+        if isinstance(reason, Shutdown) and hasattr(self, "_attempts"):
+            self._attempts.close_all()  # what is given up in order is no crash
         if hasattr(self, "_recovery"):
             self._recovery.end_turn()
 
@@ -191,7 +188,7 @@ class TrainingActor(SupervisedActor):
                 self._close(error)
             case RestoreDue() | TurnCame():
                 self._recovery.receive(message)
-            case Sent() | Accepted() | Answered() | Failed():
+            case Accepted() | Answered() | Failed():
                 self._receive(message)
         return None
 
@@ -375,15 +372,8 @@ class TrainingActor(SupervisedActor):
                 self._halt(cause)
         return verdict is not None
 
-    def _close_attempts(self, outbox: Outbox) -> None:
-        """What is given up in order is no crash."""
-        self._attempts.close_all(outbox)
-        with contextlib.suppress(JournalError, NotDeliveredError, OutcomeUnknownError, RuntimeStoppedError):
-            self._attempts.write()
-
     def _restore(self, reason: str, *, counts: bool = True) -> None:
-        if self._outbox is not None:
-            self._close_attempts(self._outbox)
+        self._attempts.close_all()
         self._outbox = None
         self._custody.end()
         self._hold(f"its model, brought back because {reason}", HEARTBEAT)
@@ -407,8 +397,7 @@ class TrainingActor(SupervisedActor):
         if hasattr(self, "_recovery"):
             self._recovery.end_turn()
         self._custody.end()
-        if self._outbox is not None:
-            self._close_attempts(self._outbox)
+        self._attempts.close_all()
         self._outbox = None
         self._transport.tell(Cancel(self.context.path))
         self._run.close(error)

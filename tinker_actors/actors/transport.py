@@ -63,7 +63,6 @@ __all__ = [
     "Failed",
     "Fetch",
     "Send",
-    "Sent",
     "Stream",
     "TransportActor",
 ]
@@ -90,8 +89,10 @@ class Send:
     owner: str = ""
     """All requests of one owner can be cancelled together."""
     expected: Expectation | None = None
-    tells_sent: bool = False
-    """Whether `Sent` is wanted, too."""
+    sent: OnSent | None = None
+    """Called on the event loop, once, when nobody handles its bytes: they have left, or wait to be sent, or a try of
+    sending them failed.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +133,6 @@ class CancelAll:
 @dataclass(frozen=True, slots=True)
 class EndpointChanged:
     """The published endpoint is another one, or none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """Nobody handles its bytes: they have left, or wait to be sent, or a try of sending them failed."""
-
-    tag: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,14 +319,15 @@ class TransportActor(SupervisedActor):
     @contextlib.contextmanager
     def _watch(self, send: Send) -> Iterator[Once | None]:
         """How its call is tried where its sender hears, once, when nobody handles its bytes; None where it does not."""
-        if not send.tells_sent:
+        tell = send.sent
+        if tell is None:
             yield None
             return
 
         def sent() -> None:
             if not waits.cancelled():
                 waits.cancel()
-                _tell(send.reply_to, Sent(send.tag))
+                tell()
 
         waits = asyncio.get_running_loop().call_later(HANDLING_S, sent)
 

@@ -32,7 +32,7 @@ __all__ = [
 
 APPLICATION_ID = 0x54416A31
 """Marks our SQLite files."""
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 PAGE_BYTES = 4096
 
 KINDS: tuple[type[Record], ...] = get_args(Record)

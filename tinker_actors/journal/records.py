@@ -208,8 +208,6 @@ class SendRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The request's place in the model's order on the service, from 1; 0 once it is known not to be there."""
     ended: int = 0
     """1 once its result or failure from this model is known."""
-    handled: int = 0
-    """1 while this process sends its bytes or reads its answer."""
 
 
 class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):

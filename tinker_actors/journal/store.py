@@ -13,6 +13,7 @@ from tinker_actors.errors import JournalError
 from tinker_actors.journal import database as db
 from tinker_actors.journal.history import steps_taken
 from tinker_actors.journal.layout import Body, Layout, body_of, layout_of
+from tinker_actors.journal.marks import Marks
 from tinker_actors.journal.reader import Reader, RunImage
 from tinker_actors.journal.records import (
     EXECUTED,
@@ -62,6 +63,8 @@ class Store(Reader):
                 self._totals = self._prepare()
                 if path is not None:
                     self._segments = Segments(segments_of(path), self._used_segments())
+                self.marks = Marks(None if path is None else path.with_suffix(".marks"))
+                """What is noted beside the records; for any thread."""
             except BaseException:
                 self._database.close()
                 raise
@@ -211,11 +214,13 @@ class Store(Reader):
     def abandon(self) -> None:
         """In a forked child: never close the database, which would undo locks and files of its owner's."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
+        self.marks.close()
         if self._segments is not None:
             self._segments.abandon()
 
     def close(self) -> None:
         """Close the files."""
         self._database.close()
+        self.marks.close()
         if self._segments is not None:
             self._segments.close()
