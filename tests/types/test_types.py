@@ -2,10 +2,30 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from tinker_actors.errors import TinkerPathError, ValidationError
-from tinker_actors.types import AdamParams, CheckpointPath
+from tinker_actors.types import AdamParams, CheckpointPath, LoraConfig, SamplingParams
+
+
+@pytest.mark.parametrize(
+    ("made", "defaults"),
+    [
+        (LoraConfig(), {"rank": 32, "train_unembed": True, "train_mlp": True, "train_attn": True}),
+        (
+            AdamParams(),
+            {"learning_rate": 1e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-12, "weight_decay": 0.0, "grad_clip_norm": 0.0},
+        ),
+        (
+            SamplingParams(),
+            {"max_tokens": None, "seed": None, "stop": None, "temperature": 1.0, "top_k": -1, "top_p": 1.0},
+        ),
+    ],
+)  # fmt: skip
+def test_defaults_are_those_of_the_official_sdk(made: msgspec.Struct, defaults: dict[str, Any]) -> None:
+    assert {name: getattr(made, name) for name in defaults} == defaults
+    assert set(msgspec.structs.asdict(made)) - {"seed"} == defaults.keys() - {"seed"}
 
 
 @pytest.mark.parametrize(
