@@ -12,14 +12,14 @@ from tinker_actors.local.engine.prompts import PromptQuestions, Targets
 from tinker_actors.local.engine.sampling import SampleSpec
 from tinker_actors.local.engine.training import Example
 from tinker_actors.local.refusals import RefusedError
-from tinker_actors.types import AdamParams, Datum, TensorData
+from tinker_actors.types import AdamParams
 from tinker_actors.wire.documents import (
     ForwardBackwardInput,
     OptimStepRequest,
     SampleRequest,
     TensorDocument,
-    WireDatum,
 )
+from tinker_actors.wire.json import read_datum, read_tensor
 from tinker_actors.wire.protobuf import TrainingRequest, check_cells, decode_training_request
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "read_sample",
     "read_training",
     "sample_spec",
-    "tensor_of",
 ]
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -135,7 +134,7 @@ def _targets(document: TensorDocument | msgspec.UnsetType | None, prompt_length:
     if not isinstance(document, TensorDocument):
         return None
     name = "target_prompt_logprobs"
-    tensor = tensor_of(document)
+    tensor = read_tensor(document)
     if tensor.dtype != "int64" or len(tensor.shape) != 2 or tensor.shape[0] != prompt_length - 1:  # noqa: PLR2004
         raise ShapeError(
             f"{name} must be int64 of shape ({prompt_length - 1}, ids), got {tensor.dtype} of {tensor.shape}"
@@ -146,22 +145,6 @@ def _targets(document: TensorDocument | msgspec.UnsetType | None, prompt_length:
     else:
         rows = np.repeat(np.arange(tensor.shape[0]), np.diff(indices[0]))
     return Targets(rows, tensor.values.reshape(-1))
-
-
-def tensor_of(document: TensorDocument) -> TensorData:
-    """A tensor of a JSON document, sparse if that is.
-
-    Raises:
-        ValidationError: it is no tensor.
-    """
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which validation names
-        return TensorData(
-            document.data,
-            dtype=document.dtype,
-            shape=document.shape,
-            sparse_crow_indices=document.sparse_crow_indices,
-            sparse_col_indices=document.sparse_col_indices,
-        )
 
 
 def digest_of(content: Mapping[str, Any] | bytes) -> bytes:
@@ -199,7 +182,7 @@ def _json_training(body: bytes) -> TrainingRequest:
     content = document.forward_backward_input or document.forward_input
     if content is None:
         raise RefusedError(422, "the body must have forward_backward_input or forward_input")
-    data = [_datum(datum) for datum in content.data]
+    data = [read_datum(datum) for datum in content.data]
     check_cells(data)
     return TrainingRequest(
         model_id=document.model_id,
@@ -209,11 +192,6 @@ def _json_training(body: bytes) -> TrainingRequest:
         loss_fn_config=dict(content.loss_fn_config or {}),
         forward_only=document.forward_backward_input is None,
     )
-
-
-def _datum(datum: WireDatum) -> Datum:
-    inputs = {name: tensor_of(tensor) for name, tensor in datum.loss_fn_inputs.items()}
-    return Datum(model_input=datum.model_input, loss_fn_inputs=inputs)
 
 
 def examples_of(request: TrainingRequest) -> list[Example]:

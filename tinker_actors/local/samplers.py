@@ -10,7 +10,7 @@ import numpy as np
 
 from tinker_actors.errors import ValidationError
 from tinker_actors.local import ledger, records
-from tinker_actors.local.bodies import read_sample, sample_spec, tensor_of
+from tinker_actors.local.bodies import read_sample, sample_spec
 from tinker_actors.local.checkpoints import Checkpoints, adapter_arrays
 from tinker_actors.local.engine.batching import Batch, Generation, Token
 from tinker_actors.local.engine.catalog import BaseModel
@@ -33,6 +33,7 @@ from tinker_actors.types import (
     TopkLogprobs,
 )
 from tinker_actors.wire.documents import SampleRequest, TensorDocument
+from tinker_actors.wire.json import read_tensor
 from tinker_actors.wire.protobuf import encode_sample
 
 __all__ = ["Finished", "Samplers", "Stream"]
@@ -316,7 +317,7 @@ def _response(request: SampleRequest, generation: Generation) -> SampleResponse:
     if asked.topk:
         response.topk_prompt_logprobs_np = TopkLogprobs(scores.topk_ids, scores.topk_logprobs)
     if isinstance(request.target_prompt_logprobs, TensorDocument):
-        asked_for = tensor_of(request.target_prompt_logprobs)
+        asked_for = read_tensor(request.target_prompt_logprobs)
         response.target_prompt_logprobs = TensorData(
             scores.target_logprobs,
             shape=asked_for.shape,

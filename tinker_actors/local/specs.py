@@ -7,7 +7,8 @@ import msgspec
 
 from tinker_actors.local.engine.catalog import ModelConfig
 from tinker_actors.local.engine.lora import Adapter, new_adapter
-from tinker_actors.types import LoraConfig, SampledSequence, SampleResponse, TensorData
+from tinker_actors.types import LoraConfig
+from tinker_actors.wire.json import output_document, sample_document
 from tinker_actors.wire.protobuf import decode_output, decode_sample
 
 __all__ = ["AdapterSpec", "Kind", "ModelSpec", "Result", "Ticket", "as_json", "failure"]
@@ -103,7 +104,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
             return "application/json", self.body
         if protobuf:
             return "application/x-protobuf", self.body
-        return "application/json", as_json(_document(self))
+        if self.form == "sample":
+            return "application/json", as_json(sample_document(decode_sample(self.body)))
+        return "application/json", as_json(output_document(decode_output(self.body)))
 
 
 def failure(message: str, category: Literal["user", "server"]) -> Result:
@@ -114,56 +117,3 @@ def failure(message: str, category: Literal["user", "server"]) -> Result:
 def as_json(document: Any) -> bytes:
     """A document's bytes."""
     return msgspec.json.encode(document)
-
-
-def _document(result: Result) -> dict[str, Any]:
-    if result.form == "sample":
-        return _sample_document(decode_sample(result.body))
-    output = decode_output(result.body)
-    return {
-        "loss_fn_output_type": output.loss_fn_output_type,
-        "loss_fn_outputs": [
-            {name: _tensor_document(tensor) for name, tensor in entry.items()}
-            for entry in output.loss_fn_outputs
-        ],
-        "metrics": output.metrics,
-    }
-
-
-def _sample_document(response: SampleResponse) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "type": "sample",
-        "sequences": [_sequence_document(sequence) for sequence in response.sequences],
-        "prompt_logprobs": response.prompt_logprobs,
-        "prompt_cache_hit_tokens": response.prompt_cache_hit_tokens,
-    }
-    if response.topk_prompt_logprobs_np is not None:
-        document["topk_prompt_logprobs"] = response.topk_prompt_logprobs
-    if response.target_prompt_logprobs is not None:
-        document["target_prompt_logprobs"] = _tensor_document(response.target_prompt_logprobs)
-    drawn = response.prompt_alt_tokens
-    if drawn is not None:
-        document["prompt_alt_tokens"] = {
-            "tokens": _tensor_document(drawn.tokens),
-            "logprobs": _tensor_document(drawn.logprobs),
-        }
-    return document
-
-
-def _sequence_document(sequence: SampledSequence) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "stop_reason": sequence.stop_reason,
-        "tokens": sequence.tokens,
-        "logprobs": sequence.logprobs,
-    }
-    if sequence.topk_logprobs_np is not None:
-        document["topk_logprobs"] = sequence.topk_logprobs
-    return document
-
-
-def _tensor_document(tensor: TensorData) -> dict[str, Any]:
-    document: dict[str, Any] = {"data": tensor.data, "dtype": tensor.dtype, "shape": tensor.shape}
-    if tensor.is_sparse:
-        document["sparse_crow_indices"] = tensor.sparse_crow_indices
-        document["sparse_col_indices"] = tensor.sparse_col_indices
-    return document

@@ -30,6 +30,7 @@ __all__ = [
     "read_datum",
     "read_output_document",
     "read_sample_document",
+    "read_tensor",
     "sample_document",
     "tensor_document",
     "training_body",
@@ -126,11 +127,16 @@ def read_datum(document: WireDatum) -> Datum:
     Raises:
         ValidationError: values and shape do not fit.
     """
-    tensors = {name: _tensor(tensor) for name, tensor in document.loss_fn_inputs.items()}
+    tensors = {name: read_tensor(tensor) for name, tensor in document.loss_fn_inputs.items()}
     return Datum(model_input=document.model_input, loss_fn_inputs=tensors)
 
 
-def _tensor(document: TensorDocument) -> TensorData:
+def read_tensor(document: TensorDocument) -> TensorData:
+    """A tensor out of its JSON form, sparse if that is.
+
+    Raises:
+        ValidationError: values and shape do not fit, or a value is none of its dtype.
+    """
     data: Sequence[Any] = document.data
     if document.dtype == "float32":
         data = _numbers(data)
@@ -141,7 +147,7 @@ def _tensor(document: TensorDocument) -> TensorData:
 
 def _result_tensor(given: _ResultTensor | list[float | None]) -> TensorData:
     """A tensor of a result; a list alone holds floats."""
-    return TensorData(_numbers(given), "float32") if isinstance(given, list) else _tensor(given)
+    return TensorData(_numbers(given), "float32") if isinstance(given, list) else read_tensor(given)
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:
@@ -249,10 +255,10 @@ def _sample(document: _SampleDocument) -> SampleResponse:
         sequences=[_sequence(sequence) for sequence in document.sequences],
         prompt_logprobs=document.prompt_logprobs,
         topk_prompt_logprobs_np=_topk(document.topk_prompt_logprobs),
-        target_prompt_logprobs=None if target is None else _tensor(target),
+        target_prompt_logprobs=None if target is None else read_tensor(target),
         prompt_alt_tokens=None
         if drawn is None
-        else PromptAltTokens(tokens=_tensor(drawn.tokens), logprobs=_tensor(drawn.logprobs)),
+        else PromptAltTokens(tokens=read_tensor(drawn.tokens), logprobs=read_tensor(drawn.logprobs)),
         prompt_cache_hit_tokens=document.prompt_cache_hit_tokens,
     )
 
