@@ -468,6 +468,35 @@ def test_terminated_dynamic_child_is_deleted(start_tree: StartTree, restart: Res
         a.tell("hello")
 
 
+class Recorder(DynamicSupervisor):
+    """Keeps the ids of children that ended for good."""
+
+    def __init__(self, deleted: list[str]) -> None:
+        super().__init__()
+        self._deleted = deleted
+
+    def on_child_deleted(self, spec: ChildSpec) -> None:
+        self._deleted.append(spec.id)
+
+
+def test_supervisor_knows_of_an_end_for_good_before_anybody_hears_of_it(start_tree: StartTree) -> None:
+    deleted: list[str] = []
+    tree = start_tree(ChildSpec("dyn", partial(Recorder, deleted), kind=Kind.SUPERVISOR))
+    dynamic = tree.address("root/dyn")
+    seen: list[list[str]] = []
+    tree.events.subscribe(lambda _event: seen.append(list(deleted)), ChildDeleted)
+    for name in ("leaves", "is terminated", "crashes", "stays"):
+        dynamic.call(StartChild(ChildSpec(name, Leaver, Restart.TRANSIENT)))
+    with expect(tree, ChildDeleted, path="root/dyn/leaves"):
+        tree.address("root/dyn/leaves").tell("leave")
+    dynamic.call(TerminateChild("is terminated"))
+    with expect(tree, ChildStarted, path="root/dyn/crashes", epoch=2):
+        crash(tree.address("root/dyn/crashes"))
+    tree.stop(10.0)
+    assert deleted == ["leaves", "is terminated"]
+    assert [told[:count] for count, told in enumerate(seen, 1)] == [deleted[:1], deleted]
+
+
 class Told(SupervisedActor):
     """Says what it was made with."""
 

@@ -143,7 +143,7 @@ def test_threads_left_behind_are_counted_while_others_come_and_go(start_tree: St
     sys.setswitchinterval(1e-6)
     home = tree._runtime.names.get("root")
     assert home is not None
-    children = Children(Lifecycle(tree._runtime, Mailbox(1)), home, flags=SupervisorFlags())
+    children = Children(Lifecycle(tree._runtime, Mailbox(1)), home, SupervisorFlags(), lambda _spec: None)
     try:
         assert all(children._zombies() == 0 for _ in range(5_000))
     finally:

@@ -123,7 +123,7 @@ class Stage:
         self.desk = Desk(self)
         self.is_over = False
         self.children = Children(
-            Lifecycle(self.runtime, self.desk, incarnation=Puppet), self.home, flags=self.flags
+            Lifecycle(self.runtime, self.desk, incarnation=Puppet), self.home, self.flags, lambda _spec: None
         )
         self.children.begin(specs)
 

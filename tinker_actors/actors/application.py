@@ -7,7 +7,6 @@ from tinker_actors.errors import CommandRefusedError, RuntimeStoppedError, Start
 from tinker_actors.supervision import (
     ActorTree,
     Address,
-    ChildDeleted,
     ChildSpec,
     Reply,
     Restart,
@@ -31,7 +30,6 @@ class ApplicationChildren:
     def __init__(self, tree: ActorTree, published: Published) -> None:
         self._tree = tree
         self._published = published
-        tree.events.subscribe(self._note_deleted, ChildDeleted)
 
     def address(self, child_id: str) -> Address:
         """Of one of them, which need not be there yet."""
@@ -48,11 +46,11 @@ class ApplicationChildren:
             is_lasting = isinstance(error, StartFailedError | CommandRefusedError | RuntimeStoppedError)
             if error is not None and (is_lasting or not comes_back):
                 if is_new:
-                    self._published.remove_child(APPLICATION, spec.id)
+                    self._published.remove_child(APPLICATION, spec.id, spec)
                 self._published.settler.fail(started, error)
                 return
             # With any other error its supervisor was restarted: it has the child from the published table.
-            if comes_back:
+            if comes_back and not is_new:  # there was one of that id, which has ended since
                 self._published.add_child(APPLICATION, spec)
             self._published.settler.settle(started, self.address(spec.id))
 
@@ -75,8 +73,3 @@ class ApplicationChildren:
             look
         )
         return stopped
-
-    def _note_deleted(self, event: ChildDeleted) -> None:
-        """One that ended for good does not come back with its supervisor."""
-        if event.path.startswith(f"{APPLICATION}/"):
-            self._published.remove_child(APPLICATION, event.path.removeprefix(f"{APPLICATION}/"))

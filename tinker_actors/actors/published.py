@@ -140,10 +140,12 @@ class Published:
         with self._lock:
             return self._children[supervisor].setdefault(spec.id, spec) is spec
 
-    def remove_child(self, supervisor: str, child_id: str) -> None:
-        """Note that a child is not to be brought back."""
+    def remove_child(self, supervisor: str, child_id: str, spec: ChildSpec | None = None) -> None:
+        """Note that a child is not to be brought back; with `spec`, only if it is the one made from that."""
         with self._lock:
-            self._children[supervisor].pop(child_id, None)
+            children = self._children[supervisor]
+            if spec is None or children.get(child_id) is spec:
+                children.pop(child_id, None)
 
     def add_client(self, supervisor: str, spec: ChildSpec, client: Client) -> None:
         """Note a run or sampler: it is listed, comes back with `supervisor`, and is closed when the tree is down."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tinker_actors.actors.published import Published
 from tinker_actors.supervision import ChildSpec, DynamicSupervisor, StartChild, Supervisor
 
-__all__ = ["NamedChildren", "ServiceActor"]
+__all__ = ["ApplicationActor", "NamedChildren", "ServiceActor"]
 
 
 class ServiceActor(Supervisor):
@@ -28,3 +28,10 @@ class NamedChildren(DynamicSupervisor):
     def on_start(self) -> None:
         for spec in self._published.children(self.context.path):
             self.context.me.ask(StartChild(spec, retries=True))
+
+
+class ApplicationActor(NamedChildren):
+    """Supervises the caller's own actors; one that ended for good does not come back with it."""
+
+    def on_child_deleted(self, spec: ChildSpec) -> None:
+        self._published.remove_child(self.context.path, spec.id, spec)

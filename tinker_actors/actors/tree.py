@@ -7,7 +7,7 @@ from tinker_actors.actors.local_server import LocalServerActor
 from tinker_actors.actors.published import Published
 from tinker_actors.actors.run import Run
 from tinker_actors.actors.sampling import Sampler, SamplingActor
-from tinker_actors.actors.service import NamedChildren, ServiceActor
+from tinker_actors.actors.service import ApplicationActor, NamedChildren, ServiceActor
 from tinker_actors.actors.session import SessionActor
 from tinker_actors.actors.training import TrainingActor
 from tinker_actors.actors.transport import TransportActor
@@ -32,7 +32,7 @@ def service_spec(published: Published) -> ChildSpec:
     )
     if published.settings.is_local:
         children.append(ChildSpec("local-server", partial(LocalServerActor, published)))
-    children.append(ChildSpec("application", partial(NamedChildren, published), kind=Kind.SUPERVISOR))
+    children.append(ChildSpec("application", partial(ApplicationActor, published), kind=Kind.SUPERVISOR))
     children.append(ChildSpec("session", partial(_session, published), kind=Kind.SUPERVISOR))
     return ChildSpec("service", partial(ServiceActor, children), kind=Kind.SUPERVISOR)
 

@@ -4,7 +4,7 @@ Nothing here waits. Each step is taken when a signal or a command comes. All of 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tinker_actors.errors import StartFailedError
 from tinker_actors.supervision.address import Address
@@ -52,6 +52,7 @@ class Children:
         lifecycle: Lifecycle,
         home: Slot,
         flags: SupervisorFlags,
+        note_deleted: Callable[[ChildSpec], object],
     ) -> None:
         self.verdict: ExitReason | None = None
         """Set once the supervisor must end itself."""
@@ -69,6 +70,7 @@ class Children:
         self.path = home.path
         self._home = home
         home.restarts_in_window = 0
+        self._note_deleted = note_deleted
         self._runtime = lifecycle.runtime
         self._budget = RestartBudget(flags.max_restarts, flags.within_s)
         self._deadline = math.inf
@@ -413,6 +415,7 @@ class Children:
         if self.plan is not None:
             self.plan.to_start.pop(child.spec.id, None)
         self._runtime.names.delete(child.slot)
+        self._note_deleted(child.spec)
         self._publish(ChildDeleted(path=child.slot.path))
 
     # Small change.

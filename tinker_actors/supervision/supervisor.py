@@ -86,6 +86,9 @@ class Supervisor(SupervisedActor):
         """Those it begins with, in start order."""
         return self.__specs
 
+    def on_child_deleted(self, spec: ChildSpec) -> None:
+        """Hook: the child made from `spec` ended for good and is forgotten. Nobody was told of that yet."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("flags", "specs"):
@@ -105,13 +108,14 @@ class SupervisorLoop(Loop):
 
     def __init__(
         self,
-        actor: SupervisedActor,
+        actor: Supervisor,
         incarnation: "Incarnation",
         flags: SupervisorFlags,
         specs: Sequence[ChildSpec],
     ) -> None:
         super().__init__(actor, incarnation)
         self._flags, self._specs = flags, specs
+        self._note_deleted = actor.on_child_deleted
         self._children: Children | None = None
         self._has_acknowledged = False
         self._deadline = math.inf
@@ -119,7 +123,9 @@ class SupervisorLoop(Loop):
     def begin(self) -> None:
         """Start the static children; the last one's start is this supervisor's own."""
         here = self.here
-        self._children = Children(Lifecycle(here.runtime, here.mailbox), here.slot, flags=self._flags)
+        self._children = Children(
+            Lifecycle(here.runtime, here.mailbox), here.slot, self._flags, self._note_deleted
+        )
         self._children.begin(self._specs)
         self._acknowledge_once()
 
