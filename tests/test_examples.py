@@ -71,6 +71,22 @@ def test_an_adapter_is_put_on_the_hub() -> None:
         assert "adapter_model.safetensors" in hub.files("me/fox")
 
 
+def test_a_model_is_judged_without_a_gradient() -> None:
+    found = re.findall(
+        r"step \d+: ([\d.]+) nats a token in training, ([\d.]+) held out", printed("evaluate.py", "30")
+    )
+    trained, held_out = [float(one) for one, _ in found], [float(one) for _, one in found]
+    assert len(found) == 3
+    assert trained == sorted(trained, reverse=True)
+    assert held_out[-1] > trained[-1]
+
+
+def test_workers_of_a_pool_sample_in_one_session() -> None:
+    lines = printed("worker_pool.py", "2")
+    assert lines.count(" -> ") == 8
+    assert "as in this process: yes; sessions: 1\n" in lines
+
+
 def test_a_loss_of_ones_own_falls_and_stays_near_where_it_began() -> None:
     lines = printed("custom_loss.py", "12")
     found = re.findall(r"focal loss ([\d.]+) a token, .* ([\d.]+) to stay near", lines)

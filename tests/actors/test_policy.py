@@ -195,6 +195,22 @@ def test_corrupted_run_is_restored(server: Server, control: Control, tmp_path: P
         assert training.step == 3
 
 
+def test_a_run_that_was_restored_is_watched_on(server: Server, control: Control, tmp_path: Path) -> None:
+    told: SimpleQueue[tuple[str, str, str | None]] = SimpleQueue()
+    policy = ta.RecoveryPolicy(poll_interval_s=1.0, on_recovery=lambda *what: told.put(what))
+    with client(server, tmp_path / "run", recovery=policy) as service:
+        training = create(service)
+        model = training.model_id
+        for number in range(2):
+            control.arm({"effect": "corrupt_run", "operation": "optim_step"})
+            step(training, number)
+            was, now, _ = told.get(timeout=WAIT_S)
+            assert was == model != now
+            model = now
+        step(training, 2)
+        assert training.step == 3
+
+
 def test_restore_begins_in_the_checkpoint_that_the_policy_names(server: Server, tmp_path: Path) -> None:
     with client(server, tmp_path / "run") as service:
         training = create(service)

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -147,6 +148,36 @@ def test_headers_have_the_sdks_name_too(recorder: Recorder) -> None:
     assert {request.headers["x-team"] for request in recorder.requests} == {"blue"}
     with pytest.raises(ta.ConfigError, match="got both"):
         ta.ServiceClient(base_url=recorder.url, api_key=KEY, default_headers={}, default_headers_overrides={})
+
+
+def test_a_client_knows_the_page_of_its_session_once_it_has_one(recorder: Recorder) -> None:
+    with ta.ServiceClient(base_url=recorder.url, api_key=KEY) as service:
+        assert service.get_console_url() == f"{CONSOLE}/sessions"
+        service.create_sampling_client(base_model=BASE_MODEL).result(WAIT_S)
+        assert service.get_console_url() == f"{CONSOLE}/sessions/session-1"
+
+
+def test_each_model_and_each_sampler_of_a_session_has_a_number_of_its_own(recorder: Recorder) -> None:
+    with ta.ServiceClient(base_url=recorder.url, api_key=KEY) as service, ThreadPoolExecutor(8) as pool:
+        makers: list[Callable[[], Any]] = [
+            lambda: service.create_lora_training_client(BASE_MODEL),
+            lambda: service.create_sampling_client(base_model=BASE_MODEL),
+        ]
+        made = [pool.submit(make) for make in makers for _ in range(8)]
+        clients = [one.result().result(WAIT_S) for one in made]
+        clients[0].save_weights_and_get_sampling_client().result(WAIT_S)
+    models = [request.document["model_seq_id"] for request in recorder.to("create_model")]
+    asked = [*recorder.to("create_sampling_session"), *recorder.to("save_weights_for_sampler")]
+    assert sorted(models) == list(range(8))
+    assert sorted(request.document["sampling_session_seq_id"] for request in asked) == list(range(9))
+
+
+def test_two_clients_number_what_is_theirs_each_by_itself(recorder: Recorder) -> None:
+    with opened(recorder) as one, opened(recorder) as other:
+        for service in (one, other):
+            service.create_sampling_client(base_model=BASE_MODEL).result(WAIT_S)
+    asked = [request.document for request in recorder.to("create_sampling_session")]
+    assert [document["sampling_session_seq_id"] for document in asked] == [0, 0, 1, 1]
 
 
 def test_saves_know_their_pages_on_the_console(recorder: Recorder) -> None:
