@@ -1,6 +1,7 @@
 """Tokenizers from the Hugging Face hub, against its endpoints on loopback."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -32,7 +33,28 @@ class Hub:
                 self._answer(with_body=False)
 
             def do_GET(self) -> None:
-                self._answer(with_body=True)
+                if "/tree/" in self.path:
+                    self._list()
+                else:
+                    self._answer(with_body=True)
+
+            def _list(self) -> None:
+                repository, _, rest = self.path.removeprefix("/api/models/").partition("/tree/")
+                revision, _, folder = rest.partition("?")[0].partition("/")
+                hub.asked.append(f"LIST {repository}@{revision} {folder}")
+                files = sorted((directory / folder).glob("*"))
+                entries = [
+                    {"type": "file", "oid": "0", "size": file.stat().st_size, "path": f"{folder}/{file.name}"}
+                    for file in files
+                ]
+                body = json.dumps(entries if files else {"error": "none"}).encode()
+                self.send_response(200 if files else 404)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Type", "application/json")
+                if not files:
+                    self.send_header("X-Error-Code", "EntryNotFound")
+                self.end_headers()
+                self.wfile.write(body)
 
             def _answer(self, *, with_body: bool) -> None:
                 repository, _, rest = self.path.removeprefix("/").partition("/resolve/")
@@ -138,6 +160,26 @@ def test_a_chat_template_in_a_file_of_its_own_is_downloaded(hub: Hub, tmp_path: 
     (tmp_path / "files" / "chat_template.jinja").write_text("the {{ messages[0].role }}")
     assert get_tokenizer("org/model").apply_chat_template([{"role": "fox"}]) == [3, 6]
     assert "GET org/model@main chat_template.jinja" in hub.asked
+    assert "LIST org/model@main additional_chat_templates" in hub.asked
+
+
+def test_templates_of_other_names_are_downloaded_where_there_is_one(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files" / "chat_template.jinja").write_text("the")
+    (tmp_path / "files" / "additional_chat_templates").mkdir()
+    (tmp_path / "files" / "additional_chat_templates" / "tool_use.jinja").write_text("fox")
+    (tmp_path / "files" / "additional_chat_templates" / "README.md").write_text("quick")
+    assert get_tokenizer("org/model", revision="v2").chat_templates == {"default": "the", "tool_use": "fox"}
+    assert not any(one.endswith("README.md") for one in hub.asked)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(loading, "_loaded", loading._Loaded())
+    assert set(get_tokenizer("org/model", revision="v2").chat_templates) == {"default", "tool_use"}
+
+
+def test_a_repository_without_a_template_is_not_asked_for_others(hub: Hub) -> None:
+    get_tokenizer("org/model")
+    assert not any(one.startswith("LIST") for one in hub.asked)
 
 
 def test_a_repository_without_a_vocabulary_is_told_so(hub: Hub, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -6,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_directories import write_byte_tokenizer, write_json, write_model
+from model_directories import write_byte_tokenizer, write_json, write_model, write_rank_tokenizer
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.tokenization import get_tokenizer
+from tinker_actors.tokenization import Tokenizer, get_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -193,3 +194,15 @@ def test_many_threads_may_use_one_tokenizer(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(encode, [True, False] * 8))
     assert found == [{tuple(b"a<|end|>")}, {(97, 256)}] * 8
+
+
+def test_tokenizers_go_to_other_processes(tmp_path: Path) -> None:
+    write_byte_tokenizer(tmp_path / "fast", chat_template="{{ eos_token }}")
+    write_rank_tokenizer(tmp_path / "ranks", chat_template="{{ eos_token }}")
+    for name in (str(tmp_path / "fast"), str(tmp_path / "ranks"), "local/tiny"):
+        tokenizer = get_tokenizer(name)
+        again: Tokenizer = pickle.loads(pickle.dumps(tokenizer))  # noqa: S301 - of our own making
+        assert again.encode("a<|end|>é") == tokenizer.encode("a<|end|>é")
+        assert again.decode([97, 98]) == "ab"
+        assert again.chat_templates == tokenizer.chat_templates
+        assert (again.eos_token_id, again.vocab_size) == (tokenizer.eos_token_id, tokenizer.vocab_size)

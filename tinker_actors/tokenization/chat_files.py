@@ -7,10 +7,11 @@ from typing import Any
 from tinker_actors.errors import ValidationError
 from tinker_actors.tokenization.documents import document, text_of
 
-__all__ = ["MORE_TEMPLATES", "chat_templates_in"]
+__all__ = ["CHAT_TEMPLATE", "MORE_TEMPLATES", "chat_templates_in"]
 
+CHAT_TEMPLATE = "chat_template.jinja"
 MORE_TEMPLATES = "additional_chat_templates"
-"""The directory with templates beside `chat_template.jinja`, each in a file of its name."""
+"""The directory with further templates beside it, each in a file of its name."""
 
 
 def chat_templates_in(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -27,8 +28,8 @@ def chat_templates_in(directory: Path, settings: Mapping[str, Any]) -> dict[str,
         ValidationError: a file cannot be read, or holds something else.
     """
     files = {file.stem: file for file in sorted((directory / MORE_TEMPLATES).glob("*.jinja"))}
-    if (directory / "chat_template.jinja").is_file():
-        files["default"] = directory / "chat_template.jinja"
+    if (directory / CHAT_TEMPLATE).is_file():
+        files["default"] = directory / CHAT_TEMPLATE
     if files:
         return {name: text_of(file) for name, file in files.items()}
     for name in ("tokenizer_config.json", "chat_template.json"):

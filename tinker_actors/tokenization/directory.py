@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tinker_actors.errors import ValidationError
-from tinker_actors.tokenization.chat_files import chat_templates_in
+from tinker_actors.tokenization.chat_files import CHAT_TEMPLATE, chat_templates_in
 from tinker_actors.tokenization.documents import document
 from tinker_actors.tokenization.fast import read_tokenizer_json
 from tinker_actors.tokenization.rank_file import RankBackend, read_rank_file
@@ -16,7 +16,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tiktoken.model")
 """Files that hold a whole vocabulary; the first that is there counts."""
 OPTIONAL_FILES = (
     "tokenizer_config.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
     "chat_template.json",
     "config.json",
     "generation_config.json",

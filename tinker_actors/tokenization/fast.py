@@ -23,6 +23,9 @@ class FastBackend:
         added = library.get_added_tokens_decoder()
         self.special_ids = [int(number) for number, token in added.items() if token.special]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FastBackend, (self._reading,)
+
     def id_of(self, token: str) -> int | None:
         """The id of a token by its text."""
         found = self._reading.token_to_id(token)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tinker_actors.errors import APIConnectionError, MissingExtraError, ValidationError
 from tinker_actors.tokenization.byte_level import byte_tokenizer
+from tinker_actors.tokenization.chat_files import CHAT_TEMPLATE, MORE_TEMPLATES
 from tinker_actors.tokenization.directory import OPTIONAL_FILES, TOKENIZER_FILES, directory_tokenizer
 from tinker_actors.tokenization.names import BYTE_LEVEL, check_is_repository, is_local, key_of
 from tinker_actors.tokenization.tokenizer import Tokenizer
@@ -97,6 +98,9 @@ def _downloaded(name: str, revision: str | None) -> Path:
         for more in OPTIONAL_FILES:
             with contextlib.suppress(errors.EntryNotFoundError):
                 hub.hf_hub_download(name, more, revision=revision)
+        if (Path(file).parent / CHAT_TEMPLATE).is_file():
+            for more in _more_templates(name, revision):
+                hub.hf_hub_download(name, more, revision=revision)
     except errors.LocalEntryNotFoundError as error:
         raise APIConnectionError(
             f"{place} was wanted, and the Hugging Face hub cannot be reached; give the absolute path of a"
@@ -113,6 +117,19 @@ def _downloaded(name: str, revision: str | None) -> Path:
             f" HF_TOKEN: {error}"
         ) from error
     return Path(file).parent
+
+
+def _more_templates(name: str, revision: str | None) -> list[str]:
+    """The files with further chat templates; none where the hub cannot be asked, and what it has is what is here."""
+    import httpx
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    try:
+        found = [entry.path for entry in hub.HfApi().list_repo_tree(name, MORE_TEMPLATES, revision=revision)]
+    except (errors.HfHubHTTPError, httpx.HTTPError, OSError):
+        return []
+    return [path for path in found if path.endswith(".jinja")]
 
 
 def _first(name: str, revision: str | None) -> str:
