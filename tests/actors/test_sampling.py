@@ -1,5 +1,6 @@
 """Samplers: what they survive, and that they leave nothing behind."""
 
+import contextlib
 import gc
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ from control import Control
 from harness import ADAM, BATCHES, WAIT_S, Server, client, step
 
 import tinker_actors as ta
+from tinker_actors.actors.sampling import SamplingActor
 from tinker_actors.clients.future import APIFuture
 from tinker_actors.errors import SamplerLostError, TinkerPathError, ValidationError
 from tinker_actors.supervision import NORMAL, ChildExited, ChildStarted
@@ -195,3 +197,23 @@ def test_a_sampler_over_a_path_knows_its_base_model(server: Server) -> None:
         assert sampler.get_base_model() == "local/tiny"
         with pytest.raises(ta.ValidationError, match="vocabulary of local/tiny"):
             sampler.sample(ta.ModelInput.from_ints([10**6]), 1, GREEDY)
+
+
+def test_a_sampler_with_a_full_mailbox_takes_what_it_is_asked(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client(server, None) as service:
+        sampler = service.create_sampling_client(base_model="local/tiny").result(WAIT_S)
+        go_on, handle = threading.Event(), SamplingActor.on_receive
+
+        def held(actor: SamplingActor, message: object) -> None:
+            assert go_on.wait(WAIT_S)
+            handle(actor, message)
+
+        monkeypatch.setattr(SamplingActor, "on_receive", held)
+        with contextlib.suppress(ta.MailboxFullError):
+            while True:
+                service.address(SAMPLER).tell("news")
+        future = sampler.sample(PROMPT, 1, GREEDY)
+        go_on.set()
+        assert future.result(WAIT_S).sequences

@@ -28,7 +28,7 @@ from tinker_actors.errors import (
     OutcomeUnknownError,
 )
 from tinker_actors.events import OperationDeprecated, QueueStateChanged, RequestRetried
-from tinker_actors.supervision import ChildStarted
+from tinker_actors.supervision import ChildStarted, DeleteChild, TerminateChild
 from tinker_actors.supervision.testing import crash, expect
 from tinker_actors.wire.calls import Answer, Call
 from tinker_actors.wire.documents import FutureHandle
@@ -113,6 +113,19 @@ def test_what_is_cancelled_is_not_answered(bench: Callable[..., Bench]) -> None:
     assert one.next() == Accepted("later", FutureHandle(request_id="7"))
     assert one.next() == Answered("later", SAVED)
     assert one.received.empty()
+
+
+def test_an_answer_to_an_actor_that_was_deleted_ends_nobody(bench: Callable[..., Bench]) -> None:
+    one = bench(lambda _call, _url: HANDLE)
+    root = one.tree.address("service")
+    root.call(TerminateChild("receiver"))
+    root.call(DeleteChild("receiver"))
+    one.send("a", expected=None)
+    for _ in range(2):
+        assert one.address.call(Fetch(CALL)) == FutureHandle(request_id="7")
+    transport = one.tree.snapshot().find(one.address.path)
+    assert transport is not None
+    assert transport.epoch == 1
 
 
 def test_a_fetch_answers_its_asker(bench: Callable[..., Bench]) -> None:

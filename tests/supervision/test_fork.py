@@ -47,6 +47,7 @@ def test_address_in_a_forked_process_refuses(start_tree: StartTree) -> None:
     assert runs_in_a_fork(lambda: refuses(lambda: a.tell("hello")))
     assert runs_in_a_fork(lambda: refuses(lambda: a.ask("hello")))
     assert runs_in_a_fork(lambda: refuses(lambda: a.call("hello")))
+    assert runs_in_a_fork(lambda: not refuses(lambda: a.tell_if_there("hello")))
 
 
 def test_fork_leaves_the_tree_of_the_parent_alone(start_tree: StartTree) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from tinker_actors.errors import ConfigError, FencedError, MailboxFullError, NotDeliveredError
+from tinker_actors.errors import (
+    ConfigError,
+    FencedError,
+    HandleClosedError,
+    MailboxFullError,
+    NotDeliveredError,
+    RuntimeStoppedError,
+)
 from tinker_actors.supervision import (
     ActorTree,
     Address,
@@ -18,6 +25,7 @@ from tinker_actors.supervision import (
     ChildStarted,
     Context,
     DeadLetter,
+    DeleteChild,
     OnPending,
     Reply,
     SupervisedActor,
@@ -325,3 +333,42 @@ def test_time_to_block_must_be_finite(street: Street, block_s: float) -> None:
     street.start()
     with pytest.raises(ConfigError, match="block_s"):
         street.sender.call(lambda context: context.address("root/r", block_s=block_s))
+
+
+def test_what_an_actor_asked_to_be_told_needs_no_room(street: Street) -> None:
+    street.start()
+    street.fill()
+    street.receiver.tell_if_there("asked for")
+    street.go_on.set()
+    assert street.first.result() == "first"
+    assert street.receiver.call("last") == "last"
+    assert street.heard == [(1, "first"), (1, "asked for"), (1, "last")]
+
+
+def test_what_an_actor_asked_to_be_told_needs_no_room_while_it_waits_for_its_restart(street: Street) -> None:
+    street.start(backoff=Backoff(base_s=1.0, jitter=0.0))
+    with expect(street.tree, ChildRestarting):
+        crash(street.receiver)
+    for message in ("parked", "asked for"):
+        street.receiver.tell_if_there(message)
+    with expect(street.tree, ChildStarted, epoch=2):
+        street.clock.advance(1.0)
+    assert street.receiver.call("last") == "last"
+    assert street.heard == [(2, "parked"), (2, "asked for"), (2, "last")]
+
+
+def test_what_an_actor_asked_to_be_told_is_nothing_where_it_is_not(street: Street) -> None:
+    street.start()
+    root, receiver = street.tree.address("root"), street.receiver
+    root.call(TerminateChild("r"))
+    receiver.tell_if_there("hello")
+    with pytest.raises(NotDeliveredError):
+        receiver.tell("hello")
+    root.call(DeleteChild("r"))
+    receiver.tell_if_there("hello")
+    with pytest.raises(HandleClosedError):
+        receiver.tell("hello")
+    street.tree.stop(5.0)
+    receiver.tell_if_there("hello")
+    with pytest.raises(RuntimeStoppedError):
+        receiver.tell("hello")

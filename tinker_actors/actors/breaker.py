@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-from tinker_actors.errors import HandleClosedError, NotDeliveredError, RuntimeStoppedError
 from tinker_actors.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
 from tinker_actors.supervision import Backoff, ChildSpec, Circuit, ExitReason, SupervisedActor, Timer
 from tinker_actors.supervision.breaker import Closed, HalfOpen, Open, State, next_change
@@ -51,10 +50,7 @@ class CircuitBreakerActor(SupervisedActor):
 
     def _note_changed(self) -> None:
         """In the thread of whoever moved the circuit."""
-        try:
-            self.context.me.tell(_Changed())
-        except (NotDeliveredError, RuntimeStoppedError, HandleClosedError):
-            return  # the next incarnation looks
+        self.context.me.tell_if_there(_Changed())  # else the next incarnation looks
 
     def _look(self) -> None:
         state = self._circuit.advance()

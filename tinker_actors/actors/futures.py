@@ -1,6 +1,5 @@
 """What outlives an actor's crash: the requests that callers submitted, and the futures they hold."""
 
-import contextlib
 import itertools
 import logging
 import os
@@ -13,9 +12,6 @@ from typing import Any, Generic, TypeVar
 
 from tinker_actors.errors import (
     ForkedProcessError,
-    HandleClosedError,
-    NotDeliveredError,
-    RuntimeStoppedError,
     WouldDeadlockError,
 )
 from tinker_actors.supervision.current import current_incarnation
@@ -143,7 +139,10 @@ class Submissions(Generic[T]):
         return ticket is not None and ticket.startswith(f"{self._name}-")
 
     def bind(self, wake: Callable[[], None]) -> None:
-        """Call `wake` when there is something to take; once, until it is taken."""
+        """Call `wake` when there is something to take; once, until it is taken.
+
+        Where it wakes nobody, the next incarnation looks, or the end of the tree settles everything.
+        """
         with self._lock:
             self._wake = wake
 
@@ -200,8 +199,7 @@ class Submissions(Generic[T]):
             wake = None if self._is_woken else self._wake
             self._is_woken = True
         if wake is not None:
-            with contextlib.suppress(NotDeliveredError, RuntimeStoppedError, HandleClosedError):
-                wake()  # where nobody is awake, the next incarnation looks, or the end of the tree settles it
+            wake()
 
     def restart(self, known: set[str]) -> None:
         """A new incarnation begins: everything unsettled can be taken again, but for the tickets it knows."""

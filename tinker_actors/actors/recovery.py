@@ -1,6 +1,5 @@
 """How a run gets its model: attached where it lives, restored where it was lost, created where it never was."""
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +23,9 @@ from tinker_actors.errors import (
     BadRequestError,
     ConflictError,
     FutureExpiredError,
-    HandleClosedError,
-    NotDeliveredError,
     NotFoundError,
     OutcomeUnknownError,
     RequestFailedError,
-    RuntimeStoppedError,
     TinkerActorsError,
     UnprocessableEntityError,
     ValidationError,
@@ -39,7 +35,7 @@ from tinker_actors.events import ModelCreated as ModelMade
 from tinker_actors.journal.records import CheckpointRecord, ModelRecord, SendRecord
 from tinker_actors.journal.replay import RestorePoint, is_tainted, restore_points
 from tinker_actors.journal.store import RunImage
-from tinker_actors.supervision import Address, Context
+from tinker_actors.supervision import Context
 from tinker_actors.types import GetInfoResponse, LoraConfig, ServerCapabilities
 from tinker_actors.types.optimizers import ADAMW
 from tinker_actors.types.rest import WeightsInfoResponse
@@ -220,7 +216,7 @@ class Recovery:
             return
         self._before = self._model.model_id if self._model is not None else None
         me = self._context.me
-        self._published.restoring.enter(self._context.path, lambda: _tell(me, TurnCame()))
+        self._published.restoring.enter(self._context.path, lambda: me.tell_if_there(TurnCame()))
 
     def _take_turn(self) -> None:
         """Make the next model; few runs do so at a time."""
@@ -462,9 +458,3 @@ def _model_id(model: ModelRecord, answer: Answer) -> str:
     """The service names models like this; the official SDK relies on it for models from checkpoints."""
     created: ModelCreated = _CREATED.read(answer)
     return created.model_id or f"{model.session_id}:train:{model.model_seq_id}"
-
-
-def _tell(address: Address, message: object) -> None:
-    """From the thread of another run's actor, whose business it is not that this one has ended."""
-    with contextlib.suppress(NotDeliveredError, RuntimeStoppedError, HandleClosedError):
-        address.tell(message)

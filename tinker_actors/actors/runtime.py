@@ -26,7 +26,7 @@ from tinker_actors.actors.training import Drain
 from tinker_actors.actors.transport import Fetch
 from tinker_actors.actors.tree import sampler_spec, service_spec, training_spec
 from tinker_actors.config import RecoveryPolicy, SamplingLimits, Settings
-from tinker_actors.errors import ForkedProcessError, RuntimeStoppedError, StartFailedError, TinkerActorsError
+from tinker_actors.errors import ForkedProcessError, RuntimeStoppedError, StartFailedError
 from tinker_actors.events import SessionLeftOpen
 from tinker_actors.journal import exports
 from tinker_actors.journal.directory import RunDirectory
@@ -166,8 +166,7 @@ class Runtime:
         path = f"{SAMPLING}/{sampler_spec(sampler, self.published).id}"
         if sampler.submissions.is_idle():
             self.published.drop_client(path)
-        with contextlib.suppress(TinkerActorsError):  # it has ended already, or the whole tree has
-            self.tree.address(path).tell(Woken())
+        self.tree.address(path).tell_if_there(Woken())
 
     def _start_child(self, supervisor: str, spec: ChildSpec, owner: Run | Sampler) -> None:
         owner.hold = Hold("its start", self.tree.clock.now())

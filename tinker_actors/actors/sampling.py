@@ -190,7 +190,7 @@ class SamplingActor(SupervisedActor):
         submissions = self._sampler.submissions
         submissions.restart(known=set())
         address = self.context.address(self.context.path)
-        submissions.bind(lambda: address.tell(Woken()))
+        submissions.bind(lambda: address.tell_if_there(Woken()))
         if self._sampler.sampling_session_id is not None and self._sampler.is_ephemeral:
             self._serve_session(self._sampler.sampling_session_id)
         else:
@@ -326,7 +326,7 @@ class SamplingActor(SupervisedActor):
         )
         here = self.context.me
         submission.future.add_done_callback(
-            lambda done: here.tell(_Cancelled(number)) if done.cancelled() else None
+            lambda done: here.tell_if_there(_Cancelled(number)) if done.cancelled() else None
         )
 
     def _ask_for_stream(self, submission: Submission[SampleOrder], channel: Channel, number: int) -> None:
@@ -350,8 +350,7 @@ class SamplingActor(SupervisedActor):
 
         def look(done: "Future[Any]") -> None:
             if done.cancelled():
-                with contextlib.suppress(TinkerActorsError):  # the tree is down
-                    me.tell(_StreamLeft(ticket))
+                me.tell_if_there(_StreamLeft(ticket))
 
         submission.future.add_done_callback(look)
 

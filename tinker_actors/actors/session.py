@@ -19,7 +19,6 @@ from tinker_actors.errors import (
     AuthenticationError,
     FutureExpiredError,
     InternalServerError,
-    NotDeliveredError,
     NotFoundError,
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -175,7 +174,7 @@ class SessionActor(SupervisedActor):
 
     def _await(self, reply_to: Address, *, is_doubted: bool) -> None:
         if self._session_id is not None and not is_doubted:
-            _tell(reply_to, SessionReady(self._session_id))
+            reply_to.tell_if_there(SessionReady(self._session_id))
             return
         self._waiting.append(reply_to)
         if self._is_opening:
@@ -244,7 +243,7 @@ class SessionActor(SupervisedActor):
         self._trust(self._now())
         waiting, self._waiting = self._waiting, []
         for address in waiting:
-            _tell(address, SessionReady(session_id))
+            address.tell_if_there(SessionReady(session_id))
 
     # Beating -------------------------------------------------------------------------------------
 
@@ -355,7 +354,7 @@ class SessionActor(SupervisedActor):
                 self._is_opening = False
                 waiting, self._waiting = self._waiting, []
                 for address in waiting:
-                    _tell(address, SessionFailed(error))
+                    address.tell_if_there(SessionFailed(error))
             case "finish":  # older servers have no such endpoint; the session then ends for want of beats
                 self._note_finished()
 
@@ -381,10 +380,3 @@ class SessionActor(SupervisedActor):
 def _patient(call: Call[None]) -> Call[None]:
     """The same call, repeated like any other: used where no next beat would be the repetition."""
     return msgspec.structs.replace(call, retry=PATIENT)
-
-
-def _tell(address: Address, message: Any) -> None:
-    try:
-        address.tell(message)
-    except NotDeliveredError:
-        return  # whoever asked is gone

@@ -135,7 +135,7 @@ class TrainingActor(SupervisedActor):
             self._journal.call(Append(tuple(blamed), durable=False))
         settle_recorded(self._run, image)
         address = self.context.address(self.context.path)
-        self._run.submissions.bind(lambda: address.tell(Woken()))
+        self._run.submissions.bind(lambda: address.tell_if_there(Woken()))
         self._run.submissions.restart(
             known={one.ticket for one in image.operations if one.ticket is not None}
         )

@@ -43,7 +43,6 @@ from tinker_actors.errors import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
-    NotDeliveredError,
     OutcomeUnknownError,
     TinkerActorsError,
 )
@@ -263,7 +262,7 @@ class TransportActor(SupervisedActor):
         for _, send in self._under_way.copy().values():
             if send is not None:
                 error = OutcomeUnknownError("the transport was restarted")
-                _tell(send.reply_to, Failed(send.tag, error, accepted=False))
+                send.reply_to.tell_if_there(Failed(send.tag, error, accepted=False))
 
     def _note_endpoint(self) -> None:
         self._loop.call(self._ready.clear if self._published.endpoint is None else self._ready.set)
@@ -298,7 +297,7 @@ class TransportActor(SupervisedActor):
                 if send.expected is not None:
                     handle = send.call.read(answer)
                     request.is_accepted = True
-                    _tell(send.reply_to, Accepted(send.tag, handle))
+                    send.reply_to.tell_if_there(Accepted(send.tag, handle))
                     steps = follow(
                         handle.request_id,
                         self._readable(send.expected),
@@ -308,9 +307,9 @@ class TransportActor(SupervisedActor):
                         max_billing_pause_s=self._published.config.billing_exception_max_pause_duration_sec,
                     )
                     answer = await self._drive(request, steps)
-            _tell(send.reply_to, Answered(send.tag, answer))
+            send.reply_to.tell_if_there(Answered(send.tag, answer))
         except TinkerActorsError as error:
-            _tell(send.reply_to, Failed(send.tag, error, accepted=handle is not None))
+            send.reply_to.tell_if_there(Failed(send.tag, error, accepted=handle is not None))
         except asyncio.CancelledError:
             if handle is not None and operation == "asample":
                 self._cancel_on_service(handle.request_id)
@@ -363,9 +362,9 @@ class TransportActor(SupervisedActor):
             if channel.tokens:
                 raise broken(channel, OutcomeUnknownError("the transport was restarted"))
             answer = await self._drive(request, self._submit(order.call), once)
-            _tell(order.reply_to, Answered(order.tag, answer))
+            order.reply_to.tell_if_there(Answered(order.tag, answer))
         except TinkerActorsError as error:
-            _tell(order.reply_to, Failed(order.tag, error, accepted=request.is_accepted))
+            order.reply_to.tell_if_there(Failed(order.tag, error, accepted=request.is_accepted))
         finally:
             channel.is_fed = False
 
@@ -551,13 +550,6 @@ class TransportActor(SupervisedActor):
             raise APITimeoutError(
                 f"no server to send {call.operation} to within {call.timeout_s} s"
             ) from None
-
-
-def _tell(address: Address, message: Any) -> None:
-    try:
-        address.tell(message)
-    except NotDeliveredError:
-        return  # its incarnation is gone; the next one sends what it needs anew
 
 
 def _http_transport(published: Published) -> Transport:

@@ -1,5 +1,6 @@
 """How to reach an actor: by its name, or by one incarnation of it."""
 
+import contextlib
 import threading
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
@@ -7,8 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
 from tinker_actors.errors import (
     ConfigError,
     FencedError,
+    ForkedProcessError,
+    HandleClosedError,
     MailboxFullError,
     NotDeliveredError,
+    RuntimeStoppedError,
     TinkerActorsError,
     WouldDeadlockError,
 )
@@ -80,6 +84,23 @@ class Address:
             if here is None or self._is_own(here) or self._block_s == 0:
                 raise
             runtime.dead_letter(self.path, 0, envelope, str(error))
+
+    def tell_if_there(self, message: Any) -> None:
+        """Send what the actor itself asked to be told: there is always room, and it is no matter if nobody is there.
+
+        Callable from callbacks, wherever they run: nothing happens where the actor is down for good or deleted, where
+        the tree is down, and in a forked process.
+
+        Raises:
+            FencedError: the actor that sends was given up.
+        """
+        runtime = self._runtime
+        envelope = Envelope(message, carries=True, sent_at=runtime.clock.now(), is_bounded=False)
+        with contextlib.suppress(
+            NotDeliveredError, HandleClosedError, RuntimeStoppedError, ForkedProcessError
+        ):
+            runtime.check_process()
+            self._send(envelope, current_incarnation(), waits=True)
 
     def ask(
         self,

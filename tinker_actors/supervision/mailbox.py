@@ -36,7 +36,7 @@ class Lane(Enum):
 class Envelope:
     """A message and how to answer it."""
 
-    __slots__ = ("carries", "key", "lane", "message", "reply", "sent_at")
+    __slots__ = ("carries", "is_bounded", "key", "lane", "message", "reply", "sent_at")
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class Envelope:
         carries: bool = False,
         key: Hashable = None,
         sent_at: float = math.nan,
+        is_bounded: bool = True,
     ) -> None:
         self.message = message
         self.reply = reply
@@ -57,6 +58,8 @@ class Envelope:
         """What tells a message from others if it brings its receiver down; None when nothing does."""
         self.sent_at = sent_at
         """When, in clock seconds; nan when that is not known."""
+        self.is_bounded = is_bounded
+        """Whether it must have room."""
 
 
 class Offer(Enum):
@@ -120,7 +123,7 @@ class Mailbox:
         with self._lock:
             if self._sealed:
                 return Offer.CLOSED
-            if bounded and len(self._user) >= self._limit:
+            if bounded and envelope.is_bounded and len(self._user) >= self._limit:
                 return Offer.FULL
             self._user.append(envelope)
             self._wake()

@@ -256,7 +256,7 @@ class Slot:
                 raise error
             if not waits:
                 raise NotDeliveredError(f"{self.path} is {self.state}; the message would not wait")
-            if len(self._parked) >= self.spec.max_mailbox:
+            if envelope.is_bounded and len(self._parked) >= self.spec.max_mailbox:
                 raise MailboxFullError(f"{self.spec.max_mailbox} messages wait for {self.path} to start")
             self._parked.append(envelope)
 
