@@ -170,6 +170,12 @@ def test_a_byte_that_is_flipped_is_refused_or_of_no_consequence(
         check(left, tmp_path / "copy", name, bytes(flipped))
 
 
+def test_a_column_that_has_another_name_is_refused(left: Left, tmp_path: Path) -> None:
+    """Also of a table whose rows are compared only when they are read."""
+    whole = left.files()[FILES[0]]
+    assert check(left, tmp_path / "copy", FILES[0], whole.replace(b"end_step", b"end_stop"))
+
+
 @pytest.mark.parametrize("has_log", [True, False])
 def test_journal_that_a_process_left_in_the_middle_of_a_change_is_opened_as_before_it(
     tmp_path: Path, has_log: bool

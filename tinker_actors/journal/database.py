@@ -194,6 +194,10 @@ def _structure(database: sqlite3.Connection) -> Iterator[str]:
     for (problem,) in database.execute("PRAGMA quick_check(20)"):
         if problem != "ok":
             yield " ".join(problem.split())
+    tables = {sql for (sql,) in database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+    if tables != {statement.strip() for statement in schema() if statement.startswith("CREATE")}:
+        yield "its tables are not those of a journal"
+        return
     try:
         totals = read_totals(database)
     except JournalError as error:
