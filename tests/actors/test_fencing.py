@@ -42,6 +42,7 @@ def test_requests_carry_the_incarnation_that_made_them(server: Server) -> None:
 def test_a_training_actor_that_stalled_writes_and_settles_nothing_when_it_wakes_up(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """REC-15, of an actor."""
     stalled, wakes = threading.Event(), threading.Event()
     outcome: list[BaseException] = []
 

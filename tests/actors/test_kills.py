@@ -7,9 +7,10 @@ import pytest
 from harness import ADAM, BATCHES, WAIT_S, Server, client, step
 
 import tinker_actors as ta
-from tinker_actors.errors import RuntimeStoppedError
+from tinker_actors.actors.recovery import Recovery
+from tinker_actors.errors import RunHaltedError, RuntimeStoppedError
 from tinker_actors.supervision import ActorTree, ChildStarted
-from tinker_actors.supervision.testing import crash, expect, wait_for
+from tinker_actors.supervision.testing import InjectedCrashError, crash, expect, wait_for
 
 STEPS = 6
 SESSION = ["session/heartbeat", "session/training", "session/training/training:1", "session/sampling"]
@@ -67,6 +68,7 @@ def test_a_run_survives_each_actor(
     restarted: list[str],
     is_on_disk: bool,
 ) -> None:
+    """REC-01, for every actor of the tree."""
     with client(server, run_dir if is_on_disk else None) as service:
         path, found, losses = program(service, victim)
     assert losses == undisturbed[1]
@@ -89,6 +91,31 @@ def test_when_the_root_crashes_every_call_ends_with_the_first_cause(server: Serv
 def step_for_ever(training: ta.TrainingClient) -> None:
     while True:
         training.optim_step(ADAM).result(WAIT_S)
+
+
+def test_a_recovery_that_crashes_again_and_again_halts_and_the_next_process_goes_on(
+    server: Server, run_dir: Path, undisturbed: tuple[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REC-10."""
+    crashes, policy = [], ta.RecoveryPolicy(backoff_s=0.01, max_backoff_s=0.02)
+
+    def crash_restoring(*_: object) -> None:
+        crashes.append(1)
+        raise InjectedCrashError
+
+    with client(server, run_dir, recovery=policy) as service, monkeypatch.context() as patch:
+        training = service.create_lora_training_client("local/tiny", rank=4, seed=3).result(WAIT_S)
+        step(training, 0)
+        patch.setattr(Recovery, "_take_turn", crash_restoring)
+        server.unload(training.model_id)
+        with pytest.raises(RunHaltedError, match="3 restores brought no progress"):
+            step(training, 1)
+        assert len(crashes) == policy.max_attempts
+    with client(server, run_dir) as service:
+        training = service.create_lora_training_client("local/tiny", rank=4, seed=3).result(WAIT_S)
+        for number in training.steps(STEPS):
+            step(training, number)
+        assert server.digest(training.save_state("final").result(WAIT_S).path) == undisturbed[0]
 
 
 def test_an_actor_that_crashes_for_ever_ends_the_client_and_says_why(server: Server) -> None:

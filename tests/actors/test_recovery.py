@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from harness import ADAM, BATCHES, WAIT_S, Events, Server, client, example, step
+from safetensors import safe_open
 
 import tinker_actors as ta
 from tinker_actors.actors.training import TrainingActor
 from tinker_actors.actors.transport import Accepted
 from tinker_actors.errors import BadRequestError, ConfigError, RunHaltedError, StepVoidError, ValidationError
 from tinker_actors.events import GradientDropped, ModelAttached, ModelCreated, ModelRestored, SessionOpened
+from tinker_actors.local.adapters import FACTS
 from tinker_actors.supervision.testing import crash
 
 STEPS = 6
@@ -230,6 +232,28 @@ def test_a_killed_process_is_continued_without_a_step_lost_or_doubled(
         assert server.digest(finish(training)) == undisturbed
     assert len(events.of(ModelRestored)) == 0
     assert len(events.of(ModelAttached)) == 1
+
+
+@pytest.mark.parametrize(("moment", "steps"), [("submitted", 2), ("gradient", 2), ("update", 3), ("save", 3)])
+@pytest.mark.parametrize("is_lost", [False, True], ids=["attached", "restored"])
+def test_the_cursor_of_the_data_and_the_step_of_the_model_are_one(
+    server: Server, run_dir: Path, moment: str, steps: int, is_lost: bool
+) -> None:
+    """REC-13: each source names the same next batch."""
+    die(server, run_dir, moment)
+    with client(server, run_dir) as service:
+        training, events = create(service), Events(service)
+        if is_lost:
+            server.unload(training.model_id)
+        training.save_state("here").result(WAIT_S)
+        restored = [event.model_id for event in events.of(ModelRestored)]
+        assert len(restored) == is_lost
+        lines = [json.loads(line) for line in (run_dir / "checkpoints.jsonl").read_text().splitlines()]
+        checkpoint = next(line for line in lines if line["name"] == "here")
+        with safe_open(server.checkpoint(checkpoint["state_path"]), "np") as file:
+            in_the_model = json.loads(file.metadata()[FACTS])["step"]
+        cursor, history = next(training.steps(9)), training.history().result(WAIT_S)
+    assert {cursor, training.step, len(history), checkpoint["batch"], in_the_model} == {steps}
 
 
 def test_gradients_of_a_dead_process_that_are_not_asked_for_again_are_undone(

@@ -101,9 +101,11 @@ def test_what_holds_a_request_back_here_is_said(
     assert status(Holder(), one, paused_until=paused_until).waits_for == words
 
 
-def test_queue_of_the_service_is_told_with_its_reason() -> None:
+def test_queue_of_the_service_is_told_with_its_reason_and_age() -> None:
+    """REC-11."""
     one = status(Holder(), request(12.0, is_accepted=True, queue=("paused_capacity", "short of GPUs")))
     assert (one.queue_state, one.queue_reason) == ("paused_capacity", "short of GPUs")
+    assert one.since_s == 8.0
 
 
 def test_open_circuit_is_what_its_operation_waits_for() -> None:

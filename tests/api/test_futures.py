@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -392,6 +392,24 @@ def test_the_queue_is_told_when_state_or_reason_changed_and_when_it_goes_on() ->
     _, seen = poll(*answers)
     told = [(step.state, step.reason) for step in seen if isinstance(step, QueueChanged)]
     assert told == [("paused_capacity", ""), ("paused_capacity", "full"), ("unknown", ""), ("active", "")]
+
+
+def test_a_pause_for_capacity_of_three_hours_is_waited_out() -> None:
+    """REC-11: it is no failure, and is told once."""
+    paused, end_s = try_again(queue_state="paused_capacity", queue_state_reason="short of GPUs"), 3 * 3600.0
+    clock = [0.0]
+    steps = follow("7", EXPECTED, lambda: clock[0], random.Random(1))
+
+    def answers() -> Iterator[Outcome]:
+        while clock[0] < end_s:
+            clock[0] += 30.0  # the service holds the poll
+            yield paused
+        yield DONE
+
+    answer, seen = drive(steps, answers())
+    told = [step.state for step in seen if isinstance(step, QueueChanged)]
+    assert (answer, told) == (DONE, ["paused_capacity", "active"])
+    assert len(calls(seen)) == end_s / 30.0 + 1
 
 
 def test_the_first_poll_says_how_long_the_submission_took() -> None:

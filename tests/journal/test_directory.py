@@ -76,6 +76,7 @@ def test_a_directory_is_the_same_by_whatever_name(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    """REC-14."""
     program = (
         "import sys, time; from tinker_actors.journal.directory import RunDirectory;"
         "d = RunDirectory(sys.argv[1]); d.claim(); print('held', flush=True); time.sleep(600)"

@@ -45,12 +45,14 @@ class CrashPoints:
         trace: the file that gets a line for each point, whatever becomes of the process.
         point: where to die; "*" is any.
         nth: at which passage of it; 0 never.
+        number: of the signal that it gets there.
     """
 
-    def __init__(self, trace: Path, point: str, nth: int) -> None:
+    def __init__(self, trace: Path, point: str, nth: int, number: int = signal.SIGKILL) -> None:
         self._trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._point = point
         self._left = nth
+        self._number = number
 
     def reach(self, point: str) -> None:
         """Pass a point, or not."""
@@ -58,7 +60,7 @@ class CrashPoints:
         if self._point in ("*", point):
             self._left -= 1
             if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self._number)
 
     def install(self) -> None:
         """Wrap the product's methods, in this process alone."""

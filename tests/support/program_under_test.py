@@ -2,6 +2,7 @@
 
 import gc
 import random
+import signal
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -75,9 +76,10 @@ def main(
     nth: int,
     steps: int = STEPS,
     twice: int | None = None,
+    number: int = signal.SIGKILL,
 ) -> None:
     """One process; with `twice`, a seed, the network delivers half of all requests two times."""
-    points = CrashPoints(Path(trace), point, nth)
+    points = CrashPoints(Path(trace), point, nth, number)
     points.install()
     if twice is not None:
         deliver_twice(random.Random(twice))
