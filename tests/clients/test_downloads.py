@@ -1,5 +1,6 @@
 """Checkpoints on disk: whole or not at all, gone on with where they broke off, and nothing written elsewhere."""
 
+import gzip
 import io
 import tarfile
 from collections.abc import Callable, Iterator
@@ -56,11 +57,16 @@ class Files:
         if status == 200 and span is not None and self.serves_parts and is_same:
             start, status = int(span.removeprefix("bytes=").rstrip("-")), 206
         body = self.body[start:] if status < 300 else b"no"
+        is_packed = status == 200 and "gzip" in request.headers.get("accept-encoding", "")
+        if is_packed:
+            body = gzip.compress(body)
         if status == 206 and start >= len(self.body):
             status, body = 416, b""
         request.send_response(status)
         request.send_header("content-length", str(len(body)))
         request.send_header("etag", self.etag)
+        if is_packed:
+            request.send_header("content-encoding", "gzip")
         if status in (206, 416):
             request.send_header("content-range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}")
         request.end_headers()

@@ -69,7 +69,7 @@ class Fetcher:
             trust_env=not direct,
             timeout=timeout,
             follow_redirects=True,
-            headers={"accept": "*/*"},
+            headers={"accept": "*/*", "accept-encoding": "identity"},  # it is written as it comes
         )
         self._note = note
         self._is_cancelled = is_cancelled
