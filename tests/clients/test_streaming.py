@@ -257,17 +257,30 @@ def tell_that_its_session_is(service: ta.ServiceClient, name: str) -> None:
 # Services without the endpoint -------------------------------------------------------------------
 
 
-def without_streams(app: ASGIApp) -> ASGIApp:
-    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].endswith("/stream_sample"):
-            await receive()
-            start = {"type": "http.response.start", "status": 404, "headers": []}
-            await send(start)
-            await send({"type": "http.response.body", "body": b'{"detail":"Not Found"}'})
-        else:
-            await app(scope, receive, send)
+class Refusing:
+    """Stands before an application, and answers for it where a path has one of these words.
 
-    return wrapped
+    Args:
+        app: what answers all else.
+        statuses: by the word.
+    """
+
+    def __init__(self, app: ASGIApp, statuses: dict[str, int]) -> None:
+        self._app = app
+        self.statuses = statuses
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = next((status for word, status in self.statuses.items() if word in scope["path"]), None)
+        if status is None:
+            await self._app(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"detail":"Not Found"}'})
+
+
+def without_streams(app: ASGIApp) -> ASGIApp:
+    return Refusing(app, {"stream_sample": 404})
 
 
 @pytest.fixture
@@ -285,6 +298,35 @@ def test_a_service_that_cannot_stream_is_an_error_that_says_so(plain: ta.Service
         with pytest.raises(StreamUnsupportedError, match="in_one_burst"):
             next(sampler.sample_stream(PROMPT, PARAMS))
     assert plain.tree().find(SAMPLER).restarts == 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_service_that_knows_neither_streams_nor_samplers_cannot_stream(tmp_path: Path, status: int) -> None:
+    with (
+        Embedded(
+            tmp_path / "s",
+            WallClock(),
+            lambda app: Refusing(app, {"stream_sample": 404, "samplers/": status}),
+        ) as server,
+        ta.ServiceClient(base_url=server.url, api_key=KEY) as service,
+    ):
+        sampler = sampler_of(service)
+        for _ in range(2):
+            with pytest.raises(StreamUnsupportedError):
+                next(sampler.sample_stream(PROMPT, PARAMS))
+
+
+def test_a_service_that_does_not_say_why_it_streams_nothing_is_asked_the_next_time(tmp_path: Path) -> None:
+    statuses = {"stream_sample": 404, "samplers/": 403}
+    with (
+        Embedded(tmp_path / "s", WallClock(), lambda app: Refusing(app, statuses)) as server,
+        ta.ServiceClient(base_url=server.url, api_key=KEY) as service,
+    ):
+        sampler = sampler_of(service)
+        with pytest.raises(ta.PermissionDeniedError):
+            next(sampler.sample_stream(PROMPT, PARAMS))
+        statuses.clear()
+        assert len(ids(list(sampler.sample_stream(PROMPT, PARAMS)))) == 6
 
 
 @pytest.mark.parametrize("wait", ["sync", "async"])

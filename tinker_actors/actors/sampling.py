@@ -378,9 +378,12 @@ class SamplingActor(SupervisedActor):
                 self._note_stream_failure(ticket, error)
             case NotFoundError() if channel is not None and not channel.is_asked_anew:
                 channel.is_asked_anew = True
-                self._lose_session(self._streams[ticket], error)
-            case _:
+                self._lose_session(self._streams.pop(ticket), error)
+            case APIStatusError(status=status) if status in NO_ENDPOINT:
                 self._refuse_stream(ticket)
+            case _:  # nobody knows: the next stream may
+                self._streams.pop(ticket)
+                self._sampler.submissions.fail(ticket, why)
 
     def _refuse_stream(self, ticket: str) -> None:
         self._sampler.is_unstreamed = True
