@@ -26,18 +26,21 @@ from tinker_actors.errors import (
     TinkerActorsError,
     TLSError,
 )
-from tinker_actors.wire.calls import Answer, Call, Parts, Pool, read_json
+from tinker_actors.wire.calls import Answer, Call, Parts, Pool, ReadParts, read_json
 from tinker_actors.wire.compression import compressed, unpacked
 from tinker_actors.wire.http import (
     MAX_EDGE_REFUSALS,
     MAX_IN_FLIGHT,
     HttpOptions,
+    HttpTransport,
+    Request,
     Transport,
     TransportChoice,
     make_transport,
     new_event_loop,
 )
 from tinker_actors.wire.httpcore_transport import HttpcoreTransport
+from tinker_actors.wire.lanes import Lanes
 from tinker_actors.wire.pyqwest_transport import PyqwestTransport
 
 WAIT_S = 10.0
@@ -365,6 +368,44 @@ def test_a_400_with_a_body_in_chunks_is_an_answer(make: Make) -> None:
 def test_a_server_that_keeps_saying_400_is_believed_in_the_end(make: Make) -> None:
     done = talk(make, answer(400, b""), *[CALL] * (MAX_EDGE_REFUSALS + 1))
     assert done.kinds == [APIConnectionError] * MAX_EDGE_REFUSALS + [Answer]
+
+
+class SlowToClose(HttpTransport[int]):
+    """Whose clients close when they may; the timeout of a request decides which it goes to."""
+
+    def __init__(self) -> None:
+        super().__init__(HttpOptions())
+        self.closes, self.may_close = asyncio.Event(), asyncio.Event()
+
+    def _kind(self, request: Request) -> float:
+        return request.timeout_s
+
+    def _new_lanes(self, request: Request) -> Lanes[int]:  # noqa: ARG002 - one for all
+        async def end(_: int) -> None:
+            self.closes.set()
+            await self.may_close.wait()
+
+        return Lanes(lambda: 1, end, width=1)
+
+    async def _exchange(self, request: Request, read: ReadParts | None = None) -> Answer:  # noqa: ARG002 - none is read
+        lanes = self._lanes_for(request)
+        await lanes.leave(lanes.enter())
+        return Answer(400 if request.body == b"refused" else 200, {}, b"")
+
+
+def test_requests_of_a_new_kind_begin_while_others_get_new_connections() -> None:
+    async def main() -> Outcome:
+        transport = SlowToClose()
+        await transport.send(CALL, "http://host")
+        refused = asyncio.create_task(
+            outcome_of(transport, msgspec.structs.replace(CALL, body=b"refused"), "http://host")
+        )
+        await transport.closes.wait()
+        await transport.send(msgspec.structs.replace(CALL, timeout_s=1.0), "http://host")
+        transport.may_close.set()
+        return await refused
+
+    assert type(asyncio.run(main())) is APIConnectionError
 
 
 # Redirects ---------------------------------------------------------------------------------------

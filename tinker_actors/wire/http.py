@@ -7,9 +7,9 @@ no answer at all. A transport exchanges one request for one answer, and maps the
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Hashable, Mapping
 from importlib.util import find_spec
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from tinker_actors.errors import APIConnectionError, APIResponseValidationError, TLSError
 from tinker_actors.wire.calls import Answer, Call, Pool, ReadParts
 from tinker_actors.wire.compression import accepted_encodings, unpacked
+from tinker_actors.wire.lanes import Lanes
 
 __all__ = [
     "NO_HEADERS",
@@ -138,14 +139,18 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return self.url.partition("?")[0]
 
 
-class HttpTransport(ABC):
-    """What transports over HTTP share; see `Transport`."""
+C = TypeVar("C")
+
+
+class HttpTransport(ABC, Generic[C]):
+    """What transports over HTTP share, each with clients of its library; see `Transport`."""
 
     def __init__(self, options: HttpOptions) -> None:
         self._options = options
         self._query = urlencode(list(options.query))
         self._headers = {"accept-encoding": accepted_encodings(), **options.headers}
         self._refusals = dict.fromkeys(Pool, 0)
+        self._lanes: dict[tuple[Pool, Hashable], Lanes[C]] = {}
         self._room = {pool: asyncio.Semaphore(limit) for pool, limit in MAX_IN_FLIGHT.items()}
 
     async def send(
@@ -190,12 +195,43 @@ class HttpTransport(ABC):
         """
 
     @abstractmethod
-    async def _renew(self, pool: Pool) -> None:
-        """Let further requests of `pool` have new connections; those under way keep theirs."""
+    def _kind(self, request: Request) -> Hashable:
+        """What requests of one pool have in common that share clients."""
 
     @abstractmethod
+    def _new_lanes(self, request: Request) -> Lanes[C]:
+        """For requests like this one."""
+
+    def _lanes_for(self, request: Request) -> Lanes[C]:
+        key = request.pool, self._kind(request)
+        lanes = self._lanes.get(key)
+        if lanes is None:
+            lanes = self._lanes[key] = self._new_lanes(request)
+        return lanes
+
+    async def _renew(self, pool: Pool) -> None:
+        """Let further requests of `pool` have new connections; those under way keep theirs."""
+        for (of_pool, _), lanes in list(self._lanes.items()):  # others begin while old ones close
+            if of_pool is pool:
+                await lanes.renew()
+
     async def close(self) -> None:
         """Close all connections."""
+        for lanes in list(self._lanes.values()):
+            await lanes.close()
+
+    async def _whole(self, request: Request, parts: AsyncIterable[bytes]) -> bytes:
+        """A body that comes in parts.
+
+        Raises:
+            APIResponseValidationError: it is too large.
+        """
+        body = bytearray()
+        async for part in parts:
+            body += part
+            if len(body) > self._options.max_answer_bytes:
+                raise self._too_large(request)
+        return bytes(body)
 
     def _request(
         self, call: Call[object], base_url: str, more: Mapping[str, str], sent: OnSent | None = None

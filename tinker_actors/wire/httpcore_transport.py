@@ -10,8 +10,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import httpcore
 
 from tinker_actors.errors import APIConnectionError, APITimeoutError, ConfigError, TinkerActorsError
-from tinker_actors.wire.calls import Answer, Pool, ReadParts
-from tinker_actors.wire.http import HttpOptions, HttpTransport, OnSent, Request
+from tinker_actors.wire.calls import Answer, ReadParts
+from tinker_actors.wire.http import HttpTransport, OnSent, Request
 from tinker_actors.wire.lanes import Lanes
 
 __all__ = ["HttpcoreTransport"]
@@ -30,10 +30,8 @@ _NO_ANSWER = (
     ValueError,  # of a URL or a header that is none
 )
 
-_Lanes = Lanes[httpcore.AsyncConnectionPool]
 
-
-class HttpcoreTransport(HttpTransport):
+class HttpcoreTransport(HttpTransport[httpcore.AsyncConnectionPool]):
     """Pools of httpcore, apart for each server and each kind of traffic, each with one connection.
 
     A pool with many looks at all of them whenever a request begins or ends: at 256 that doubles the cost of each.
@@ -42,24 +40,21 @@ class HttpcoreTransport(HttpTransport):
         options: of the transport.
     """
 
-    def __init__(self, options: HttpOptions) -> None:
-        super().__init__(options)
-        self._lanes: dict[tuple[Pool, str, str], _Lanes] = {}
+    def _kind(self, request: Request) -> tuple[str, str]:
+        url = urlsplit(request.url)
+        return url.scheme, url.netloc
 
-    def _lanes_for(self, pool: Pool, url: SplitResult) -> _Lanes:
-        key = pool, url.scheme, url.netloc
-        lanes = self._lanes.get(key)
-        if lanes is None:
-            tls = self._tls if url.scheme == "https" else None
-            proxy = self._proxy_to(url)
-            lanes = self._lanes[key] = Lanes(
-                lambda: httpcore.AsyncConnectionPool(
-                    ssl_context=tls, proxy=proxy, max_connections=1, keepalive_expiry=KEEP_ALIVE_S
-                ),
-                httpcore.AsyncConnectionPool.aclose,
-                width=1,
-            )
-        return lanes
+    def _new_lanes(self, request: Request) -> Lanes[httpcore.AsyncConnectionPool]:
+        url = urlsplit(request.url)
+        tls = self._tls if url.scheme == "https" else None
+        proxy = self._proxy_to(url)
+        return Lanes(
+            lambda: httpcore.AsyncConnectionPool(
+                ssl_context=tls, proxy=proxy, max_connections=1, keepalive_expiry=KEEP_ALIVE_S
+            ),
+            httpcore.AsyncConnectionPool.aclose,
+            width=1,
+        )
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -83,7 +78,7 @@ class HttpcoreTransport(HttpTransport):
 
     async def _exchange(self, request: Request, read: ReadParts | None = None) -> Answer:
         url = urlsplit(request.url)
-        lanes = self._lanes_for(request.pool, url)
+        lanes = self._lanes_for(request)
         lane = lanes.enter()
         try:
             response = await lane.client.handle_async_request(self._asked(request, url))
@@ -92,7 +87,7 @@ class HttpcoreTransport(HttpTransport):
                     body = b""
                     await read(response.aiter_stream())
                 else:
-                    body = await self._read(response, request)
+                    body = await self._whole(request, response.aiter_stream())
             finally:
                 await response.aclose()
         except TinkerActorsError:  # of the reader, or as below; some are errors of the built-in kinds, too
@@ -134,24 +129,6 @@ class HttpcoreTransport(HttpTransport):
             content=request.body,
             extensions=extensions,
         )
-
-    async def _read(self, response: httpcore.Response, request: Request) -> bytes:
-        body = bytearray()
-        async for part in response.aiter_stream():
-            body += part
-            if len(body) > self._options.max_answer_bytes:
-                raise self._too_large(request)
-        return bytes(body)
-
-    async def _renew(self, pool: Pool) -> None:
-        for (of_pool, _, _), lanes in self._lanes.items():
-            if of_pool is pool:
-                await lanes.renew()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for lanes in self._lanes.values():
-            await lanes.close()
 
 
 def _trace(sent: OnSent) -> Callable[[str, Any], Awaitable[None]]:

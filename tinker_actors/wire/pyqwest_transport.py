@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pyqwest
 
 from tinker_actors.errors import APIConnectionError, APITimeoutError, TinkerActorsError
-from tinker_actors.wire.calls import Answer, Parts, Pool, ReadParts
-from tinker_actors.wire.http import MAX_IN_FLIGHT, HttpOptions, HttpTransport, OnSent, Request
+from tinker_actors.wire.calls import Answer, ReadParts
+from tinker_actors.wire.http import MAX_IN_FLIGHT, HttpTransport, OnSent, Request
 from tinker_actors.wire.lanes import Lanes
 
 __all__ = ["HOME", "PyqwestTransport"]
@@ -39,7 +39,7 @@ class _Client:
         self.execute, self.stream = client.execute, client.stream
 
 
-class PyqwestTransport(HttpTransport):
+class PyqwestTransport(HttpTransport[_Client]):
     """Clients of pyqwest, apart for each kind of traffic.
 
     The library reads a body as a whole, which halves the cost of a small answer. So a body that is too large as it
@@ -49,22 +49,16 @@ class PyqwestTransport(HttpTransport):
         options: of the transport.
     """
 
-    def __init__(self, options: HttpOptions) -> None:
-        super().__init__(options)
-        self._lanes: dict[tuple[Pool, float, bool], Lanes[_Client]] = {}
-
-    def _lanes_for(self, request: Request) -> Lanes[_Client]:
+    def _kind(self, request: Request) -> tuple[float, bool]:
         # The library has one time limit per client, and counts the sending of a body into the wait for the answer.
         read_s = request.timeout_s * (1 if len(request.body or b"") <= SMALL_BODY_BYTES else 2)
-        over_tls = request.url.startswith("https:")
-        key = request.pool, read_s, over_tls
-        lanes = self._lanes.get(key)
-        if lanes is None:
-            # Without TLS there is HTTP/1.1: each request has a connection of its own, whatever the width.
-            width = WIDTH_OVER_TLS if over_tls else MAX_IN_FLIGHT[request.pool]
-            lanes = Lanes(lambda: self._client(read_s), _end, width=width)
-            self._lanes[key] = lanes
-        return lanes
+        return read_s, request.url.startswith("https:")
+
+    def _new_lanes(self, request: Request) -> Lanes[_Client]:
+        read_s, is_over_tls = self._kind(request)
+        # Without TLS there is HTTP/1.1: each request has a connection of its own, whatever the width.
+        width = WIDTH_OVER_TLS if is_over_tls else MAX_IN_FLIGHT[request.pool]
+        return Lanes(lambda: self._client(read_s), _end, width=width)
 
     def _client(self, read_s: float) -> _Client:
         return _Client(
@@ -124,24 +118,6 @@ class PyqwestTransport(HttpTransport):
             else:
                 body = await self._whole(request, parts)
             return Answer(status=response.status, headers=dict(response.headers.items()), body=body)
-
-    async def _whole(self, request: Request, parts: Parts) -> bytes:
-        body = bytearray()
-        async for part in parts:
-            body += part
-            if len(body) > self._options.max_answer_bytes:
-                raise self._too_large(request)
-        return bytes(body)
-
-    async def _renew(self, pool: Pool) -> None:
-        for (of_pool, _, _), lanes in self._lanes.items():
-            if of_pool is pool:
-                await lanes.renew()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for lanes in self._lanes.values():
-            await lanes.close()
 
 
 def _content(request: Request) -> bytes | AsyncIterator[bytes] | None:
