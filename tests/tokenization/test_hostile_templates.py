@@ -112,6 +112,9 @@ def test_what_is_nested_too_deeply_is_ended(source: str) -> None:
         "{{ ('\n' * 100000) | indent('x' * 100000) }}",
         "{{ 'a' | batch(10 ** 12, 'x') | list }}",
         "{{ 'a' | slice(10 ** 12) | list }}",
+        "{{ ('a' * 10 ** 7) | batch(1) | list }}",
+        "{{ ('a' * 10 ** 7).split('a') }}",
+        "{{ ('\n' * 10 ** 7).splitlines() }}",
         "{{ 1.5 | round(10 ** 9) }}",
         "{{ [[1]] | sum(start=[]) }}",
         "{% for i in range(99999) %}" + "y" * 100_000 + "{% endfor %}",
@@ -226,3 +229,19 @@ def test_the_next_chat_has_a_budget_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(budget, "MOST_STEPS", 150)
     source = "{% for i in range(100) %}x{% endfor %}"
     assert [render_chat(source, CHAT, variables={}).text for _ in range(5)] == ["x" * 100] * 5
+
+
+def test_long_chats_are_far_from_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand messages of a thousand characters, by a template that looks at each of them from both ends."""
+    monkeypatch.setattr(budget, "MOST_STEPS", budget.MOST_STEPS // 50)
+    monkeypatch.setattr(budget, "MOST_WORK", budget.MOST_WORK // 50)
+    source = (
+        "{% set ns = namespace(last=0) %}{% for m in messages[::-1] %}"
+        "{% if m.role == 'user' and not m.content.startswith('<tool>') %}{% set ns.last = loop.index0 %}{% endif %}"
+        "{% endfor %}{% for m in messages %}{% if m.role == 'user' or (m.role == 'system' and not loop.first) %}"
+        "{{ '<' + m.role + '>' + m.content + '</>' }}{% elif '</think>' in m.content %}"
+        "{{ m.content.split('</think>')[-1].lstrip('\\n') }}{% else %}{{ m.content | trim }}{% endif %}"
+        "{% if loop.index0 == messages | length - 1 %}{{ ns.last }}{% endif %}{% endfor %}"
+    )
+    messages = [{"role": role, "content": "x" * 1000} for _ in range(500) for role in ("user", "assistant")]
+    assert len(render_chat(source, messages, variables={}).text) > 10**6

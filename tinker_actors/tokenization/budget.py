@@ -8,6 +8,7 @@ from typing import Any
 from jinja2.exceptions import SecurityError
 
 __all__ = [
+    "ITEM",
     "MOST_SIZE",
     "MOST_STEPS",
     "MOST_WORK",
@@ -24,7 +25,7 @@ MOST_SIZE = 2**24
 """Characters of the longest text that a template may make; far more than a model reads."""
 MOST_WORK = 2**30
 """Characters that all texts and lists made or read by one rendering have together."""
-_ITEM = 64
+ITEM = 64
 """What an item of a list or mapping counts for, in characters: about what it takes in memory."""
 _MOST_BITS = 4096
 """Of an integer."""
@@ -78,7 +79,7 @@ class Budget:
             if isinstance(one, str | bytes):
                 total += len(one)
             elif isinstance(one, list | tuple | set | frozenset | Mapping):
-                total += _ITEM * len(one)
+                total += ITEM * len(one)
                 waiting += one if total <= MOST_SIZE else ()
                 if isinstance(one, Mapping):
                     waiting += one.values()

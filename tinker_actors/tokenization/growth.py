@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2.exceptions import SecurityError
 
-from tinker_actors.tokenization.budget import MOST_SIZE, Budget
+from tinker_actors.tokenization.budget import ITEM, MOST_SIZE, Budget
 
 __all__ = ["FILTERS", "check_method", "check_operation"]
 
@@ -68,6 +68,10 @@ def _length_of_text(name: str, value: Any, arguments: Sequence[Any]) -> int:
             return len(value) * (_number(arguments) if arguments else 8)
         case "replace", [old, new, *_]:
             return _replaced(value, old, new)
+        case "split" | "rsplit", [str(separator), *_] if separator:
+            return ITEM * str(value).count(separator)
+        case "splitlines", _:
+            return ITEM * str(value).count("\n")
         case "join", [items]:
             return len(value) * len(items) if hasattr(items, "__len__") else _LARGE
     return 0
@@ -106,6 +110,10 @@ Prediction = Callable[..., int]
 """From the arguments of a filter to the size of what it makes."""
 
 
+def _batch(value: Any, linecount: Any, *_: Any, **__: Any) -> int:
+    return ITEM * (len(value) // max(int(linecount), 1)) + 8 * int(linecount)
+
+
 def _indent(value: Any, width: Any = 4, *_: Any, **__: Any) -> int:
     return (str(value).count("\n") + 1) * (len(width) if isinstance(width, str) else int(width))
 
@@ -133,14 +141,14 @@ def _round(_: Any, precision: Any = 0, *__: Any, **___: Any) -> int:
 
 
 FILTERS: dict[str, Prediction] = {
-    "batch": lambda _value, linecount, *_args, **_more: 8 * int(linecount),
+    "batch": _batch,
     "center": lambda _value, width=80: int(width),
     "format": _format,
     "indent": _indent,
     "join": _join,
     "replace": _replace,
     "round": _round,
-    "slice": lambda _value, slices, *_args, **_more: 64 * int(slices),
+    "slice": lambda _value, slices, *_args, **_more: ITEM * int(slices),
     "sum": _sum,
 }
 """Filters whose results may be much larger than what they are given."""

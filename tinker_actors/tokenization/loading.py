@@ -94,13 +94,14 @@ def _downloaded(name: str, revision: str | None) -> Path:
 
     place = f"the tokenizer of {name}" if revision is None else f"the tokenizer of {name} at {revision}"
     try:
-        file = _first(name, revision)
+        directory = Path(_first(name, revision)).parent
+        commit = directory.name  # the hub's cache has a directory for each; all files are those of one
         for more in OPTIONAL_FILES:
             with contextlib.suppress(errors.EntryNotFoundError):
-                hub.hf_hub_download(name, more, revision=revision)
-        if (Path(file).parent / CHAT_TEMPLATE).is_file():
-            for more in _more_templates(name, revision):
-                hub.hf_hub_download(name, more, revision=revision)
+                hub.hf_hub_download(name, more, revision=commit)
+        if (directory / CHAT_TEMPLATE).is_file():
+            for more in _more_templates(name, commit):
+                hub.hf_hub_download(name, more, revision=commit)
     except errors.LocalEntryNotFoundError as error:
         raise APIConnectionError(
             f"{place} was wanted, and the Hugging Face hub cannot be reached; give the absolute path of a"
@@ -116,10 +117,10 @@ def _downloaded(name: str, revision: str | None) -> Path:
             f"{place} was wanted, which the Hugging Face hub does not give out; a gated repository wants"
             f" HF_TOKEN: {error}"
         ) from error
-    return Path(file).parent
+    return directory
 
 
-def _more_templates(name: str, revision: str | None) -> list[str]:
+def _more_templates(name: str, revision: str) -> list[str]:
     """The files with further chat templates; none where the hub cannot be asked, and what it has is what is here."""
     import httpx
     import huggingface_hub as hub
