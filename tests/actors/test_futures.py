@@ -108,6 +108,34 @@ def test_waiting_on_the_settling_thread_is_refused(settler: Settler) -> None:
     assert "settles futures" in refused.result(10)
 
 
+def test_who_waits_for_a_submission_is_woken_although_the_settling_thread_is_busy(settler: Settler) -> None:
+    submissions, gate = make(settler), threading.Event()
+    future = submissions.add("a")
+    (submission,) = submissions.untaken()
+    settler.run(lambda: gate.wait(10) and None)
+    submissions.settle(submission.ticket, 1)
+    assert (future.result(10), gate.is_set()) == (1, False)
+    gate.set()
+
+
+def test_callbacks_of_a_submission_run_on_the_settling_thread_and_may_exit(settler: Settler) -> None:
+    submissions, ran_on = make(settler), Future[str]()
+
+    def callback(_: "Future[None]") -> None:
+        ran_on.set_result(threading.current_thread().name)
+        sys.exit(1)
+
+    submissions.add("a").add_done_callback(callback)
+    submissions.add("b")
+    a, b = submissions.untaken()
+    submissions.fail(a.ticket, RuntimeStoppedError("over"))
+    assert ran_on.result(10) == "future-settler"
+    later: Future[int] = Future()
+    b.future.add_done_callback(lambda _: later.set_result(2))
+    submissions.settle(b.ticket, 1)
+    assert later.result(10) == 2
+
+
 def test_tickets_tell_clients_apart(settler: Settler) -> None:
     one, other = make(settler), make(settler)
     one.add("a")

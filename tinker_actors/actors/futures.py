@@ -99,16 +99,40 @@ def _settle(put: Callable[[Any], None], outcome: Any) -> None:
         logger.exception("futures.callback_failed")
 
 
+class _CallersFuture(Future[T]):
+    """A future that any thread may settle: its callbacks run on the settling thread all the same.
+
+    So whoever waits for it is woken at once, and no caller's code runs in an actor.
+    """
+
+    def __init__(self, settler: Settler) -> None:
+        super().__init__()
+        self._settler = settler
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Call `fn(self)` once it is done: at once in this thread, or later on the settling one."""
+        if self.done():
+            super().add_done_callback(fn)
+        else:
+            super().add_done_callback(lambda _: self._settler.run(lambda: self._call(fn)))
+
+    def _call(self, fn: Callable[[Future[T]], object]) -> None:
+        try:
+            fn(self)
+        except BaseException:  # SystemExit, too, must not end the settling of others
+            logger.exception("futures.callback_failed")
+
+
 class Submission(Generic[T]):
     """One request of a caller, and the future it holds for the result."""
 
     __slots__ = ("future", "request", "ticket")
 
-    def __init__(self, ticket: str, request: T) -> None:
+    def __init__(self, ticket: str, request: T, settler: Settler) -> None:
         self.ticket = ticket
         """Unique among all clients that ever used the journal."""
         self.request = request
-        self.future: Future[Any] = Future()
+        self.future: Future[Any] = _CallersFuture(settler)
 
 
 class Submissions(Generic[T]):
@@ -117,7 +141,7 @@ class Submissions(Generic[T]):
     It belongs to the child, not to an incarnation: a new one finds here what its predecessor left.
 
     Args:
-        settler: settles the futures.
+        settler: runs the callbacks of the futures.
         cancellable: whether cancelling a future takes its request back.
     """
 
@@ -153,7 +177,7 @@ class Submissions(Generic[T]):
             TinkerActorsError: whatever this was closed with.
             ForkedProcessError: this process was forked from the client's; nothing was reserved.
         """
-        (submission,) = self._add(Submission(self._ticket(), request))
+        (submission,) = self._add(Submission(self._ticket(), request, self._settler))
         return submission.future
 
     def add_pair(self, first: T, second: T, mark: str) -> tuple[Submission[T], Submission[T]]:
@@ -163,7 +187,9 @@ class Submissions(Generic[T]):
             TinkerActorsError: as `add`.
         """
         ticket = self._ticket()
-        one, two = self._add(Submission(f"{ticket}{mark}", first), Submission(ticket, second))
+        one, two = self._add(
+            Submission(f"{ticket}{mark}", first, self._settler), Submission(ticket, second, self._settler)
+        )
         return one, two
 
     def replace(self, ticket: str, request: T) -> None:
@@ -231,13 +257,13 @@ class Submissions(Generic[T]):
         """Give the future behind `ticket` its result, if a future of this process is behind it."""
         submission = self._remove(ticket)
         if submission is not None:
-            self._settler.settle(submission.future, value)
+            _settle(submission.future.set_result, value)
 
     def fail(self, ticket: str | None, error: BaseException) -> None:
         """Give the future behind `ticket` its error, if a future of this process is behind it."""
         submission = self._remove(ticket)
         if submission is not None:
-            self._settler.fail(submission.future, error)
+            _settle(submission.future.set_exception, error)
 
     def drop(self, ticket: str) -> None:
         """Forget a request whose future was cancelled by its holder."""
@@ -251,7 +277,7 @@ class Submissions(Generic[T]):
             self._open.clear()
             self._untaken.clear()
         for submission in abandoned:
-            self._settler.fail(submission.future, error)
+            _settle(submission.future.set_exception, error)
 
     def refuse(self, error: BaseException) -> None:
         """Refuse what comes later; what is open goes on."""
