@@ -33,3 +33,18 @@ def test_a_datum_leaves_its_count_its_mean_and_its_first_logprobs(
     (datum,) = fingerprint(logprobs).data
     assert datum is not None
     assert (datum.count, datum.mean, datum.first) == (count, mean, first)
+
+
+def test_each_datum_leaves_its_own_figures_also_beside_some_without_logprobs() -> None:
+    several = [np.arange(-count, 0, dtype="float32") for count in (3, 0, KEPT + 4)]
+    entries = [{"logprobs": TensorData(values)} for values in several]
+    output = ForwardBackwardOutput(
+        loss_fn_outputs=[entries[0], {}, *entries[1:]], metrics={}, loss_fn_output_type="ArrayRecord"
+    )
+    told = fingerprint_of(output).data
+    assert [datum and (datum.count, datum.mean, datum.first) for datum in told] == [
+        (3, -2.0, [-3.0, -2.0, -1.0]),
+        None,
+        (0, 0.0, []),
+        (KEPT + 4, -10.5, [float(one) for one in range(-KEPT - 4, -4)]),
+    ]

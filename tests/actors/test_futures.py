@@ -112,7 +112,7 @@ def test_who_waits_for_a_submission_is_woken_although_the_settling_thread_is_bus
     submissions, gate = make(settler), threading.Event()
     future = submissions.add("a")
     (submission,) = submissions.untaken()
-    settler.run(lambda: gate.wait(10) and None)
+    settler.run(lambda: gate.wait(10))
     submissions.settle(submission.ticket, 1)
     assert (future.result(10), gate.is_set()) == (1, False)
     gate.set()

@@ -51,7 +51,7 @@ class Settler:
     """
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._lock = threading.RLock()  # a finalizer may interrupt its holder
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="future-settler", daemon=True)
@@ -65,7 +65,7 @@ class Settler:
         """Give `future` its error, soon."""
         self._put(lambda: _settle(future.set_exception, error))
 
-    def run(self, job: Callable[[], None]) -> None:
+    def run(self, job: Callable[[], object]) -> None:
         """Run a short `job`, soon. Callable from anywhere, also from a finalizer."""
         self._put(job)
 
@@ -77,7 +77,7 @@ class Settler:
         if self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
-    def _put(self, job: Callable[[], None]) -> None:
+    def _put(self, job: Callable[[], object]) -> None:
         with self._lock:
             if not self._is_closed:
                 self._queue.put(job)
