@@ -247,6 +247,8 @@ CASES = [
 ELSEWHERE = {
     "sampler.sample_stream": "gives an iterator, which begins a request when it is asked for the first token",
     "rest.download_checkpoint": "begins a thread that writes to disk; see test_downloads.py",
+    "rest.download_session_trace": "as above",
+    "rest.push_checkpoint_adapter": "begins a thread that asks the Hugging Face hub; see test_pushes.py",
     "sampler.from_sampler_handle": "opens connections of its own; see test_clones.py",
     "service.subscribe": "takes a function, and begins a thread for it",
     "training.steps": "gives an iterator, which checks when it is begun",

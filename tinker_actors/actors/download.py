@@ -17,7 +17,7 @@ from tinker_actors.errors import APIConnectionError, NotFoundError, ValidationEr
 from tinker_actors.types import CheckpointPath
 from tinker_actors.wire.download import Bounds, Expired, Fetcher, safe_name, unpack
 
-__all__ = ["Download", "Progress", "Sources", "fetcher_for"]
+__all__ = ["Download", "Expired", "Progress", "Sources", "fetcher_for"]
 
 Progress = Callable[[int], object]
 Urls = Mapping[str, str]

@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 
-from tinker_actors.clients.program import run
+from tinker_actors.clients import program
 
 __all__ = ["main"]
 
@@ -14,4 +14,4 @@ def main() -> None:
         from tinker_actors.cli.commands import commands
     except ModuleNotFoundError as error:
         sys.exit(f'the command line needs {error.name}; install "tinker-actors[cli,local]"')
-    run(partial(commands, prog_name="tinker-actors"))
+    program.run(partial(commands, prog_name="tinker-actors"))

@@ -9,7 +9,18 @@ from tinker_actors.errors import TinkerActorsError
 
 __all__ = ["commands"]
 
-_COMMANDS = ("demo", "journal", "serve")
+_COMMANDS = (
+    "checkpoint",
+    "demo",
+    "journal",
+    "model",
+    "run",
+    "sample",
+    "serve",
+    "session",
+    "version",
+    "whoami",
+)
 """Each is made in the module of its name, which is imported when it is asked for."""
 
 
@@ -35,5 +46,6 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tinker-actors", prog_name="tinker-actors")
 def commands() -> None:
     """A supervised runtime and client for the Tinker training API."""

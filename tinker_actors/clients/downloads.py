@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinker_actors.actors.download import Download, Progress, Sources, fetcher_for
+from tinker_actors.actors.download import Download, Expired, Progress, Sources, fetcher_for
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.clients.background import work_for
 from tinker_actors.clients.service import ServiceClient
 from tinker_actors.config import RecoveryPolicy, Settings
+from tinker_actors.errors import APIConnectionError
 from tinker_actors.types import CheckpointPath
 
 if TYPE_CHECKING:
     from tinker_actors.clients.rest import RestClient
 
-__all__ = ["start"]
+__all__ = ["start", "start_trace"]
 
 EXPORT_TTL_S = 3600
 
@@ -67,6 +68,27 @@ def start(
             fetcher.close()
 
     work_for(future, runtime, "checkpoint-download", work)
+    return future
+
+
+def start_trace(rest: "RestClient", runtime: Runtime, session_id: str, target: Path) -> "Future[Path]":
+    """Have a session's trace built and fetch it into `target`, on a thread of its own."""
+    future: Future[Path] = Future()
+    trace = rest.export_session_trace(session_id)
+    future.add_done_callback(lambda _: trace.cancel())
+
+    def work() -> Path:
+        url = trace.result()
+        fetcher = fetcher_for(runtime.published.settings, lambda _: None, future.cancelled)
+        try:
+            fetcher.fetch(url, target)
+        except Expired as error:
+            raise APIConnectionError(f"the trace of {session_id} was refused at its signed URL") from error
+        finally:
+            fetcher.close()
+        return target
+
+    work_for(future, runtime, "trace-download", work)
     return future
 
 

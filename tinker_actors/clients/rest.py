@@ -170,6 +170,28 @@ class RestClient:
 
     export_session_trace_async = awaited(export_session_trace)
 
+    def download_session_trace(self, session_id: str, output: str | os.PathLike[str]) -> APIFuture[Path]:
+        """Have the service build a session's trace for Perfetto, and fetch it; the file.
+
+        Args:
+            session_id: of the session.
+            output: the file that is made.
+
+        Raises:
+            ValidationError: an argument is wrong, or the file is there.
+            RequestFailedError: in the future; the trace could not be built.
+        """
+        from tinker_actors.clients.downloads import start_trace
+
+        target = Path(path_text("output", output))
+        if target.exists():
+            raise ValidationError(f"{target} is there already; choose another output")
+        return APIFuture(
+            self._kept_for(start_trace(self, self._runtime, session_id, target)), is_cancellable=True
+        )
+
+    download_session_trace_async = awaited(download_session_trace)
+
     # Training runs and samplers ------------------------------------------------------------------
 
     def get_training_run(

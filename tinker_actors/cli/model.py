@@ -1,0 +1,31 @@
+"""`tinker-actors model`: the base models on offer."""
+
+import click
+
+from tinker_actors.cli.service import asks_service, rest_client, show
+
+__all__ = ["model"]
+
+
+@click.group()
+def model() -> None:
+    """List base models."""
+
+
+@model.command("list")
+@click.argument("substring", default="")
+@asks_service
+def list_(substring: str, base_url: str | None, form: str) -> None:
+    """Base models whose name has SUBSTRING in it."""
+    with rest_client(base_url) as rest:
+        offered = rest.get_server_capabilities().result().supported_models
+    found = [one for one in offered if substring.lower() in (one.model_name or "").lower()]
+    rows = [
+        (one.model_name, one.max_context_length or "-", _word(one.trainable), _word(one.sampleable))
+        for one in found
+    ]
+    show(form, {"models": found}, "models", ["name", "context", "trainable", "sampleable"], rows)
+
+
+def _word(fact: bool | None) -> str:
+    return "-" if fact is None else "yes" if fact else "no"
