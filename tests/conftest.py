@@ -1,12 +1,14 @@
 """Fixtures that every folder shares."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Server
 from hypothesis import HealthCheck, settings
+from network import Bench
 
 # How long anything takes says nothing on a machine that does other things, too.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,3 +37,17 @@ def no_thread_left() -> Iterator[None]:
     for thread in left:
         thread.join(10)
     assert [thread.name for thread in left if thread.is_alive()] == []
+
+
+@pytest.fixture
+def bench() -> Iterator[Callable[..., Bench]]:
+    """Makes benches, and ends them."""
+    made: list[Bench] = []
+
+    def make(*arguments: Any, **options: Any) -> Bench:
+        made.append(Bench(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

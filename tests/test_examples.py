@@ -121,3 +121,25 @@ def test_a_model_learns_to_chat() -> None:
     first, last = (float(loss) for loss in re.findall(r"loss ([\d.]+)", lines))
     assert last < first / 4
     assert "France: Paris\n" in lines
+
+
+def test_a_traced_run_is_one_tree_of_spans() -> None:
+    lines = printed("tracing.py").splitlines()
+    begin = lines.index("step 1")
+    assert lines[begin + 1] == "  forward_backward"
+    assert lines[begin + 2].startswith("    POST forward_backward (")
+    assert "  optim_step" in lines[begin:]
+    assert "actor.restart (service/session/training/training:1)" in lines
+    assert "recovery (re-attach)" in lines
+    assert any(line.startswith("  sample (") for line in lines)
+
+
+def test_tracing_without_opentelemetry_says_what_to_install() -> None:
+    program = f"""
+import runpy, sys
+sys.modules["opentelemetry"] = None
+runpy.run_path({str(EXAMPLES / "tracing.py")!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'pip install "tinker-actors[otel]" opentelemetry-sdk' in done.stderr

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "losses": {"types"},
     "clients": {
         "losses",
+        "observe",
         "actors",
         "events",
         "journal",

@@ -261,7 +261,7 @@ ELSEWHERE = {
 class NoRuntime:
     """Takes what a runtime takes, and starts nothing."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
     def close_soon(self) -> None:

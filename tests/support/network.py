@@ -14,6 +14,7 @@ from tinker_actors.actors.circuits import Circuits, SettingsByOperation
 from tinker_actors.actors.futures import Settler
 from tinker_actors.actors.published import TRANSPORT, Endpoint, Published
 from tinker_actors.actors.service import NamedChildren
+from tinker_actors.actors.tracing import Tracing
 from tinker_actors.actors.transport import Send, TransportActor
 from tinker_actors.api.futures import Expectation, json_result
 from tinker_actors.config import RecoveryPolicy, SamplingLimits, Settings
@@ -122,6 +123,7 @@ class Bench:
         base_url: str = "http://host",
         api_key: str = "tml-x",
         limits: SamplingLimits | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         settings = Settings.resolve(base_url=base_url, api_key=api_key, environment={})
         self.store, self.settler = Store(None), Settler()
@@ -136,6 +138,7 @@ class Bench:
             display_name=None,
             circuits=Circuits(breaker),
             limits=limits,
+            tracing=tracing,
         )
         self.published.endpoint = endpoint
         self.transport = Scripted(script, flags)

@@ -1,5 +1,6 @@
 """The requests of one model: each is sent in its turn, and what comes back is acted on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -12,6 +13,7 @@ from tinker_actors.actors.lookups import LookUp, Lookups
 from tinker_actors.actors.outbox import Outbox, Part
 from tinker_actors.actors.published import JOURNAL, TRANSPORT
 from tinker_actors.actors.run import call_for, expectation_of
+from tinker_actors.actors.tracing import Span
 from tinker_actors.actors.transport import Accepted, Answered, Failed, Send
 from tinker_actors.api.training import get_info
 from tinker_actors.errors import (
@@ -56,10 +58,17 @@ class Exchange:
         outbox: of the model.
         attempts: notes whose bytes are being handled.
         failing: ends operations that will have no result.
+        span_of: gives what a request for the operation behind a ticket belongs to.
     """
 
     def __init__(
-        self, run: str, context: Context, outbox: Outbox, attempts: Attempts, failing: Failing
+        self,
+        run: str,
+        context: Context,
+        outbox: Outbox,
+        attempts: Attempts,
+        failing: Failing,
+        span_of: Callable[[str | None], Span | None],
     ) -> None:
         self._context = context
         self._journal = context.address(JOURNAL)
@@ -67,6 +76,7 @@ class Exchange:
         self._outbox = outbox
         self._attempts = attempts
         self._failing = failing
+        self._span_of = span_of
         self._lookups = Lookups(run, context)
 
     def post(self) -> None:
@@ -91,6 +101,7 @@ class Exchange:
                 owner=self._context.path,
                 expected=expectation_of(pending.kind),
                 sent=partial(self._attempts.close, part) if pending.kind.has_data else None,
+                span=self._span_of(pending.record.ticket),
             )
             self._transport.tell(send)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Generic, TypeVar
 
+from tinker_actors.actors.tracing import Span
 from tinker_actors.errors import (
     ForkedProcessError,
     WouldDeadlockError,
@@ -126,12 +127,14 @@ class _CallersFuture(Future[T]):
 class Submission(Generic[T]):
     """One request of a caller, and the future it holds for the result."""
 
-    __slots__ = ("future", "request", "ticket")
+    __slots__ = ("future", "request", "span", "ticket")
 
-    def __init__(self, ticket: str, request: T, settler: Settler) -> None:
+    def __init__(self, ticket: str, request: T, settler: Settler, span: Span | None = None) -> None:
         self.ticket = ticket
         """Unique among all clients that ever used the journal."""
         self.request = request
+        self.span = span
+        """Of the operation, which lasts as long as the future; None without a tracer."""
         self.future: Future[Any] = _CallersFuture(settler)
 
 
@@ -170,17 +173,23 @@ class Submissions(Generic[T]):
         with self._lock:
             self._wake = wake
 
-    def add(self, request: T) -> "Future[Any]":
+    def add(self, request: T, span: Span | None = None) -> "Future[Any]":
         """Reserve the next place for `request`; the future of its result.
+
+        Args:
+            request: what is asked for.
+            span: of the operation.
 
         Raises:
             TinkerActorsError: whatever this was closed with.
             ForkedProcessError: this process was forked from the client's; nothing was reserved.
         """
-        (submission,) = self._add(Submission(self._ticket(), request, self._settler))
+        (submission,) = self._add(Submission(self._ticket(), request, self._settler, span))
         return submission.future
 
-    def add_pair(self, first: T, second: T, mark: str) -> tuple[Submission[T], Submission[T]]:
+    def add_pair(
+        self, first: T, second: T, mark: str, span: Span | None = None
+    ) -> tuple[Submission[T], Submission[T]]:
         """Reserve two places with nothing between them; the ticket of the first is that of the second, and `mark`.
 
         Raises:
@@ -188,7 +197,8 @@ class Submissions(Generic[T]):
         """
         ticket = self._ticket()
         one, two = self._add(
-            Submission(f"{ticket}{mark}", first, self._settler), Submission(ticket, second, self._settler)
+            Submission(f"{ticket}{mark}", first, self._settler, span),
+            Submission(ticket, second, self._settler, span),
         )
         return one, two
 
@@ -283,6 +293,17 @@ class Submissions(Generic[T]):
         """Refuse what comes later; what is open goes on."""
         with self._lock:
             self._closed = self._closed or error
+
+    def span_of(self, ticket: str | None) -> Span | None:
+        """Of the operation behind `ticket`, if a future of this process is behind it, and there is a tracer."""
+        with self._lock:
+            submission = None if ticket is None else self._open.get(ticket)
+        return None if submission is None else submission.span
+
+    def spans(self) -> list[Span]:
+        """Of all that is open."""
+        with self._lock:
+            return [one.span for one in self._open.values() if one.span is not None]
 
     def is_idle(self) -> bool:
         """Whether nothing is open."""

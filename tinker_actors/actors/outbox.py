@@ -11,7 +11,14 @@ import msgspec
 
 from tinker_actors.api.training import SaveContent
 from tinker_actors.errors import TinkerActorsError
-from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, ResultRecord, SendRecord
+from tinker_actors.journal.records import (
+    EXECUTED,
+    Kind,
+    ModelRecord,
+    OperationRecord,
+    ResultRecord,
+    SendRecord,
+)
 from tinker_actors.wire.calls import Answer
 
 __all__ = ["Outbox", "Part", "Pending"]
@@ -157,6 +164,11 @@ class Outbox:
         # Whether the service will take that id is not known: none may wait there behind it.
         is_in_doubt = pending.sends[0].seq_id == self._refused_id
         return None if is_in_doubt or pending.kind is not Kind.FORWARD_BACKWARD else self._queue[1]
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether anything that had its result from an earlier model is still to be repeated."""
+        return any(pending.record.state in EXECUTED for pending in self._pending.values())
 
     def is_posting(self, place: int) -> bool:
         """Whether the acceptance of a request of an operation is awaited."""

@@ -14,6 +14,7 @@ from tinker_actors.actors.liveness import Pulse
 from tinker_actors.actors.pauses import SharedPause
 from tinker_actors.actors.requests import Request
 from tinker_actors.actors.status import Client
+from tinker_actors.actors.tracing import Tracing
 from tinker_actors.actors.turns import Turns
 from tinker_actors.api.codecs import Capabilities, Codec
 from tinker_actors.api.setup import ClientConfig, DynamicConfig
@@ -73,6 +74,7 @@ class Published:
         display_name: str | None,
         circuits: Circuits | None = None,
         limits: SamplingLimits | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
         self.policy = policy
@@ -99,6 +101,8 @@ class Published:
         """Which operations are called as usual, and which are not; the transport actor adds to them."""
         self.limits = limits or SamplingLimits()
         """What holds samples back."""
+        self.tracing = tracing
+        """Makes spans; None where nobody looks."""
         self.pause: SharedPause | None = None
         """Until when they wait after a 429; set by the transport actor, None before its start."""
         self.pulse: Pulse | None = None

@@ -11,6 +11,7 @@ from tinker_actors.actors.opening import load_run
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.run import Run
 from tinker_actors.actors.session import AwaitSession
+from tinker_actors.actors.tracing import Facts
 from tinker_actors.actors.transport import Answered, Cancel, Failed, Send
 from tinker_actors.api.checkpoints import get_weights_info
 from tinker_actors.api.futures import Expectation, json_result
@@ -86,6 +87,15 @@ class Attached:
         if self.is_fresh:
             return ModelMade(run=run, model_id=model_id)
         return ModelAttached(run=run, model_id=model_id, sent_again=count)
+
+    def facts(self) -> Facts:
+        """The same, for a span."""
+        facts = {
+            "rung": "re-attach" if self.restored_because is None else "restore",
+            "model_id": self.model.model_id,
+            "checkpoint": self.model.checkpoint,
+        }
+        return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 class _Beginning(msgspec.Struct, frozen=True):
@@ -259,7 +269,8 @@ class Recovery:
 
     def _ask(self, name: str, call: Call[Any], expected: Expectation | None = None) -> None:
         tag = _Step(name, self._generation)
-        send = Send(call, tag, self._context.me, owner=self._context.path, expected=expected)
+        me, path, span = self._context.me, self._context.path, self._run.span_of()
+        send = Send(call, tag, me, owner=path, expected=expected, span=span)
         self._calls[name] = send
         self._transport.tell(send)
 

@@ -5,6 +5,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import Any, TypeAlias
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from tinker_actors.actors.custom import FIRST, Awaited, Broken, CallersCode
 from tinker_actors.actors.futures import Settler, Submission, Submissions
 from tinker_actors.actors.status import Hold
+from tinker_actors.actors.tracing import Facts, RecoverySpans, Span, Tracing, followed
 from tinker_actors.api import training as calls
 from tinker_actors.api.chunks import combine, split
 from tinker_actors.api.futures import Expectation, forward_result, json_result, output_result
@@ -241,10 +243,17 @@ class Run:
         config: what the caller wants; the journal's takes its place when the run is resumed.
         settler: settles its futures.
         access_token: opens the checkpoint that it begins in; never in the journal.
+        tracing: makes spans of its operations.
     """
 
     def __init__(
-        self, name: str, config: RunConfig, settler: Settler, *, access_token: Secret | None = None
+        self,
+        name: str,
+        config: RunConfig,
+        settler: Settler,
+        *,
+        access_token: Secret | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.name = name
         self.key = name
@@ -273,6 +282,21 @@ class Run:
         self._done = 0
         self._submitted = 0
         self._called = 0
+        self._tracing = tracing
+        self._facts: Facts = {"run": name, "model": config.base_model}
+        self._opening: Span | None = None
+        """Of the creation of the client."""
+        self.recovering = RecoverySpans(tracing, self._facts)
+        if tracing is not None:
+            self._opening = tracing.begin("create_training_client", self._facts)
+            followed(self._opening, lambda: self.ready)
+
+    def span_of(self, ticket: str | None = None) -> Span | None:
+        """What a request for the operation behind `ticket` belongs to; None where nobody waits for it, or looks."""
+        if self._tracing is None:
+            return None
+        opening = None if self.ready.done() else self._opening
+        return self.submissions.span_of(ticket) or self.recovering.span or opening
 
     @property
     def steps_done(self) -> int:
@@ -303,12 +327,18 @@ class Run:
         Raises:
             TinkerActorsError: the run is closed or halted.
         """
-        future = self.submissions.add(operation)
+        future = self._add(operation)
         if operation.kind is Kind.OPTIM_STEP:
             with self._lock:
                 self._called += 1
                 self._submitted += 1
         return future
+
+    def _add(self, operation: TrainingOperation) -> "Future[Any]":
+        if self._tracing is None:
+            return self.submissions.add(operation)
+        span = self._tracing.begin(operation.kind, self._facts)
+        return followed(span, lambda: self.submissions.add(operation, span))
 
     def submit_custom(
         self, forward: TrainingOperation, complete: Callable[[Any], TrainingOperation]
@@ -325,9 +355,21 @@ class Run:
         Raises:
             TinkerActorsError: the run is closed or halted.
         """
-        first, second = self.submissions.add_pair(forward, Awaited(), FIRST)
+        if self._tracing is None:
+            return self._add_custom(forward, complete)
+        span = self._tracing.begin("forward_backward_custom", self._facts)
+        return followed(span, lambda: self._add_custom(forward, complete, span))
+
+    def _add_custom(
+        self,
+        forward: TrainingOperation,
+        complete: Callable[[Any], TrainingOperation],
+        span: Span | None = None,
+    ) -> "Future[Any]":
+        first, second = self.submissions.add_pair(forward, Awaited(), FIRST, span)
+        here = copy_context()  # of the caller, whose code it is
         first.future.add_done_callback(
-            lambda done: self._callers_code.run(lambda: self._complete(second, complete, done))
+            lambda done: self._callers_code.run(lambda: here.run(self._complete, second, complete, done))
         )
         return second.future
 

@@ -22,6 +22,7 @@ from tinker_actors.actors.run import Run
 from tinker_actors.actors.sampling import Sampler, Woken
 from tinker_actors.actors.session import FinishSession
 from tinker_actors.actors.status import Hold, status_of
+from tinker_actors.actors.tracing import Tracing, followed
 from tinker_actors.actors.training import Drain
 from tinker_actors.actors.transport import Fetch
 from tinker_actors.actors.tree import sampler_spec, service_spec, training_spec
@@ -65,6 +66,7 @@ class Runtime:
         display_name: of the session.
         circuits: what admits its calls.
         limits: what holds samples back.
+        tracing: makes spans of what is done.
 
     Raises:
         JournalError: the run directory cannot be used.
@@ -80,12 +82,13 @@ class Runtime:
         display_name: str | None,
         circuits: Circuits | None = None,
         limits: SamplingLimits | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._pid = os.getpid()
         self._directory = None if run_dir is None else RunDirectory(run_dir)
         self._stay = in_forked_children(self._let_go)
         try:
-            self._open(settings, policy, user_metadata, display_name, circuits or Circuits(), limits)
+            self._open(settings, policy, user_metadata, display_name, circuits or Circuits(), limits, tracing)
         except BaseException:
             self._release()
             raise
@@ -98,6 +101,7 @@ class Runtime:
         display_name: str | None,
         circuits: Circuits,
         limits: SamplingLimits | None,
+        tracing: Tracing | None,
     ) -> None:
         directory = None if self._directory is None else self._directory.path
         self._store = Store(None if directory is None else directory / "journal.db")
@@ -120,10 +124,13 @@ class Runtime:
             display_name=display_name,
             circuits=circuits,
             limits=limits,
+            tracing=tracing,
         )
         self.tree = ActorTree(service_spec(self.published))
         self.application = ApplicationChildren(self.tree, self.published)
         self.tree.events.subscribe(self._on_shutdown_ended, ShutdownEnded)
+        if tracing is not None:
+            tracing.watch(self.tree.events)
         self._runs: list[Run] = []
         self._close_lock = threading.Lock()
         self._is_closed = False
@@ -197,7 +204,11 @@ class Runtime:
 
     def fetch(self, call: Call[Any]) -> "Future[Any]":
         """The result of a request that needs neither order nor journal."""
-        return self._ask(TRANSPORT, Fetch(call), FETCH_TIMEOUT_S)
+        tracing = self.published.tracing
+        if tracing is None:
+            return self._ask(TRANSPORT, Fetch(call), FETCH_TIMEOUT_S)
+        span = tracing.begin(call.operation, {})
+        return followed(span, lambda: self._ask(TRANSPORT, Fetch(call, span), FETCH_TIMEOUT_S))
 
     def history(self, run: str) -> "Future[list[StepRecord]]":
         """The optimizer steps of a run with a result, in order."""

@@ -15,6 +15,7 @@ from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Publis
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
 from tinker_actors.actors.status import Hold
 from tinker_actors.actors.streams import Channel
+from tinker_actors.actors.tracing import Fact, Facts, Span, Tracing, followed
 from tinker_actors.actors.transport import Accepted, Answered, Cancel, CancelAll, Failed, Send, Stream
 from tinker_actors.api.futures import sample_result
 from tinker_actors.api.rest import get_sampler
@@ -53,6 +54,20 @@ class SampleOrder(msgspec.Struct, frozen=True, kw_only=True):
     options: SampleOptions
     channel: Channel | None = None
     """Where the chunks of a stream go; None for samples that come as a whole."""
+
+    def facts(self) -> Facts:
+        """What may be told of it: no tokens, and nothing that ends them."""
+        params, length = self.sampling_params, self.prompt.known_length
+        facts: dict[str, Fact | None] = {
+            "num_samples": self.options.num_samples,
+            "max_tokens": params.max_tokens,
+            "seed": params.seed,
+            "temperature": params.temperature,
+            "top_k": None if params.top_k < 0 else params.top_k,
+            "top_p": params.top_p,
+            "input_tokens": length,
+        }
+        return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 class Woken:
@@ -101,6 +116,7 @@ class Sampler:
         trained_from: the base model of the weights; empty lets the service be asked.
         is_clone: whether another process samples from the same sampling session.
         step: optimizer steps in the weights, where that is known.
+        tracing: makes spans of its operations.
     """
 
     def __init__(
@@ -115,6 +131,7 @@ class Sampler:
         trained_from: str = "",
         is_clone: bool = False,
         step: int | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.name = name
         self.base_model = base_model
@@ -138,6 +155,33 @@ class Sampler:
         self.is_unstreamed = False
         """Whether its service is known to stream no samples."""
         self._settler = settler
+        self._tracing = tracing
+        self._opening: Span | None = None
+        """Of the creation of the client."""
+        if tracing is not None:
+            self._opening = tracing.begin("create_sampling_client", self._facts)
+            followed(self._opening, lambda: self.ready)
+
+    @property
+    def _facts(self) -> Facts:
+        return {"sampler": self.name, "model": self.trained_from}
+
+    @property
+    def opening(self) -> Span | None:
+        """What its creation belongs to; None once it was created, and where nobody looks."""
+        return None if self.ready.done() else self._opening
+
+    def submit(self, order: SampleOrder) -> "Future[Any]":
+        """Ask for samples; the future of what comes.
+
+        Raises:
+            TinkerActorsError: the sampler is closed.
+        """
+        if self._tracing is None:
+            return self.submissions.add(order)
+        name = "sample" if order.channel is None else "sample_stream"
+        span = self._tracing.begin(name, {**self._facts, **order.facts()})
+        return followed(span, lambda: self.submissions.add(order, span))
 
     def leave(self, future: "Future[Any]", channel: Channel) -> None:
         """Nobody reads a stream any more. Callable from a finalizer."""
@@ -249,7 +293,7 @@ class SamplingActor(SupervisedActor):
                 self._streams.pop(ticket, None)
                 self._sampler.submissions.drop(ticket)
             case Answered(_StreamTag(ticket), _):
-                self._streams.pop(ticket, None)
+                _note_streamed(self._streams.pop(ticket, None))
                 self._sampler.submissions.settle(ticket, None)
             case Failed(_StreamTag(ticket), error):
                 self._note_stream_failure(ticket, error)
@@ -267,7 +311,7 @@ class SamplingActor(SupervisedActor):
         self._send_creation()
 
     def _send_creation(self) -> None:
-        self._transport.tell(Send(self._creating, "create", self.context.me))
+        self._transport.tell(Send(self._creating, "create", self.context.me, span=self._sampler.opening))
 
     def _note_created(self, answer: Answer) -> None:
         try:
@@ -284,7 +328,8 @@ class SamplingActor(SupervisedActor):
     def _look_up(self) -> None:
         """Ask what the weights were trained from, for the tokenizer and the checks that need it."""
         assert self._created is not None  # noqa: S101 - looked up when it is there
-        self._transport.tell(Send(get_sampler(self._created), "look up", self.context.me))
+        asked = get_sampler(self._created)
+        self._transport.tell(Send(asked, "look up", self.context.me, span=self._sampler.opening))
 
     def _note_base_model(self, answer: Answer) -> None:
         assert self._created is not None  # noqa: S101 - looked up when it is there
@@ -322,7 +367,14 @@ class SamplingActor(SupervisedActor):
             when_open=self._published.circuits.sampling,
         )
         self._transport.tell(
-            Send(call, number, self.context.me, owner=self._owner(number), expected=sample_result)
+            Send(
+                call,
+                number,
+                self.context.me,
+                owner=self._owner(number),
+                expected=sample_result,
+                span=submission.span,
+            )
         )
         here = self.context.me
         submission.future.add_done_callback(
@@ -346,7 +398,8 @@ class SamplingActor(SupervisedActor):
             when_open=self._published.circuits.sampling,
         )
         me = self.context.address(self.context.path)
-        self._transport.tell(Stream(call, _StreamTag(ticket), me, self._owner(ticket), channel))
+        tag, owner = _StreamTag(ticket), self._owner(ticket)
+        self._transport.tell(Stream(call, tag, me, owner, channel, span=submission.span))
 
         def look(done: "Future[Any]") -> None:
             if done.cancelled():
@@ -408,6 +461,14 @@ class SamplingActor(SupervisedActor):
         except APIResponseValidationError as error:
             self._sampler.submissions.fail(submission.ticket, error)
         else:
+            if submission.span is not None:
+                sequences = response.sequences
+                submission.span.note(
+                    {
+                        "output_tokens": sum(len(one.tokens) for one in sequences),
+                        "finish_reasons": [str(one.stop_reason) for one in sequences],
+                    }
+                )
             self._sampler.submissions.settle(submission.ticket, response)
 
     def _note_failure(self, number: int, error: TinkerActorsError) -> None:
@@ -435,3 +496,8 @@ class SamplingActor(SupervisedActor):
             self._sampler.submissions.fail(submission.ticket, lost)
             return
         raise error  # a new incarnation creates a session and asks everything again
+
+
+def _note_streamed(submission: Submission[SampleOrder] | None) -> None:
+    if submission is not None and submission.span is not None and submission.request.channel is not None:
+        submission.span.note({"output_tokens": submission.request.channel.tokens})

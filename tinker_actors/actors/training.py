@@ -43,7 +43,7 @@ from tinker_actors.events import (
     RunHalted,
 )
 from tinker_actors.journal import replay
-from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, Record, State
+from tinker_actors.journal.records import EXECUTED, Kind, ModelRecord, OperationRecord, Record, State
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import ExitReason, Reply, Shutdown, SupervisedActor
 from tinker_actors.supervision.callbacks import run_callback
@@ -108,6 +108,9 @@ class TrainingActor(SupervisedActor):
         is_crash, self._is_parked = not self._is_parked, False
         if self._run.ended is not None:
             return
+        if self._run.ready.done():
+            why = "its actor was restarted" if is_crash else "its journal could not be written"
+            self._run.recovering.begin(why, self._run.submissions.spans)
         self._hold("its journal")
         self._recovery = Recovery(
             self._run,
@@ -237,8 +240,13 @@ class TrainingActor(SupervisedActor):
         if fresh:
             self._journal.call(Append(tuple(fresh)))
         self._outbox, self._info, self._run.hold = outbox, attached.info, None
-        self._exchange = Exchange(self._run.key, self.context, outbox, self._attempts, self._failing)
+        self._exchange = Exchange(
+            self._run.key, self.context, outbox, self._attempts, self._failing, self._run.span_of
+        )
         self.context.emit(attached.event(self._run.name, len(lacking)))
+        self._run.recovering.note_model(
+            attached.facts(), replayed=sum(one.state in EXECUTED for one in lacking)
+        )
         self._tell_attached(attached, lacking)
         self._custody.begin(outbox.model_id)
         if self._turn(self._failing.leave_out(outbox)):
@@ -340,6 +348,8 @@ class TrainingActor(SupervisedActor):
         """Hand out the results that are there; False when the run takes another turn."""
         setback = self._settlement.settle(outbox)
         if setback is None:
+            if self._run.recovering.is_replaying and not outbox.is_replaying:
+                self._run.recovering.end()
             return True
         if setback.error is None:
             self._distrust(outbox, setback.pending)
@@ -375,6 +385,7 @@ class TrainingActor(SupervisedActor):
     def _restore(self, reason: str, *, counts: bool = True) -> None:
         self._attempts.close_all()
         self._outbox = None
+        self._run.recovering.begin(reason, self._run.submissions.spans)
         self._custody.end()
         self._hold(f"its model, brought back because {reason}", HEARTBEAT)
         self._recovery.restore(reason, counts=counts)
@@ -394,6 +405,7 @@ class TrainingActor(SupervisedActor):
 
     def _close(self, error: TinkerActorsError) -> None:
         """Give the run up, for as long as this process lives."""
+        self._run.recovering.end(error)
         if hasattr(self, "_recovery"):
             self._recovery.end_turn()
         self._custody.end()

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from tinker_actors.actors.limits import Limits
 from tinker_actors.actors.published import Published
 from tinker_actors.actors.requests import Request
 from tinker_actors.actors.streams import Channel, broken, fill
+from tinker_actors.actors.tracing import Span, below, traced
 from tinker_actors.api.codecs import Codec, in_a_known_codec
 from tinker_actors.api.futures import (
     PENDING,
@@ -51,7 +52,7 @@ from tinker_actors.supervision import Address, ExitReason, Reply, SupervisedActo
 from tinker_actors.wire.calls import JSON, Answer, Call, Parts, ReadParts
 from tinker_actors.wire.compression import compressed
 from tinker_actors.wire.documents import FutureHandle
-from tinker_actors.wire.http import HttpOptions, OnSent, Transport, make_transport, new_event_loop
+from tinker_actors.wire.http import HttpOptions, OnSent, Transport, make_transport, new_event_loop, url_of
 
 __all__ = [
     "Accepted",
@@ -92,6 +93,8 @@ class Send:
     """Called on the event loop, once, when nobody handles its bytes: they have left, or wait to be sent, or a try of
     sending them failed.
     """
+    span: Span | None = None
+    """Of the operation that the request belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ class Stream:
     reply_to: Address
     owner: str
     channel: Channel
+    span: Span | None = None
+    """Of the operation that the request belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,8 @@ class Fetch:
     """Send `call`, by its retry rule; answered with what its `read` makes of the answer."""
 
     call: Call[Any]
+    span: Span | None = None
+    """Of the operation that the request belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +236,16 @@ class TransportActor(SupervisedActor):
         match message:
             case Send(call):
                 request = Request(call, message.reply_to.path, message.owner, self.context.clock.now())
-                self._loop.call(partial(self._begin, self._run(message, request), request, message))
+                work = self._run(message, request)
+                self._loop.call(partial(self._begin, work, request, message, message.span))
             case Stream(call):
                 request = Request(call, message.reply_to.path, message.owner, self.context.clock.now())
-                self._loop.call(partial(self._begin, self._stream(message, request), request, message))
-            case Fetch(call):
+                work = self._stream(message, request)
+                self._loop.call(partial(self._begin, work, request, message, message.span))
+            case Fetch(call, span):
                 reply = Reply()
                 request = Request(call, "", "", self.context.clock.now())
-                self._loop.call(partial(self._begin, self._fetch(call, reply, request), request, None))
+                self._loop.call(partial(self._begin, self._fetch(call, reply, request), request, None, span))
                 return reply
             case Cancel(owner):
                 self._loop.call(partial(self._cancel, lambda request: request.owner == owner))
@@ -269,8 +278,15 @@ class TransportActor(SupervisedActor):
 
     # On the event loop ---------------------------------------------------------------------------
 
-    def _begin(self, work: Coroutine[Any, Any, None], request: Request, send: Send | Stream | None) -> None:
-        task = asyncio.create_task(work)
+    def _begin(
+        self,
+        work: Coroutine[Any, Any, None],
+        request: Request,
+        send: Send | Stream | None,
+        span: Span | None,
+    ) -> None:
+        context = None if self._published.tracing is None else below(span)
+        task = asyncio.create_task(work, context=context)
         self._under_way[task] = request, send  # from here on it can be cancelled
         task.add_done_callback(self._note_ended)
 
@@ -539,9 +555,27 @@ class TransportActor(SupervisedActor):
             if packed is not None:
                 headers["content-encoding"] = "zstd"
                 call = msgspec.structs.replace(call, body=packed)
+        tracing = self._published.tracing
+        if tracing is None:
+            return await self._send_once(call, endpoint.base_url, headers, read, sent)
+        return await traced(
+            tracing,
+            call,
+            url_of(call, endpoint.base_url),
+            lambda more: self._send_once(call, endpoint.base_url, {**headers, **more}, read, sent),
+        )
+
+    async def _send_once(
+        self,
+        call: Call[Any],
+        base_url: str,
+        headers: Mapping[str, str],
+        read: ReadParts | None,
+        sent: OnSent | None,
+    ) -> Answer:
         if read is not None:
-            return await self._transport.stream(call, endpoint.base_url, read, headers)
-        return await self._transport.send(call, endpoint.base_url, headers, sent=sent)
+            return await self._transport.stream(call, base_url, read, headers)
+        return await self._transport.send(call, base_url, headers, sent=sent)
 
     async def _wait_for_server(self, call: Call[Any]) -> None:
         try:

@@ -17,6 +17,7 @@ import msgspec
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.actors.sampling import Sampler
 from tinker_actors.clients.sampling import SamplingClient, SamplingPlace
+from tinker_actors.clients.tracing import tracing_for
 from tinker_actors.config import EMBEDDED_KEY, RecoveryPolicy, Settings
 from tinker_actors.errors import ValidationError
 from tinker_actors.types.checks import shown
@@ -54,6 +55,7 @@ def from_handle(handle: str, api_key: str | None = None) -> SamplingClient:
         sampling_session_id=place.sampling_session_id,
         trained_from=place.base_model,
         is_clone=True,
+        tracing=runtime.published.tracing,
     )
     runtime.start_sampler(sampler)
     client = SamplingClient(
@@ -82,7 +84,7 @@ class _Owner:
     """What the clients of one service in this process share; closed with the last of them."""
 
     def __init__(self, settings: Settings) -> None:
-        self.runtime = Runtime(settings, RecoveryPolicy(), None, {}, None)
+        self.runtime = Runtime(settings, RecoveryPolicy(), None, {}, None, tracing=tracing_for(settings))
         self._lock = threading.Lock()
         self._count = 0
         weakref.finalize(self, self.runtime.close_soon).atexit = False

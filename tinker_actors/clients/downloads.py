@@ -97,7 +97,10 @@ def _exported(rest: "RestClient", settings: Settings, path: str) -> Iterator[str
     """Training state as an export of an hour's life, made in a session of its own and deleted at the end."""
     key = settings.credential.read().reveal()
     policy = RecoveryPolicy(checkpoint_every_steps=0)
-    with ServiceClient(base_url=settings.base_url, api_key=key, recovery=policy) as service:
+    traced = settings.otel_propagate
+    with ServiceClient(
+        base_url=settings.base_url, api_key=key, recovery=policy, otel_propagate=traced
+    ) as service:
         training = service.create_training_client_from_state(path).result()
         name = f"download-{uuid.uuid4().hex[:12]}"
         exported = training.save_weights_external(name, ttl_seconds=EXPORT_TTL_S).result().path

@@ -19,6 +19,7 @@ from tinker_actors.api import checkpoints, rest
 from tinker_actors.api.futures import RoundTrips
 from tinker_actors.clients.future import APIFuture
 from tinker_actors.clients.listing import Listing, Page, page, page_without_cursor
+from tinker_actors.clients.tracing import tracing_for
 from tinker_actors.clients.twins import awaited
 from tinker_actors.clients.walk import Walk
 from tinker_actors.config import Credential, RecoveryPolicy, Settings
@@ -86,7 +87,7 @@ class RestClient:
                 "RestClient wants the URL of a service, got the embedded server of a service client; use"
                 " ServiceClient.create_rest_client()"
             )
-        self._runtime = Runtime(settings, RecoveryPolicy(), None, {}, None)
+        self._runtime = Runtime(settings, RecoveryPolicy(), None, {}, None, tracing=tracing_for(settings))
         self._finalizer = weakref.finalize(self, self._runtime.close_soon)
         self._finalizer.atexit = False
 

@@ -125,7 +125,7 @@ class SamplingClient:
         order = SampleOrder(
             prompt=model_input, sampling_params=SamplingParams.of(sampling_params), options=options
         )
-        return APIFuture(self._sampler.submissions.add(order), is_cancellable=True)
+        return APIFuture(self._sampler.submit(order), is_cancellable=True)
 
     sample_async = awaited(sample)
 
@@ -174,7 +174,7 @@ class SamplingClient:
             self,
             self._sampler,
             channel,
-            self._sampler.submissions.add(order),
+            self._sampler.submit(order),
             timeout_s=limit_s,
             whole=partial(self.sample, order.prompt, count, params) if is_lenient else None,
             tokenizer=partial(tokenizer_at_hand, self.base_model),

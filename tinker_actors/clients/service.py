@@ -22,6 +22,7 @@ from tinker_actors.clients.application import Application
 from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.rest import RestClient
 from tinker_actors.clients.sampling import SamplingClient
+from tinker_actors.clients.tracing import tracing_for
 from tinker_actors.clients.training import TrainingClient
 from tinker_actors.clients.twins import awaited
 from tinker_actors.config import RecoveryPolicy, SamplingLimits, Secret, Settings
@@ -66,6 +67,8 @@ class ServiceClient:
             operation.
         sampling_waits: samples wait for a circuit that is open; by default they fail with `CircuitOpenError`.
         sampling_limits: how many samples are submitted at a time, and what follows when the service has too many.
+        otel_propagate: trace with OpenTelemetry (extra `otel`): spans of what is done, and the trace context in every
+            request; by default `TINKER_ACTORS_OTEL_PROPAGATE`, else not.
 
     Raises:
         ConfigError: an argument or a variable of the environment is wrong.
@@ -92,6 +95,7 @@ class ServiceClient:
         circuit_breaker: BreakerSettings | Mapping[str, BreakerSettings] | None = None,
         sampling_waits: bool = False,
         sampling_limits: SamplingLimits | None = None,
+        otel_propagate: bool | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -107,6 +111,7 @@ class ServiceClient:
             proxy=proxy,
             transport=transport,
             codec=codec,
+            otel_propagate=otel_propagate,
         )
         self._runtime = Runtime(
             settings,
@@ -116,6 +121,7 @@ class ServiceClient:
             _display_name(display_name),
             Circuits(circuit_breaker, sampling_waits=flag("sampling_waits", sampling_waits)),
             _limits(sampling_limits),
+            tracing_for(settings),
         )
         self._server = settings.base_url
         self._ordinals = itertools.count(1)
@@ -257,7 +263,13 @@ class ServiceClient:
     def _start(
         self, config: RunConfig, run: str | None, access_token: Secret | None = None
     ) -> ClientFuture[TrainingClient]:
-        wanted = Run(self._run_name(run), config, self._runtime.settler, access_token=access_token)
+        wanted = Run(
+            self._run_name(run),
+            config,
+            self._runtime.settler,
+            access_token=access_token,
+            tracing=self._runtime.published.tracing,
+        )
         self._runtime.start_run(wanted)
         ready = APIFuture(wanted.ready)
         client = ready.then(lambda info: TrainingClient(wanted, info, self._runtime, self._make_sampler))
@@ -319,6 +331,7 @@ class ServiceClient:
             record_stability_info=record_stability_info,
             trained_from=trained_from,
             step=step,
+            tracing=self._runtime.published.tracing,
         )
         self._runtime.start_sampler(sampler)
         ready = APIFuture(sampler.ready)

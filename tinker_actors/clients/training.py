@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import msgspec
@@ -328,13 +329,14 @@ class TrainingClient:
             content = _save_content(name, None, None)
         step = self._run.steps_submitted
         saved = self._run.submit(TrainingOperation.save(Kind.SAVE_FOR_SAMPLER, content))
+        here = copy_context()  # of the caller, whose sampler it is
         client: Future[SamplingClient] = Future()
         client.set_running_or_notify_cancel()
 
         def on_saved(done: "Future[SaveWeightsForSamplerResponse]") -> None:
             try:
                 response = done.result()
-                sampler = self._sampler_over(response, step, record_stability_info=keeps_stability)
+                sampler = here.run(self._sampler_over, response, step, record_stability_info=keeps_stability)
                 sampler.add_done_callback(lambda made: _copy_outcome(made, client))
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to who waits
                 client.set_exception(error)

@@ -23,6 +23,7 @@ _CLOUDFLARE = {
     "CLOUDFLARE_ACCESS_CLIENT_ID": "cf-access-client-id",
     "CLOUDFLARE_ACCESS_CLIENT_SECRET": "cf-access-client-secret",
 }
+_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 _Choice = TypeVar("_Choice", bound=str)
 
 _OURS = frozenset({"x-api-key", "content-type", "accept", "content-length", "host", "content-encoding"})
@@ -49,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What training requests travel in; None finds out what the server reads."""
     transport: Literal["fast", "httpx"] | None = None
     """What sends requests, "httpx" being its engine httpcore; None takes the fast one where it is installed."""
+    otel_propagate: bool = False
+    """Whether spans are made with OpenTelemetry, and their context goes out with every request."""
 
     @property
     def is_local(self) -> bool:
@@ -67,14 +70,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         proxy: str | None = None,
         codec: str | None = None,
         transport: str | None = None,
+        otel_propagate: bool | None = None,
         environment: Mapping[str, str] | None = None,
         home: Path | None = None,
     ) -> Self:
         """Arguments, completed from the environment.
 
         Read there: `TINKER_BASE_URL`, `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_PROJECT_ID`, `TINKER_TAGS`,
-        `TINKER_ACTORS_CODEC`, `TINKER_ACTORS_TRANSPORT`, `CLOUDFLARE_ACCESS_CLIENT_ID` and
-        `CLOUDFLARE_ACCESS_CLIENT_SECRET`; in the home directory, the credentials that the official login stored.
+        `TINKER_ACTORS_CODEC`, `TINKER_ACTORS_TRANSPORT`, `TINKER_ACTORS_OTEL_PROPAGATE`,
+        `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; in the home directory, the credentials that the official login stored.
         What is empty counts as not given.
 
         Raises:
@@ -83,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         texts = {"base_url": base_url, "api_key": api_key, "project_id": project_id, "proxy": proxy}
         _check_kinds(str, "text", {**texts, "codec": codec, "transport": transport})
         mappings = {"default_headers": default_headers, "default_query": default_query}
+        _check_kinds(bool, "True or False", {"otel_propagate": otel_propagate})
         _check_kinds(Mapping, "a mapping of names to values", mappings)
         known = os.environ if environment is None else environment
         url = str(base_url or known.get("TINKER_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
@@ -103,6 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             proxy=None if proxy is None else Secret(proxy),
             codec=_choice("codec", codec or known.get("TINKER_ACTORS_CODEC"), "protobuf", "json"),
             transport=_transport(transport or known.get("TINKER_ACTORS_TRANSPORT")),
+            otel_propagate=_otel(otel_propagate, known.get("TINKER_ACTORS_OTEL_PROPAGATE", "")),
         )
 
 
@@ -137,6 +143,30 @@ def _transport(given: str | None) -> Literal["fast", "httpx"] | None:
             ' choose "httpx"'
         )
     return choice
+
+
+def _otel(given: bool | None, variable: str) -> bool:
+    wanted = _truth("TINKER_ACTORS_OTEL_PROPAGATE", variable) if given is None else given
+    if wanted and not _has_otel():
+        raise ConfigError(
+            'otel_propagate needs opentelemetry-api, which is not installed; pip install "tinker-actors[otel]", or'
+            " leave it off"
+        )
+    return wanted
+
+
+def _has_otel() -> bool:
+    try:
+        return find_spec("opentelemetry.trace") is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        return False
+
+
+def _truth(name: str, given: str) -> bool:
+    known = given.strip().lower()
+    if known and known not in _TRUE | _FALSE:
+        raise ConfigError(f"{name} must be one of 1, true, yes, on, 0, false, no, off, got {given!r}")
+    return known in _TRUE
 
 
 def _texts(name: str, given: Mapping[str, Any] | None) -> dict[str, str]:

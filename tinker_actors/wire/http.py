@@ -29,6 +29,7 @@ __all__ = [
     "TransportChoice",
     "make_transport",
     "new_event_loop",
+    "url_of",
 ]
 
 CONNECT_TIMEOUT_S = 5.0
@@ -236,7 +237,7 @@ class HttpTransport(ABC, Generic[C]):
     def _request(
         self, call: Call[object], base_url: str, more: Mapping[str, str], sent: OnSent | None = None
     ) -> Request:
-        url = f"{base_url}/api/v1/{call.path}"
+        url = url_of(call, base_url)
         if self._query:
             url = f"{url}{'&' if '?' in call.path else '?'}{self._query}"
         has_body = call.method != "GET"
@@ -289,6 +290,11 @@ class HttpTransport(ABC, Generic[C]):
     def _too_large(self, request: Request) -> APIResponseValidationError:
         most = self._options.max_answer_bytes
         return APIResponseValidationError(f"an answer to {request.operation} may have {most} bytes, got more")
+
+
+def url_of(call: Call[object], base_url: str) -> str:
+    """Where a call goes, without what is added to every URL."""
+    return f"{base_url}/api/v1/{call.path}"
 
 
 def make_transport(options: HttpOptions, choice: TransportChoice | None = None) -> Transport:
