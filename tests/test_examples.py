@@ -71,6 +71,21 @@ def test_an_adapter_is_put_on_the_hub() -> None:
         assert "adapter_model.safetensors" in hub.files("me/fox")
 
 
+def test_checkpoints_are_listed_shared_deleted_and_gone_on_from() -> None:
+    lines = printed("manage_checkpoints.py")
+    assert "run of local/tiny, rank 8: sound\n" in lines
+    assert len(re.findall(r"^(?:training|sampler) \w+: \d+ bytes$", lines, re.MULTILINE)) == 3
+    assert "kept: training late, public, deleted in a day\n" in lines
+    assert "kept: training early" not in lines
+    assert "early cannot be gone on from: NotFoundError\n" in lines
+    assert "the same loss in both runs: yes\n" in lines
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    tests = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [path.name for path in EXAMPLES.glob("*.py") if path.name not in tests] == []
+
+
 def test_a_model_is_judged_without_a_gradient() -> None:
     found = re.findall(
         r"step \d+: ([\d.]+) nats a token in training, ([\d.]+) held out", printed("evaluate.py", "30")
