@@ -117,6 +117,12 @@ def test_revisions_are_tokenizers_of_their_own(hub: Hub) -> None:
     assert any("org/model@v2 " in one for one in hub.asked)
 
 
+def test_the_tokenizer_of_llama_3_is_asked_for_where_it_is_open(hub: Hub) -> None:
+    get_tokenizer("meta-llama/Llama-3.1-8B-Instruct")
+    repository = "thinkingmachineslabinc/meta-llama-3-instruct-tokenizer"
+    assert {one.split()[1].partition("@")[0] for one in hub.asked} == {repository}
+
+
 def test_all_files_are_those_of_one_commit(hub: Hub) -> None:
     """A branch may move while they are downloaded."""
     get_tokenizer("org/model", revision="v2")

@@ -285,6 +285,7 @@ class SamplingClient:
         Raises:
             ValidationError: there is none, or its files cannot be read.
             APIConnectionError: it is on the Hugging Face hub, which cannot be reached.
+            MissingExtraError: its files are read by a library that is not installed.
         """
         return get_tokenizer(self.base_model)
 

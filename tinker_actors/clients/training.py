@@ -415,6 +415,7 @@ class TrainingClient:
         Raises:
             ValidationError: there is none, or its files cannot be read.
             APIConnectionError: it is on the Hugging Face hub, which cannot be reached.
+            MissingExtraError: its files are read by a library that is not installed.
         """
         return get_tokenizer(self._base_model, self._info.model_data.tokenizer_id)
 

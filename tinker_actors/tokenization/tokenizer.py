@@ -106,28 +106,14 @@ class Tokenizer:
         self,
         conversation: Sequence[Mapping[str, Any]],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        chat_template: str | None = None,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
         tokenize: Literal[True] = True,
         return_dict: Literal[False] = False,
-        **variables: Any,
+        **options: Any,
     ) -> list[int]: ...
 
     @overload
     def apply_chat_template(
-        self,
-        conversation: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        chat_template: str | None = None,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
-        tokenize: Literal[False],
-        **variables: Any,
+        self, conversation: Sequence[Mapping[str, Any]], *, tokenize: Literal[False], **options: Any
     ) -> str: ...
 
     @overload
@@ -135,15 +121,9 @@ class Tokenizer:
         self,
         conversation: Sequence[Mapping[str, Any]],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        chat_template: str | None = None,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
         tokenize: Literal[True] = True,
         return_dict: Literal[True],
-        return_assistant_tokens_mask: bool = False,
-        **variables: Any,
+        **options: Any,
     ) -> dict[str, list[int]]: ...
 
     def apply_chat_template(
