@@ -176,6 +176,44 @@ def test_a_column_that_has_another_name_is_refused(left: Left, tmp_path: Path) -
     assert check(left, tmp_path / "copy", FILES[0], whole.replace(b"end_step", b"end_stop"))
 
 
+@pytest.mark.parametrize("value", ["{}", 17, 1.5])
+def test_a_body_that_became_text_or_a_number_is_refused(tmp_path: Path, value: str | float) -> None:
+    with closing(Store(tmp_path / "journal.db")) as store:
+        store.write([RunRecord(run="1", config=b"{}"), *step(0)])
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as writer:
+        writer.execute("UPDATE parts SET content = ?", (value,))
+        writer.commit()
+    with pytest.raises(JournalError, match=r"content of the row of parts with run '1'.* is not as it was"):
+        Store(tmp_path / "journal.db")
+
+
+def test_an_index_that_finds_a_row_no_more_is_refused(left: Left, tmp_path: Path) -> None:
+    name, copy = FILES[0], tmp_path / "copy"
+    put(copy, left.closed)
+    with closing(sqlite3.connect(copy / name)) as reader:
+        roots = [
+            root for (root,) in reader.execute("SELECT rootpage FROM sqlite_master WHERE type = 'index'")
+        ]
+    whole, refused = left.closed[name], 0
+    for at in (at for root in roots for at in range((root - 1) * 512, root * 512) if whole[at]):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << at % 8
+        put(copy, {**left.closed, name: bytes(flipped)})
+        found = opened(copy)
+        assert found in (None, left.states[-1])
+        refused += found is None
+    assert refused > 10
+
+
+def test_history_under_another_name_is_refused(left: Left, tmp_path: Path) -> None:
+    put(tmp_path / "copy", left.closed)
+    with closing(sqlite3.connect(tmp_path / "copy" / FILES[0])) as writer:
+        writer.execute("UPDATE history SET run = '5'")
+        writer.commit()
+    with pytest.raises(JournalError, match="the row of history with run '5'"):
+        Store(tmp_path / "copy" / FILES[0])
+
+
 @pytest.mark.parametrize("has_log", [True, False])
 def test_journal_that_a_process_left_in_the_middle_of_a_change_is_opened_as_before_it(
     tmp_path: Path, has_log: bool

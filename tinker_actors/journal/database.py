@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from tinker_actors.errors import JournalError
 from tinker_actors.journal.layout import Layout, layout_of
-from tinker_actors.journal.records import HistoryRecord, Record
+from tinker_actors.journal.records import Record
 from tinker_actors.journal.sealing import row_seal
 from tinker_actors.journal.segments import read_body, segments_of
 
@@ -153,26 +153,18 @@ def _connect_to_copy(path: Path) -> sqlite3.Connection:
 def check(path: Path) -> None:
     """Refuse a journal that is damaged, having touched nothing.
 
-    Rows that recovery can need are compared with their checksums, and so are their bodies. Of the history of a long
-    run only the checksums themselves are: it is compared when it is read.
-
     Raises:
         JournalError: it names table and key of the first row that is not as it was written.
     """
-    for problem in damage(path, skip=(HistoryRecord,)):
+    for problem in damage(path):
         raise JournalError(
             f"journal {path} is damaged: {problem}; nothing was changed. Restore the run directory from a copy, "
             "or name a new one"
         )
 
 
-def damage(path: Path, skip: tuple[type[Record], ...] = ()) -> Iterator[str]:
-    """What is wrong with a journal; reads only.
-
-    Args:
-        path: of the database.
-        skip: kinds of records of which rows are not compared with their checksums.
-    """
+def damage(path: Path) -> Iterator[str]:
+    """What is wrong with the journal at `path`; reads only."""
     try:
         database = connect_to_read(path)
     except sqlite3.Error as error:
@@ -182,8 +174,7 @@ def damage(path: Path, skip: tuple[type[Record], ...] = ()) -> Iterator[str]:
         database.execute("BEGIN")  # one state of it, also beside a writer
         yield from _structure(database)
         for kind in KINDS:
-            if kind not in skip:
-                yield from _rows(database, layout_of(kind), segments_of(path))
+            yield from _rows(database, layout_of(kind), segments_of(path))
     except DAMAGED as error:
         yield _text(error)
     finally:
@@ -191,7 +182,7 @@ def damage(path: Path, skip: tuple[type[Record], ...] = ()) -> Iterator[str]:
 
 
 def _structure(database: sqlite3.Connection) -> Iterator[str]:
-    for (problem,) in database.execute("PRAGMA quick_check(20)"):
+    for (problem,) in database.execute("PRAGMA integrity_check(20)"):  # also whether indexes find every row
         if problem != "ok":
             yield " ".join(problem.split())
     tables = {sql for (sql,) in database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}

@@ -134,7 +134,7 @@ class Layout(Generic[R]):
         length, seal, segment, position = row[len(self._plain) : -2]
         if segment is not None:
             bulk = read_body(segment, position, length)
-        if (None if bulk is None else len(bulk)) != length or (bulk is not None and body_seal(bulk) != seal):
+        if not _is_as_sealed(bulk, length, seal):
             raise self._damaged(row, f"{self.bulk} of the row")
         return bulk
 
@@ -163,6 +163,13 @@ def body_of(bulk: bytes | None, segment: int | None = None, position: int | None
     if bulk is None:
         return NO_BODY
     return Body(len(bulk), body_seal(bulk), segment, position)
+
+
+def _is_as_sealed(bulk: Any, length: int | None, seal: int | None) -> bool:
+    """Whether a bulk is the one that was written; SQLite gives text or a number where a byte says so."""
+    if bulk is None:
+        return length is None
+    return isinstance(bulk, bytes) and len(bulk) == length and body_seal(bulk) == seal
 
 
 def _stored(value: Any) -> Any:
