@@ -81,7 +81,9 @@ def test_an_unnamed_sampler_that_the_service_forgot_says_so(server: Server, run_
         training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
         step(training, 0)
         sampler = training.save_weights_and_get_sampling_client().result(WAIT_S)
-        sampler._sampler.sampling_session_id = "gone:sample:0"
+        weights = sampler._sampler.weights
+        assert weights is not None
+        weights.home = weights.home[0], "gone:sample:0"
         with expect(service._runtime.tree, ChildStarted, path=SAMPLER, timeout_s=WAIT_S):
             crash(service.address(SAMPLER))
         with pytest.raises(SamplerLostError, match="under a name"):

@@ -11,6 +11,7 @@ from tinker_actors.actors.journal import Append
 from tinker_actors.actors.opening import load_run
 from tinker_actors.actors.outbox import Outbox, Pending
 from tinker_actors.actors.published import JOURNAL, Published
+from tinker_actors.actors.resaving import Resaving
 from tinker_actors.actors.run import Run
 from tinker_actors.errors import TinkerActorsError
 from tinker_actors.events import BatchPoisoned, StepVoided
@@ -49,18 +50,25 @@ class Failing:
         published: of the service client.
         context: of the actor this works for.
         intake: is told of a step that callers are in the middle of.
+        resaving: is told of a save that was repeated for a sampler, and failed.
     """
 
-    def __init__(self, run: Run, published: Published, context: Context, intake: Intake) -> None:
+    def __init__(
+        self, run: Run, published: Published, context: Context, intake: Intake, resaving: Resaving
+    ) -> None:
         self._run = run
         self._policy = published.policy
         self._context = context
         self._journal = context.address(JOURNAL)
         self._intake = intake
+        self._resaving = resaving
 
     def fail(self, outbox: Outbox, pending: Pending, error: TinkerActorsError) -> Next:
         """An operation will have no result: its step is void, or it alone is."""
         record = pending.record
+        if record.state in EXECUTED and not pending.kind.changes_the_model:
+            self._end_repeated(outbox, pending)
+            return None
         if record.state in EXECUTED:  # its result was given out: the step cannot be taken back
             return Halt(f"operation {record.place} was repeated, and failed this time: {error}")
         if pending.kind.changes_the_model:
@@ -113,6 +121,14 @@ class Failing:
         )
         # The service may have it, under an id that nobody else can have.
         return Restore("a batch that brought the program down is left out") if is_skipped else Halt(error)
+
+    def _end_repeated(self, outbox: Outbox, pending: Pending) -> None:
+        """A save that was repeated for a sampler failed: its result was given out, and stands."""
+        freed = outbox.remove([pending.record.place])
+        parts = {send.part for send in freed}
+        ended = [msgspec.structs.replace(send, ended=1) for send in pending.sends if send.part not in parts]
+        self._journal.call(Append((*ended, *freed)))
+        self._resaving.note_failed(pending.record)
 
     def _end(self, record: OperationRecord, error: TinkerActorsError, freed: list[SendRecord]) -> None:
         failed = msgspec.structs.replace(record, state=State.FAILED, summary=error_summary(error))

@@ -17,7 +17,7 @@ from tinker_actors.errors import (
 )
 from tinker_actors.supervision.current import current_incarnation
 
-__all__ = ["Settler", "Submission", "Submissions", "check_may_wait", "forbid_waiting"]
+__all__ = ["Settler", "Submission", "Submissions", "check_may_wait", "forbid_waiting", "ticket_of"]
 
 T = TypeVar("T")
 
@@ -106,9 +106,10 @@ class _CallersFuture(Future[T]):
     So whoever waits for it is woken at once, and no caller's code runs in an actor.
     """
 
-    def __init__(self, settler: Settler) -> None:
+    def __init__(self, settler: Settler, ticket: str) -> None:
         super().__init__()
         self._settler = settler
+        self.ticket = ticket
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(self)` once it is done: at once in this thread, or later on the settling one."""
@@ -124,6 +125,13 @@ class _CallersFuture(Future[T]):
             logger.exception("futures.callback_failed")
 
 
+def ticket_of(future: "Future[Any]") -> str:
+    """The ticket of the submission that a future was given out for."""
+    if not isinstance(future, _CallersFuture):
+        raise TypeError(f"a future of a submission is wanted, got {type(future).__name__}")
+    return future.ticket
+
+
 class Submission(Generic[T]):
     """One request of a caller, and the future it holds for the result."""
 
@@ -135,7 +143,7 @@ class Submission(Generic[T]):
         self.request = request
         self.span = span
         """Of the operation, which lasts as long as the future; None without a tracer."""
-        self.future: Future[Any] = _CallersFuture(settler)
+        self.future: Future[Any] = _CallersFuture(settler, ticket)
 
 
 class Submissions(Generic[T]):

@@ -94,16 +94,23 @@ def conclude(pending: Pending, progress: Progress) -> Conclusion:
     answers = [answer for answer in pending.answers if answer is not None]
     parts = read_parts(pending.kind, answers)
     value = combine_parts(pending.kind, parts, answers)
-    if record.state in EXECUTED:  # a replay: the recorded result stands
-        return Conclusion(pending, value, [*ended, *_forgiven(record)], [])
+    results = _results(pending, answers, parts)
+    if record.state in EXECUTED:  # a replay: the recorded result stands, but for a sampler that has moved
+        moved = results if pending.kind is Kind.SAVE_FOR_SAMPLER else []
+        return Conclusion(pending, value, [*ended, *_forgiven(record), *moved], [])
     summary, conclusion = _summarise(pending, value, progress)
     record = msgspec.structs.replace(
         record, state=State.DONE, summary=msgspec.json.encode(summary), crashes=0
     )
-    results = [
+    conclusion.records.extend([record, *results, *ended])
+    return conclusion
+
+
+def _results(pending: Pending, answers: list[Answer], parts: list[Any]) -> list[ResultRecord]:
+    return [
         ResultRecord(
-            run=record.run,
-            place=record.place,
+            run=pending.record.run,
+            place=pending.record.place,
             part=number,
             body=answer.body,
             media_type=answer.content_type,
@@ -112,8 +119,6 @@ def conclude(pending: Pending, progress: Progress) -> Conclusion:
         )
         for number, (answer, part) in enumerate(zip(answers, parts, strict=True))
     ]
-    conclusion.records.extend([record, *results, *ended])
-    return conclusion
 
 
 def _fingerprint(kind: Kind, part: Any) -> bytes | None:

@@ -14,6 +14,7 @@ from tinker_actors.actors.custom import FIRST, Awaited, Broken, CallersCode
 from tinker_actors.actors.futures import Settler, Submission, Submissions
 from tinker_actors.actors.status import Hold
 from tinker_actors.actors.tracing import Facts, RecoverySpans, Span, Tracing, followed
+from tinker_actors.actors.unnamed import UnnamedWeights
 from tinker_actors.api import training as calls
 from tinker_actors.api.chunks import combine, split
 from tinker_actors.api.futures import Expectation, forward_result, json_result, output_result
@@ -275,6 +276,8 @@ class Run:
         """Restores of its model since anything new had its result."""
         self.checkpointed_at: float | None = None
         """When its last checkpoint was asked for, on the tree's clock."""
+        self.unnamed: list[UnnamedWeights] = []
+        """Weights of its unnamed saves that samplers live on."""
         self._settler = settler
         self._callers_code = CallersCode(f"custom-loss:{name}")
         self._is_resumed = False
@@ -416,3 +419,5 @@ class Run:
         self._settler.fail(self.ready, error)
         self.submissions.close(error)
         self._callers_code.close()
+        for weights in self.unnamed:
+            weights.lose()

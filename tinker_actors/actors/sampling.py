@@ -17,6 +17,7 @@ from tinker_actors.actors.status import Hold
 from tinker_actors.actors.streams import Channel
 from tinker_actors.actors.tracing import Fact, Facts, Span, Tracing, followed
 from tinker_actors.actors.transport import Accepted, Answered, Cancel, CancelAll, Failed, Send, Stream
+from tinker_actors.actors.unnamed import UnnamedWeights
 from tinker_actors.api.futures import sample_result
 from tinker_actors.api.rest import get_sampler
 from tinker_actors.api.sampling import (
@@ -117,6 +118,7 @@ class Sampler:
         is_clone: whether another process samples from the same sampling session.
         step: optimizer steps in the weights, where that is known.
         tracing: makes spans of its operations.
+        weights: of the ephemeral save, where its run may save them again.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Sampler:
         is_clone: bool = False,
         step: int | None = None,
         tracing: Tracing | None = None,
+        weights: UnnamedWeights | None = None,
     ) -> None:
         self.name = name
         self.base_model = base_model
@@ -139,6 +142,9 @@ class Sampler:
         self.sampling_session_id = sampling_session_id
         self.record_stability_info = record_stability_info
         self.step = step
+        self.weights = weights
+        if weights is not None:
+            weights.is_needed = lambda: not self.is_retired
         self.trained_from = base_model or trained_from
         """Name of the base model, as far as it is known; set before `ready`."""
         self.submissions: Submissions[SampleOrder] = Submissions(settler, cancellable=True)
@@ -223,6 +229,10 @@ class SamplingActor(SupervisedActor):
         self._sequence_ids: dict[int, Sequence[str]] = {}
         self._streams: dict[str, Submission[SampleOrder]] = {}
         self._next = 0
+        self._home: str | None = None
+        """The session that the service has, while that is asked for unnamed weights."""
+        self._doubted: list[tuple[Submission[SampleOrder], TinkerActorsError]] = []
+        """Samples that were answered 404, until it is known whether their weights are gone."""
 
     def on_start(self) -> None:
         self._transport = self.context.address(TRANSPORT)
@@ -235,8 +245,11 @@ class SamplingActor(SupervisedActor):
         submissions.restart(known=set())
         address = self.context.address(self.context.path)
         submissions.bind(lambda: address.tell_if_there(Woken()))
-        if self._sampler.sampling_session_id is not None and self._sampler.is_ephemeral:
-            self._serve_session(self._sampler.sampling_session_id)
+        weights, ephemeral = self._sampler.weights, self._sampler.sampling_session_id
+        if weights is not None:
+            weights.wake = lambda: address.tell_if_there(Woken())
+        if ephemeral is not None and self._sampler.is_ephemeral and (weights is None or self._is_first):
+            self._serve_session(ephemeral)
         else:
             self._sampler.hold = Hold("the session", self.context.clock.now(), HEARTBEAT)
             self.context.address(HEARTBEAT).tell(AwaitSession(self.context.me))
@@ -250,9 +263,10 @@ class SamplingActor(SupervisedActor):
     def _handle(self, message: Any) -> None:
         match message:
             case Woken():
+                self._look_for_weights()
                 self._take()
             case SessionReady(session_id):
-                self._create(session_id)
+                self._note_session(session_id)
             case SessionFailed(error):
                 self._sampler.close(error)
             case Answered("create", answer):
@@ -301,6 +315,56 @@ class SamplingActor(SupervisedActor):
                 self._refuse_stream(ticket)
             case Failed(_SessionProbe(ticket, error), why) if ticket in self._streams:
                 self._note_probe(ticket, error, why)
+
+    @property
+    def _is_first(self) -> bool:
+        return self.context.epoch == 1
+
+    def _note_session(self, session_id: str) -> None:
+        if self._sampler.weights is None:
+            self._create(session_id)
+        else:
+            self._note_home(session_id)
+
+    # Unnamed weights ------------------------------------------------------------------------------
+
+    def _note_home(self, session_id: str) -> None:
+        """The service has this session: whatever is in another one is gone."""
+        self._home = session_id
+        doubted, self._doubted = self._doubted, []
+        for submission, error in doubted:
+            self._fail_lost(submission, error)  # the session is there, and they are not
+        self._look_for_weights()
+
+    def _look_for_weights(self) -> None:
+        """Sample from the weights where they are by now, or say that they are nowhere."""
+        weights = self._sampler.weights
+        if weights is None or self._home is None or self._session_id is not None:
+            return
+        session_id, sampling_session_id = weights.home
+        if session_id == self._home and sampling_session_id is not None:
+            self._serve_session(sampling_session_id)
+        elif weights.is_lost:
+            self._sampler.hold = None
+            self._sampler.note_ready()
+            for submission in self._sampler.submissions.untaken():
+                self._sampler.submissions.take(submission.ticket)
+                self._fail_lost(submission, None)
+        else:
+            self._sampler.hold = Hold("its weights, which its run saves again", self.context.clock.now())
+
+    def _fail_lost(self, submission: Submission[SampleOrder], error: TinkerActorsError | None) -> None:
+        step = self._sampler.step
+        of_step = "" if step is None else f" of step {step}"
+        lost = SamplerLostError(
+            f"the service no longer has this unnamed sampler{of_step}; save weights under a name to sample from them"
+            " for long",
+            step=step,
+        )
+        lost.__cause__ = error
+        self._sampler.submissions.fail(submission.ticket, lost)
+
+    # Sampling sessions ----------------------------------------------------------------------------
 
     def _create(self, session_id: str) -> None:
         self._sampler.hold = Hold("its sampling session", self.context.clock.now())
@@ -484,16 +548,14 @@ class SamplingActor(SupervisedActor):
 
     def _lose_session(self, submission: Submission[SampleOrder], error: TinkerActorsError) -> None:
         """The service forgot the sampling session: get another one, or say that there is none to get."""
+        weights = self._sampler.weights
+        if weights is not None and not weights.is_lost:
+            self._doubted.append((submission, error))
+            if len(self._doubted) == 1:  # its session may be gone, too; then there is hope
+                self.context.address(HEARTBEAT).tell(AwaitSession(self.context.me, is_doubted=True))
+            return
         if self._sampler.is_ephemeral:
-            step = self._sampler.step
-            of_step = "" if step is None else f" of step {step}"
-            lost = SamplerLostError(
-                f"the service no longer has this unnamed sampler{of_step}; save weights under a name to sample from them"
-                " for long",
-                step=step,
-            )
-            lost.__cause__ = error
-            self._sampler.submissions.fail(submission.ticket, lost)
+            self._fail_lost(submission, error)
             return
         raise error  # a new incarnation creates a session and asks everything again
 

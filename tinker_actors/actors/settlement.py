@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,7 @@ from tinker_actors.actors.run import Run
 from tinker_actors.actors.verification import Verification
 from tinker_actors.errors import APIResponseValidationError
 from tinker_actors.events import CheckpointSaved, ReplayDiverged, ResultLost, StepDone
-from tinker_actors.journal.records import EXECUTED, Kind, ModelRecord
+from tinker_actors.journal.records import EXECUTED, Kind, ModelRecord, OperationRecord
 from tinker_actors.journal.replay import has_stepped
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Context
@@ -43,6 +44,7 @@ class Settlement:
         attempts: notes what is being read.
         progressed: called when a caller gets a result.
         saved: called when there is another checkpoint that recovery may begin in.
+        saved_again: called when a save was repeated, with its record and its result, None where that was lost.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Settlement:
         *,
         progressed: Callable[[], object],
         saved: Callable[[], object],
+        saved_again: Callable[[OperationRecord, Any], object],
     ) -> None:
         self._run = run
         self._published = published
@@ -63,6 +66,7 @@ class Settlement:
         self._journal = context.address(JOURNAL)
         self._progressed = progressed
         self._saved = saved
+        self._saved_again = saved_again
         self._model = model
         self._attempts = attempts
         self._verification = Verification(
@@ -161,6 +165,8 @@ class Settlement:
                 self._run.submissions.settle(record.ticket, conclusion.value)
             else:
                 self._run.submissions.fail(record.ticket, conclusion.error)
+        elif conclusion.pending.kind is Kind.SAVE_FOR_SAMPLER:
+            self._saved_again(record, conclusion.value)
         saved = conclusion.checkpoint
         if saved is not None:
             if saved.usable:

@@ -22,6 +22,7 @@ from tinker_actors.actors.opening import load_run, open_run, settle_recorded
 from tinker_actors.actors.outbox import Outbox, Pending
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, TRANSPORT, Published
 from tinker_actors.actors.recovery import Attached, Recovery, RestoreDue, TurnCame
+from tinker_actors.actors.resaving import Resaving
 from tinker_actors.actors.run import Run
 from tinker_actors.actors.session import AwaitSession, SessionFailed, SessionReady
 from tinker_actors.actors.settlement import Settlement
@@ -128,7 +129,8 @@ class TrainingActor(SupervisedActor):
         self._intake = Intake(
             self._run, self._published, self._journal, image.last_place, self.context.clock.now
         )
-        self._failing = Failing(self._run, self._published, self.context, self._intake)
+        self._resaving = Resaving(self._run.unnamed)
+        self._failing = Failing(self._run, self._published, self.context, self._intake, self._resaving)
         self._intake.open_void = open_void(image, self._run.submissions)
         self._custody.open(image.checkpoints)
         self._tell_lineage(image)
@@ -213,6 +215,7 @@ class TrainingActor(SupervisedActor):
             self._attempts,
             progressed=self._recovery.note_progress,
             saved=self._custody.retire,
+            saved_again=lambda save, value: self._resaving.note_saved(save, value, model),
         )
 
     def _serve_model(self, attached: Attached) -> None:
@@ -224,7 +227,8 @@ class TrainingActor(SupervisedActor):
         parts, results = replay.parts_of(image), replay.results_of(image)
         sent = {(send.place, send.part): send for send in image.sends}
         fresh: list[Record] = []
-        lacking = replay.outstanding(image, attached.model)
+        again = self._resaving.places(image, attached.model)
+        lacking = replay.outstanding(image, attached.model, again)
         for operation in lacking:
             requests = parts[operation.place]
             sends = [sent[one.place, one.part] for one in requests if (one.place, one.part) in sent]

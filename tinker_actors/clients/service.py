@@ -16,6 +16,7 @@ from tinker_actors.actors.circuits import Circuits
 from tinker_actors.actors.run import Run, RunConfig
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.actors.sampling import Sampler
+from tinker_actors.actors.unnamed import UnnamedWeights
 from tinker_actors.api.sessions import get_server_capabilities
 from tinker_actors.clients import program
 from tinker_actors.clients.application import Application
@@ -321,6 +322,7 @@ class ServiceClient:
         trained_from: str = "",
         record_stability_info: bool = False,
         step: int | None = None,
+        weights: UnnamedWeights | None = None,
     ) -> ClientFuture[SamplingClient]:
         sampler = Sampler(
             str(next(self._samplers)),
@@ -332,6 +334,7 @@ class ServiceClient:
             trained_from=trained_from,
             step=step,
             tracing=self._runtime.published.tracing,
+            weights=weights,
         )
         self._runtime.start_sampler(sampler)
         ready = APIFuture(sampler.ready)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import msgspec
 
+from tinker_actors.actors.futures import ticket_of
 from tinker_actors.actors.published import TRAINING
 from tinker_actors.actors.run import Run, TrainingOperation
 from tinker_actors.actors.runtime import Runtime
+from tinker_actors.actors.unnamed import UnnamedWeights
 from tinker_actors.api.training import SaveContent
 from tinker_actors.clients.batch import check_batch, check_custom_batch, loss_settings
 from tinker_actors.clients.future import APIFuture, ClientFuture
@@ -329,6 +331,7 @@ class TrainingClient:
             content = _save_content(name, None, None)
         step = self._run.steps_submitted
         saved = self._run.submit(TrainingOperation.save(Kind.SAVE_FOR_SAMPLER, content))
+        ticket = ticket_of(saved)
         here = copy_context()  # of the caller, whose sampler it is
         client: Future[SamplingClient] = Future()
         client.set_running_or_notify_cancel()
@@ -336,7 +339,9 @@ class TrainingClient:
         def on_saved(done: "Future[SaveWeightsForSamplerResponse]") -> None:
             try:
                 response = done.result()
-                sampler = here.run(self._sampler_over, response, step, record_stability_info=keeps_stability)
+                sampler = here.run(
+                    self._sampler_over, response, ticket, step, record_stability_info=keeps_stability
+                )
                 sampler.add_done_callback(lambda made: _copy_outcome(made, client))
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to who waits
                 client.set_exception(error)
@@ -367,14 +372,20 @@ class TrainingClient:
     create_sampling_client_async = awaited(create_sampling_client)
 
     def _sampler_over(
-        self, saved: SaveWeightsForSamplerResponse, step: int, *, record_stability_info: bool
+        self, saved: SaveWeightsForSamplerResponse, ticket: str, step: int, *, record_stability_info: bool
     ) -> ClientFuture[SamplingClient]:
+        weights = None
+        if saved.path is None and saved.sampling_session_id is not None:
+            home = self._runtime.published.session_id, saved.sampling_session_id
+            weights = UnnamedWeights(ticket, home)
+            self._run.unnamed.append(weights)
         return self._make_sampler(
             saved.path,
             sampling_session_id=saved.sampling_session_id,
             step=step,
             trained_from=self._base_model,
             record_stability_info=record_stability_info,
+            weights=weights,
         )
 
     def load_state(self, path: str, weights_access_token: str | None = None) -> NoReturn:

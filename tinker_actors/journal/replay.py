@@ -1,6 +1,6 @@
 """What follows from a journal: pure decisions over a run's image."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TypeVar
 
 import msgspec
@@ -68,7 +68,9 @@ def _count_steps(operations: Iterable[OperationRecord], states: frozenset[State]
     return sum(operation.kind == Kind.OPTIM_STEP and operation.state in states for operation in operations)
 
 
-def outstanding(image: RunImage, model: ModelRecord) -> list[OperationRecord]:
+def outstanding(
+    image: RunImage, model: ModelRecord, again: Collection[int] = frozenset()
+) -> list[OperationRecord]:
     """What `model` has still to be sent, or sent again, in order.
 
     That is what changes the model and is not known to have ended on it, whether or not its result was recorded
@@ -77,14 +79,18 @@ def outstanding(image: RunImage, model: ModelRecord) -> list[OperationRecord]:
     Args:
         image: with the sends of `model`.
         model: the run's latest.
+        again: places of saves that were carried out, and are to be all the same.
     """
     ended = _ended(image.sends)
+    begun = {send.place for send in image.sends if send.seq_id}
     parts = parts_of(image)
     wanted = []
     for operation in image.operations:
         if operation.place <= model.base_place or operation.state not in COMMITTED:
             continue
-        if not Kind(operation.kind).changes_the_model and operation.state in EXECUTED:
+        is_repeated = Kind(operation.kind).changes_the_model or operation.place in again
+        # What has an id on this model must be sent: the service waits for it.
+        if operation.state in EXECUTED and not is_repeated and operation.place not in begun:
             continue
         if any((operation.place, one.part) not in ended for one in parts.get(operation.place, ())):
             wanted.append(operation)
