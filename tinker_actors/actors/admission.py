@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from tinker_actors.actors.breaker import breaker_spec
+from tinker_actors.actors.loops import call_soon
 from tinker_actors.actors.published import BREAKERS, Published
 from tinker_actors.errors import (
     APIConnectionError,
@@ -22,7 +23,7 @@ from tinker_actors.supervision.breaker import Open
 from tinker_actors.wire.calls import Answer, Call, Pool, WhenOpen
 from tinker_actors.wire.retry import retry_after_s
 
-__all__ = ["Admission", "call_soon", "outcome_of"]
+__all__ = ["Admission", "outcome_of"]
 
 HELD_S = 6.0
 """A long poll that did not fail in this time is held by a service that lives; connecting takes 5 s at most."""
@@ -171,9 +172,3 @@ class Admission:
 def _beat(pulse: asyncio.Event) -> None:
     pulse.set()  # whoever waits goes on, once
     pulse.clear()
-
-
-def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
-    """Run `callback` on `loop`, from any thread; nothing happens once that is closed."""
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there
-        loop.call_soon_threadsafe(callback)

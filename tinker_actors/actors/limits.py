@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from tinker_actors.actors.admission import call_soon
+from tinker_actors.actors.loops import call_soon
 from tinker_actors.actors.pauses import shared_pause
 from tinker_actors.actors.published import Published
 from tinker_actors.actors.quotas import Quota
@@ -155,11 +155,10 @@ class Limits:
         return min((at for at in (until, relaxes_at) if now < at), default=math.inf)
 
     def _sample_places(self) -> int:
-        limits, now = self._settings, self._context.clock.now()
-        if now < self._pause.until:
+        if self._is_paused():
             return 0
-        is_throttled = now < self._pause.until + limits.throttled_s
-        most = limits.throttled_submissions if is_throttled else limits.max_submissions
+        limits = self._settings
+        most = limits.throttled_submissions if self._is_throttled() else limits.max_submissions
         return min(most, MAX_IN_FLIGHT[Pool.SAMPLE])
 
     def _sample_budget(self) -> int:

@@ -1,12 +1,12 @@
 """Streams of samples on their way from the network's loop to one reader, in whatever thread or loop that is."""
 
 import asyncio
-import contextlib
 import os
 import threading
 from collections import deque
 
 from tinker_actors.actors.futures import check_may_wait
+from tinker_actors.actors.loops import call_soon
 from tinker_actors.api.sampling import StreamReader
 from tinker_actors.errors import APIConnectionError, APITimeoutError, ForkedProcessError, StreamBrokenError
 from tinker_actors.types import SampleStreamChunk
@@ -162,8 +162,7 @@ def broken(channel: Channel, why: BaseException) -> StreamBrokenError:
 def _wake(waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None) -> None:
     if waiter is not None:
         loop, event = waiter
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there
-            loop.call_soon_threadsafe(event.set)
+        call_soon(loop, event.set)
 
 
 def _too_late(timeout_s: float | None) -> APITimeoutError:

@@ -1,7 +1,6 @@
 """The one kind of future that public methods return."""
 
 import asyncio
-import contextlib
 import math
 import os
 from collections.abc import Callable, Generator
@@ -9,6 +8,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from tinker_actors.actors.futures import check_may_wait
+from tinker_actors.actors.loops import call_soon
 from tinker_actors.errors import APITimeoutError, ForkedProcessError
 from tinker_actors.types.checks import finite
 
@@ -59,11 +59,7 @@ class APIFuture(Generic[T]):
         self._check_process()
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
-        def wake(_: "Future[T]") -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(done.set)
-
-        self._future.add_done_callback(wake)
+        self._future.add_done_callback(lambda _: call_soon(loop, done.set))
         try:
             async with asyncio.timeout(limit_s):
                 await done.wait()
