@@ -27,7 +27,6 @@ __all__ = [
     "BREAKERS",
     "HEARTBEAT",
     "JOURNAL",
-    "LOCAL_SERVER",
     "SAMPLING",
     "TRAINING",
     "TRANSPORT",
@@ -39,7 +38,6 @@ JOURNAL = "service/journal"
 TRANSPORT = "service/transport"
 BREAKERS = "service/breakers"
 APPLICATION = "service/application"
-LOCAL_SERVER = "service/local-server"
 HEARTBEAT = "service/session/heartbeat"
 TRAINING = "service/session/training"
 SAMPLING = "service/session/sampling"

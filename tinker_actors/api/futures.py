@@ -26,7 +26,7 @@ from tinker_actors.wire.calls import JSON, PROTOBUF, Answer, Call, Pool, json_bo
 from tinker_actors.wire.documents import FutureHandle, RetrieveFutureRequest
 from tinker_actors.wire.json import read_output_document, read_sample_document
 from tinker_actors.wire.protobuf import decode_output, decode_sample
-from tinker_actors.wire.retry import PATIENT, RetryRule, delay_after, retry_after_s
+from tinker_actors.wire.retry import PATIENT, delay_after, retry_after_s
 
 __all__ = [
     "PENDING",
@@ -145,7 +145,6 @@ def with_retries(
     call: Call[T],
     clock: Callable[[], float],
     generator: random.Random,
-    rule: RetryRule | None = None,
     *,
     max_billing_pause_s: float = 0.0,
 ) -> RoundTrips[Answer]:
@@ -155,13 +154,11 @@ def with_retries(
         call: what to send.
         clock: monotonic seconds.
         generator: of the jitter.
-        rule: in place of the call's own.
         max_billing_pause_s: for how long a 402 is waited out.
 
     Raises:
         TinkerActorsError: the failure that is not worth repeating, or the last one when time is up.
     """
-    rule = rule or call.retry
     billing = Billing(clock, max_billing_pause_s)
     failed_at: float | None = None
     attempt = 0
@@ -174,7 +171,7 @@ def with_retries(
             pause = billing.pause(error)
             if pause is None:
                 failed_at = clock() if failed_at is None else failed_at
-                delay_s = delay_after(rule, error, attempt, clock() - failed_at, generator)
+                delay_s = delay_after(call.retry, error, attempt, clock() - failed_at, generator)
                 if delay_s is None:
                     raise
                 attempt += 1

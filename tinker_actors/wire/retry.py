@@ -3,7 +3,6 @@
 import random
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import msgspec
 
@@ -92,12 +91,13 @@ def is_repeatable(rule: RetryRule, error: Exception) -> bool:
     )
 
 
-def retry_after_s(headers: Mapping[str, str], now: Any = None) -> float | None:
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds the service asks to wait: `retry-after-ms`, else `retry-after` in seconds or as a date.
+
+    A date is counted from the answer's own, whatever our clock says.
 
     Args:
         headers: of the answer, by lower-case name.
-        now: the time a date is counted from, an aware datetime; by default the answer's own `date` header.
     """
     try:
         if "retry-after-ms" in headers:
@@ -108,7 +108,7 @@ def retry_after_s(headers: Mapping[str, str], now: Any = None) -> float | None:
             return None
     except ValueError:
         try:
-            start = now or parsedate_to_datetime(headers["date"])
+            start = parsedate_to_datetime(headers["date"])
             wish_s = (parsedate_to_datetime(headers["retry-after"]) - start).total_seconds()
         except (KeyError, ValueError, TypeError):
             return None
