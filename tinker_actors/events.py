@@ -3,6 +3,8 @@
 Frozen facts in the past tense; they travel on the tree's event stream. None holds tokens, prompts or keys.
 """
 
+from typing import Literal
+
 import msgspec
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "RunHalted",
     "RuntimeEvent",
     "SamplingPaused",
+    "ServiceNotified",
     "SessionHealthChanged",
     "SessionLeftOpen",
     "SessionOpened",
@@ -67,6 +70,15 @@ class SessionOpened(RuntimeEvent, frozen=True, kw_only=True):
     """The service gave a new session."""
 
     session_id: str
+
+
+class ServiceNotified(RuntimeEvent, frozen=True, kw_only=True):
+    """The service has something to say to who opened a session."""
+
+    session_id: str
+    level: Literal["info", "warning", "error"]
+    message: str
+    """The service's words."""
 
 
 class SessionReattached(RuntimeEvent, frozen=True, kw_only=True):

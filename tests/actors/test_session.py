@@ -16,7 +16,7 @@ from tinker_actors.actors.session import AwaitSession, FinishSession, SessionAct
 from tinker_actors.actors.transport import Answered, Failed, Send
 from tinker_actors.config import RecoveryPolicy, Settings
 from tinker_actors.errors import APIConnectionError, APIStatusError, APITimeoutError, TinkerActorsError
-from tinker_actors.events import HeartbeatMissed, SessionHealthChanged, SessionUnauthorized
+from tinker_actors.events import HeartbeatMissed, ServiceNotified, SessionHealthChanged, SessionUnauthorized
 from tinker_actors.journal.records import ModelRecord
 from tinker_actors.journal.store import Store
 from tinker_actors.supervision import (
@@ -206,6 +206,14 @@ def test_session_is_opened_when_it_is_first_needed_and_beats_once_a_period(stage
     assert len(due) == 360
     assert all(PERIOD_S * n <= at < PERIOD_S * n + 3.7 for n, at in enumerate(due, start=1))
     assert stage.health == []
+
+
+def test_what_the_service_says_to_who_opens_a_session_is_told(stage: Stage) -> None:
+    body = b'{"session_id": "s1", "info_message": "", "warning_message": "old", "error_message": "Friday"}'
+    with expect(stage.tree, ServiceNotified, count=2) as told:
+        stage.answer(stage.take("create_session"), Answer(200, {}, body))
+    assert [(one.level, one.message) for one in told.events] == [("warning", "old"), ("error", "Friday")]
+    assert stage.ready() == "s1"
 
 
 def test_beats_that_fell_out_are_not_made_up_for(stage: Stage) -> None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import structlog
 from harness import WAIT_S, Server, client, step
 
 from tinker_actors import events as runtime_events
-from tinker_actors.events import ModelCreated, RuntimeEvent
+from tinker_actors.events import ModelCreated, RuntimeEvent, ServiceNotified
 from tinker_actors.observe.logs import _WARNINGS, event_name, log_events
 from tinker_actors.supervision import ChildRestarting, ChildStarted, Error, Event
 from tinker_actors.supervision import events as kit_events
@@ -72,6 +74,46 @@ def test_every_event_that_warns_is_one_that_there_is() -> None:
         if isinstance(kind, type) and issubclass(kind, RuntimeEvent | Event)
     }
     assert set(_WARNINGS) <= there
+
+
+def test_events_of_the_runtime_that_do_not_warn_are_those_of_its_daily_work() -> None:
+    names = {event_name(getattr(runtime_events, name)) for name in runtime_events.__all__}
+    assert names - set(_WARNINGS) == {
+        f"runtime.{name}"
+        for name in (
+            "checkpoint_saved",
+            "circuit_closed",
+            "circuit_half_opened",
+            "custom_loss_computed",
+            "lineage_started",
+            "local_server_started",
+            "model_attached",
+            "model_created",
+            "runtime_event",
+            "service_notified",
+            "session_health_changed",
+            "session_opened",
+            "session_reattached",
+            "step_done",
+        )
+    }
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_words_of_the_service_are_logged_at_its_level(level: Any) -> None:
+    with structlog.testing.capture_logs() as logs:
+        stream = Stream()
+        log_events(stream)
+        stream.publish(ServiceNotified(session_id="s", level=level, message="closed on Friday"))
+    assert logs == [
+        {
+            "event": "runtime.service_notified",
+            "log_level": level,
+            "level": level,
+            "session_id": "s",
+            "message": "closed on Friday",
+        }
+    ]
 
 
 def test_names_tell_the_area_and_what_happened() -> None:

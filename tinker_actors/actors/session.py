@@ -27,6 +27,7 @@ from tinker_actors.errors import (
 )
 from tinker_actors.events import (
     HeartbeatMissed,
+    ServiceNotified,
     SessionHealthChanged,
     SessionOpened,
     SessionReattached,
@@ -35,6 +36,7 @@ from tinker_actors.events import (
 from tinker_actors.journal.records import SessionRecord
 from tinker_actors.supervision import Address, Reply, SupervisedActor
 from tinker_actors.wire.calls import Answer, Call
+from tinker_actors.wire.documents import SessionCreated
 from tinker_actors.wire.retry import NEVER, PATIENT
 
 __all__ = [
@@ -223,12 +225,15 @@ class SessionActor(SupervisedActor):
 
     def _note_opened(self, answer: Answer) -> None:
         try:
-            session_id: str = self._calls["open"].read(answer).session_id
+            created: SessionCreated = self._calls["open"].read(answer)
         except APIResponseValidationError as error:
             self._note_failure("open", error)
             return
+        session_id = created.session_id
         self._journal.call(NoteSession(session_id))
         self.context.emit(SessionOpened(session_id=session_id))
+        for level, message in created.messages():
+            self.context.emit(ServiceNotified(session_id=session_id, level=level, message=message))
         self._hold(session_id)
 
     def _hold(self, session_id: str) -> None:

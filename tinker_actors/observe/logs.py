@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from tinker_actors.events import QueueStateChanged
+from tinker_actors.events import QueueStateChanged, ServiceNotified
 from tinker_actors.observe.repeats import Repeats
 from tinker_actors.supervision import Event
 
@@ -24,18 +24,26 @@ _WARNINGS = (
     "supervision.escalated",
     "supervision.poisoned",
     "supervision.stall_warning",
+    "runtime.batch_poisoned",
+    "runtime.checkpoint_passed_over",
     "runtime.circuit_opened",
     "runtime.custom_loss_dropped",
     "runtime.custom_loss_failed",
     "runtime.gradient_dropped",
     "runtime.heartbeat_missed",
-    "runtime.session_unauthorized",
     "runtime.journal_parked",
     "runtime.local_server_ended",
-    "runtime.queue_state_changed",
     "runtime.model_restored",
+    "runtime.operation_deprecated",
+    "runtime.optimizer_unverified",
+    "runtime.queue_state_changed",
+    "runtime.replay_diverged",
     "runtime.request_retried",
+    "runtime.result_lost",
     "runtime.run_halted",
+    "runtime.sampling_paused",
+    "runtime.session_left_open",
+    "runtime.session_unauthorized",
     "runtime.step_voided",
 )
 _LEFT_OUT = ("seq", "at")
@@ -100,8 +108,7 @@ class _Writer:
                 return
         if isinstance(event, QueueStateChanged) and not self._is_news(event):
             return
-        level = "warning" if name in _WARNINGS else "info"
-        getattr(self._logger, level)(name, **_fields(event))
+        getattr(self._logger, _level(name, event))(name, **_fields(event))
 
     def _is_news(self, event: QueueStateChanged) -> bool:
         """Whether nobody was told within the last minute that this client waits."""
@@ -117,6 +124,12 @@ class _Writer:
         for key, count in self._repeats.over(at):
             name, path = key
             self._logger.warning("supervision.repeated", of=name, path=path, times=count)
+
+
+def _level(name: str, event: object) -> str:
+    if isinstance(event, ServiceNotified):
+        return event.level
+    return "warning" if name in _WARNINGS else "info"
 
 
 def _fields(event: object) -> dict[str, Any]:

@@ -67,6 +67,12 @@ class SessionCreated(msgspec.Struct, frozen=True, kw_only=True):
     warning_message: str | None = None
     error_message: str | None = None
 
+    def messages(self) -> list[tuple[Literal["info", "warning", "error"], str]]:
+        """What it has to say to people, with how much that matters."""
+        levels: tuple[Literal["info", "warning", "error"], ...] = ("info", "warning", "error")
+        words = (self.info_message, self.warning_message, self.error_message)
+        return [(level, text) for level, text in zip(levels, words, strict=True) if text]
+
 
 class SessionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """POST session_heartbeat."""
