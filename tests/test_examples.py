@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from fake_hub import TOKEN, FakeHub
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -79,6 +80,27 @@ def test_checkpoints_are_listed_shared_deleted_and_gone_on_from() -> None:
     assert "kept: training early" not in lines
     assert "early cannot be gone on from: NotFoundError\n" in lines
     assert "the same loss in both runs: yes\n" in lines
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        ("sample_stream", "streaming"),
+        ("otel_propagate=True", "tracing"),
+        ("forward_backward_custom", "custom_loss"),
+        ("regularizers=", "custom_loss"),
+        ("apply_chat_template", "chat_templates"),
+        ("get_tokenizer", "evaluate"),
+        ("download_checkpoint", "download_checkpoint"),
+        ("push_checkpoint_adapter", "push_adapter"),
+        ("ProcessPoolExecutor", "worker_pool"),
+        ("training.forward(", "evaluate"),
+        ("TrainingPlatform", "training_platform"),
+        ("iter_user_checkpoints", "manage_checkpoints"),
+    ],
+)
+def test_each_part_of_the_surface_has_an_example(what: str, name: str) -> None:
+    assert what in (EXAMPLES / f"{name}.py").read_text()
 
 
 def test_every_example_is_run_by_a_test() -> None:

@@ -14,7 +14,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SECTIONS: dict[str, dict[str, Any]] = tomllib.loads((ROOT / "tests/surface.toml").read_text())
 REASONS = {
-    "absent upstream": "the service has no such thing",
     "audit": "of an organisation's administrators",
     "billing": "of an organisation's administrators",
     "files and multipart": "no endpoint takes uploads",

@@ -21,6 +21,7 @@ from tinker_actors.actors.transport import (
     Fetch,
     Send,
 )
+from tinker_actors.api.setup import DynamicConfig
 from tinker_actors.errors import (
     APIConnectionError,
     AuthenticationError,
@@ -29,7 +30,7 @@ from tinker_actors.errors import (
 )
 from tinker_actors.events import OperationDeprecated, QueueStateChanged, RequestRetried
 from tinker_actors.supervision import ChildStarted, DeleteChild, TerminateChild
-from tinker_actors.supervision.testing import crash, expect
+from tinker_actors.supervision.testing import VirtualClock, crash, expect
 from tinker_actors.wire.calls import Answer, Call
 from tinker_actors.wire.documents import FutureHandle
 
@@ -322,3 +323,65 @@ def test_a_service_that_wants_to_know_is_told_of_samples_nobody_waits_for(
     else:
         one.address.call(Fetch(CALL))  # sent after the cancel
         assert "cancel_future" not in [path for path, _ in one.transport.seen]
+
+
+def test_a_service_is_told_of_so_many_at_a_time_as_it_says(bench: Callable[..., Bench]) -> None:
+    told = threading.Semaphore(0)
+
+    def give(call: Call[Any]) -> Answer:
+        if call.path == "client/dynamic_config":
+            wants = {"sample_cancel_enabled": True, "sample_cancel_max_batch_size": 1}
+            return Answer(200, JSON, msgspec.json.encode(wants))
+        return no_flags(call)
+
+    def script(call: Call[Any], _url: str) -> Answer | None:
+        if call.path == "cancel_future":
+            told.release()
+            return None  # it hangs
+        return None if call.path == "retrieve_future" else HANDLE
+
+    one = bench(script, flags=give)
+    sample = msgspec.structs.replace(CALL, operation="asample", path="asample")
+    for tag in ("a", "b"):
+        one.address.tell(Send(sample, tag, one.tree.address("service/receiver"), "owner", EXPECTED))
+        assert isinstance(one.next(), Accepted)
+    one.address.tell(Cancel("owner"))
+    assert told.acquire(timeout=WAIT_S)
+    one.address.call(Fetch(CALL))  # sent after the second cancel would have been
+    assert not told.acquire(blocking=False)
+
+
+def test_flags_that_change_are_asked_for_again_and_the_last_good_ones_kept(
+    bench: Callable[..., Bench],
+) -> None:
+    clock, asked = VirtualClock(), threading.Semaphore(0)
+    given = iter([b'{"sample_cancel_enabled": true}', None, b'{"sample_cancel_max_batch_size": 7}'])
+
+    def give(call: Call[Any]) -> Answer:
+        if call.path != "client/dynamic_config":
+            return no_flags(call)
+        body = next(given)
+        asked.release()
+        return Answer(503, JSON, b"{}") if body is None else Answer(200, JSON, body)
+
+    one = bench(lambda _call, _url: HANDLE, flags=give, clock=clock)
+
+    def pass_by() -> DynamicConfig:
+        """What holds once all that was begun before is through."""
+        for _ in range(2):
+            one.address.call(Fetch(CALL))
+        return one.published.dynamic_config
+
+    pass_by()
+    assert asked.acquire(timeout=WAIT_S)
+    clock.advance(299.0)
+    pass_by()
+    assert not asked.acquire(blocking=False)
+    for seconds, flags in (
+        (1.0, DynamicConfig(sample_cancel_enabled=True)),
+        (300.0, DynamicConfig(sample_cancel_max_batch_size=7)),
+    ):
+        clock.advance(seconds)
+        pass_by()
+        assert asked.acquire(timeout=WAIT_S)
+        assert pass_by() == flags

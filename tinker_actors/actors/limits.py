@@ -66,6 +66,9 @@ class Limits:
         self.at_work = Quota(each=lambda: published.config.sample_max_concurrent_requests)
         """Samples from their submission to their result."""
 
+        self.cancels = Quota(places=lambda: published.dynamic_config.sample_cancel_max_batch_size)
+        """Words to the service that nobody waits for a sample any more."""
+
         self._quotas = {"asample": self.samples, "stream_sample": self.streams}
 
     async def attempt(self, request: Request, call: Call[Any], send: Send) -> Answer:

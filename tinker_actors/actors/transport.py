@@ -408,8 +408,13 @@ class TransportActor(SupervisedActor):
             return
 
         async def send() -> None:
-            with contextlib.suppress(TinkerActorsError):
-                await self._once(cancel_future(request_id))
+            cancels = self._limits.cancels
+            price = await cancels.wait("")
+            try:
+                with contextlib.suppress(TinkerActorsError):
+                    await self._once(cancel_future(request_id))
+            finally:
+                cancels.leave("", price)
 
         task = asyncio.create_task(send())
         self._farewells.add(task)
