@@ -33,7 +33,9 @@ class Resaving:
             image: with the sends of `model`.
             model: the run's latest.
         """
-        self._weights[:] = [one for one in self._weights if one.is_needed() and not one.is_lost]
+        for weights in self._weights.copy():
+            if weights.is_lost or not weights.is_needed():
+                self._weights.remove(weights)  # callers add to it meanwhile
         saves = {one.ticket: one for one in image.operations if one.kind == Kind.SAVE_FOR_SAMPLER}
         sent = {send.place: bool(send.ended) for send in image.sends if send.seq_id}
         places = set[int]()

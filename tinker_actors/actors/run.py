@@ -408,6 +408,12 @@ class Run:
         with self._lock:
             self._submitted -= 1
 
+    def note_unnamed(self, weights: UnnamedWeights) -> None:
+        """A sampler lives on what an unnamed save of this run holds. Callable from any thread."""
+        self.unnamed.append(weights)
+        if self.ended is not None:
+            weights.lose()
+
     def note_ready(self, info: GetInfoResponse) -> None:
         """The client may be used."""
         self._settler.settle(self.ready, info)

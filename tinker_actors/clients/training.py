@@ -378,7 +378,7 @@ class TrainingClient:
         if saved.path is None and saved.sampling_session_id is not None:
             home = self._runtime.published.session_id, saved.sampling_session_id
             weights = UnnamedWeights(ticket, home)
-            self._run.unnamed.append(weights)
+            self._run.note_unnamed(weights)
         return self._make_sampler(
             saved.path,
             sampling_session_id=saved.sampling_session_id,
