@@ -174,7 +174,8 @@ def test_the_page_has_the_defaults_of_the_recovery_policy() -> None:
 
 
 def test_the_example_prints_what_the_page_says() -> None:
-    example = PAGE.read_text().split("```python\n")[1]
+    section = PAGE.read_text().partition("\n## Supervise an actor of your own\n")[2]
+    example = section.split("```python\n")[1]
     program, rest = example.split("```", 1)
     output = rest.split("```text\n")[1].split("```")[0]
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

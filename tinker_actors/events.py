@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from tinker_actors.supervision.events import Detail
+
 __all__ = [
     "BatchPoisoned",
     "CheckpointPassedOver",
@@ -30,6 +32,8 @@ __all__ = [
     "OptimizerUnverified",
     "QueueStateChanged",
     "ReplayDiverged",
+    "RequestBegan",
+    "RequestEnded",
     "RequestRetried",
     "ResultLost",
     "RunHalted",
@@ -123,6 +127,31 @@ class SessionUnauthorized(RuntimeEvent, frozen=True, kw_only=True):
 
     session_id: str
     reason: str
+
+
+class RequestBegan(RuntimeEvent, Detail, frozen=True, kw_only=True):
+    """An HTTP request is about to be sent; told to those who subscribe to this kind alone."""
+
+    operation: str
+    method: str
+    path: str
+    """Below `/api/v1/`, without its query."""
+
+
+class RequestEnded(RuntimeEvent, Detail, frozen=True, kw_only=True):
+    """An HTTP request was answered, or was not; told to those who subscribe to this kind alone."""
+
+    operation: str
+    method: str
+    path: str
+    """Below `/api/v1/`, without its query."""
+    took_s: float
+    status: int | None
+    """None where no answer came."""
+    error: str
+    """Class of what came in place of an answer; empty where one came."""
+    is_success: bool
+    """Whether it was answered as was hoped; "not yet" is such an answer to a poll."""
 
 
 class RequestRetried(RuntimeEvent, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from tinker_actors.supervision import (
     ChildSpec,
     ChildStarted,
     ChildStartFailed,
+    Detail,
     Event,
     EventStream,
     StartChild,
@@ -141,6 +142,44 @@ def test_a_listener_of_some_kinds_hears_no_others() -> None:
         stream.publish(event)
     stream.close(5.0)
     assert heard == ["a", 2.0]
+
+
+class Plenty(Detail):
+    """One of very many."""
+
+
+class More(Plenty):
+    pass
+
+
+def test_what_is_plenty_is_heard_by_those_who_name_it_alone() -> None:
+    stream = EventStream(lambda: 0.0)
+    everything: list[object] = []
+    plenty: list[object] = []
+    of_more: list[object] = []
+    stream.subscribe(everything.append)
+    stream.subscribe(plenty.append, str, Plenty)
+    stream.subscribe(of_more.append, More)
+    one, two = Plenty(), More()
+    for event in ("a", one, two):
+        stream.publish(event)
+    stream.close(5.0)
+    assert (everything, plenty, of_more) == (["a"], ["a", one, two], [two])
+
+
+def test_a_stream_says_which_kinds_anybody_would_hear() -> None:
+    stream = EventStream(lambda: 0.0)
+    wanted = [stream.wants(str)]
+    stop = stream.subscribe(print)
+    wanted += [stream.wants(str), stream.wants(Plenty), stream.wants(str, Plenty)]
+    stop_plenty = stream.subscribe(print, Plenty)
+    wanted += [stream.wants(Plenty), stream.wants(More)]
+    stop_plenty()
+    wanted += [stream.wants(Plenty), stream.wants(str)]
+    stop()
+    wanted += [stream.wants(str)]
+    stream.close(5.0)
+    assert wanted == [False, True, False, True, True, True, False, True, False]
 
 
 def test_unsubscribing_twice_is_the_same_as_once() -> None:

@@ -11,10 +11,23 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from tinker_actors.errors import TinkerActorsError
+from tinker_actors.events import RequestBegan, RequestEnded
+from tinker_actors.supervision import Context as SupervisedContext
 from tinker_actors.supervision import EventStream
 from tinker_actors.wire.calls import Answer, Call, Pool
 
-__all__ = ["Attempt", "Fact", "Facts", "RecoverySpans", "Span", "Tracing", "below", "followed", "traced"]
+__all__ = [
+    "Attempt",
+    "Fact",
+    "Facts",
+    "RecoverySpans",
+    "Span",
+    "Tracing",
+    "below",
+    "followed",
+    "told",
+    "traced",
+]
 
 T = TypeVar("T")
 
@@ -115,6 +128,34 @@ async def traced(
     if not is_bad:
         trail.failures[call.operation] = 0
     return answer
+
+
+async def told(context: SupervisedContext, call: Call[Any], exchange: Awaitable[Answer]) -> Answer:
+    """What `exchange` gives, one try of `call`; its begin and its end are events."""
+    path, now = call.path.partition("?")[0], context.clock.now
+    began = now()
+    answer: Answer | None = None
+    error = ""
+    context.emit(RequestBegan(operation=call.operation, method=call.method, path=path))
+    try:
+        answer = await exchange
+    except BaseException as raised:
+        error = type(raised).__name__
+        raise
+    else:
+        return answer
+    finally:
+        context.emit(
+            RequestEnded(
+                operation=call.operation,
+                method=call.method,
+                path=path,
+                took_s=now() - began,
+                status=None if answer is None else answer.status,
+                error=error,
+                is_success=answer is not None and not _is_error(call, answer),
+            )
+        )
 
 
 def _is_error(call: Call[Any], answer: Answer) -> bool:

@@ -18,7 +18,7 @@ from tinker_actors.actors.limits import Limits
 from tinker_actors.actors.published import Published
 from tinker_actors.actors.requests import Request
 from tinker_actors.actors.streams import Channel, broken, fill
-from tinker_actors.actors.tracing import Span, below, traced
+from tinker_actors.actors.tracing import Span, below, told, traced
 from tinker_actors.api.codecs import Codec, in_a_known_codec
 from tinker_actors.api.futures import (
     PENDING,
@@ -47,7 +47,13 @@ from tinker_actors.errors import (
     OutcomeUnknownError,
     TinkerActorsError,
 )
-from tinker_actors.events import OperationDeprecated, QueueStateChanged, RequestRetried
+from tinker_actors.events import (
+    OperationDeprecated,
+    QueueStateChanged,
+    RequestBegan,
+    RequestEnded,
+    RequestRetried,
+)
 from tinker_actors.supervision import Address, ExitReason, Reply, SupervisedActor
 from tinker_actors.wire.calls import JSON, Answer, Call, Parts, ReadParts
 from tinker_actors.wire.compression import compressed
@@ -562,13 +568,17 @@ class TransportActor(SupervisedActor):
                 call = msgspec.structs.replace(call, body=packed)
         tracing = self._published.tracing
         if tracing is None:
-            return await self._send_once(call, endpoint.base_url, headers, read, sent)
-        return await traced(
-            tracing,
-            call,
-            url_of(call, endpoint.base_url),
-            lambda more: self._send_once(call, endpoint.base_url, {**headers, **more}, read, sent),
-        )
+            exchange = self._send_once(call, endpoint.base_url, headers, read, sent)
+        else:
+            exchange = traced(
+                tracing,
+                call,
+                url_of(call, endpoint.base_url),
+                lambda more: self._send_once(call, endpoint.base_url, {**headers, **more}, read, sent),
+            )
+        if self.context.wants(RequestBegan, RequestEnded):
+            return await told(self.context, call, exchange)
+        return await exchange
 
     async def _send_once(
         self,

@@ -411,16 +411,26 @@ class ServiceClient:
         """The address of an actor in the tree, such as `service/session/heartbeat`."""
         return self._runtime.tree.address(text("path", path))
 
-    def subscribe(self, callback: Callable[[object], object]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[Any], object], *kinds: type[object]) -> Callable[[], None]:
         """Call `callback` with every event from now on, on a thread of its own; returns the way to end that.
 
+        Args:
+            callback: told of the events, one after another.
+            kinds: of the events that it is told of, with those below them. By default all but `RequestBegan` and
+                `RequestEnded`, of which there are too many.
+
         Raises:
-            ValidationError: it cannot be called.
+            ValidationError: it cannot be called, or a kind is no class.
         """
         if not callable(callback):
             raise ValidationError(f"events are given to a function, got {shown(callback)}")
         self._runtime.check_process()
-        return self._runtime.tree.events.subscribe(callback)
+        for kind in kinds:
+            if not isinstance(kind, type):
+                raise ValidationError(
+                    f"kinds of events are classes of tinker_actors.events, got {shown(kind)}"
+                )
+        return self._runtime.tree.events.subscribe(callback, *kinds)
 
     @property
     def application(self) -> Application:

@@ -125,6 +125,10 @@ class Context:
         """
         self._incarnation.check_fence()
 
+    def wants(self, *kinds: type[object]) -> bool:
+        """Whether anybody would hear of an event of one of these kinds; then it is worth making."""
+        return self._incarnation.runtime.events.wants(*kinds)
+
     def emit(self, event: object) -> None:
         """Publish `event` on the tree's stream; one of an incarnation that was given up is dropped."""
         if not self._incarnation.is_fenced:

@@ -22,6 +22,7 @@ __all__ = [
     "ChildStartFailed",
     "ChildStarted",
     "DeadLetter",
+    "Detail",
     "ErrorContained",
     "Escalated",
     "Event",
@@ -32,6 +33,15 @@ __all__ = [
     "StallWarning",
     "ZombieEnded",
 ]
+
+
+class Detail:
+    """Mixed into events that are too many for whoever wants to hear of everything: only who names them is told.
+
+    They are best made only where `EventStream.wants` says so.
+    """
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,8 +219,13 @@ class _Listener:
         self.thread = threading.Thread(target=self._run, name="actor-events", daemon=True)
         self.thread.start()
 
+    def asks_for(self, kind: type[object]) -> bool:
+        if issubclass(kind, Detail):
+            return any(issubclass(kind, one) and issubclass(one, Detail) for one in self._kinds)
+        return issubclass(kind, self._kinds)
+
     def offer(self, event: object) -> None:
-        if not isinstance(event, self._kinds):
+        if not self.asks_for(type(event)):
             return
         with self._ready:
             if self._closed:
@@ -245,6 +260,8 @@ class EventStream:
         self._max_queued = max_queued
         self._lock = threading.RLock()
         self._listeners: tuple[_Listener, ...] = ()
+        self._wanted: dict[tuple[type[object], ...], bool] = {}
+        """What `wants` found out, while the listeners are the same."""
         self._seq = 0
         self._dropped = 0
         self._closed = False
@@ -260,6 +277,15 @@ class EventStream:
             for listener in self._listeners:
                 listener.offer(event)
 
+    def wants(self, *kinds: type[object]) -> bool:
+        """Whether anybody would hear of an event of one of these kinds."""
+        known = self._wanted.get(kinds)
+        if known is None:
+            with self._lock:
+                known = any(listener.asks_for(kind) for listener in self._listeners for kind in kinds)
+                self._wanted[kinds] = known
+        return known
+
     def subscribe(self, callback: Callable[[Any], object], *kinds: type[object]) -> Callable[[], None]:
         """Call `callback` with every later event, on a thread of its own; returns the way to end that.
 
@@ -267,7 +293,8 @@ class EventStream:
 
         Args:
             callback: told of the events, one after another.
-            kinds: of the events that it is told of; all by default. Others do not wake its thread.
+            kinds: of the events that it is told of; by default all that are no `Detail`. Others do not wake its
+                thread.
         """
         listener = _Listener(callback, kinds or (object,), self._max_queued)
 
@@ -275,11 +302,13 @@ class EventStream:
             with self._lock:
                 if listener in self._listeners:
                     self._listeners = tuple(one for one in self._listeners if one is not listener)
+                    self._wanted = {}
                     self._dropped += listener.dropped
             listener.close()
 
         with self._lock:
             self._listeners = (*self._listeners, listener)
+            self._wanted = {}
             if self._closed:
                 listener.close()
         return unsubscribe
