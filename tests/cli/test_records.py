@@ -40,7 +40,7 @@ def service(running: RestService) -> RestService:
 def command(service: RestService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs a command line, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    variables = {"TINKER_BASE_URL": service.url, "TINKER_API_KEY": KEY, "COLUMNS": "500"}
+    variables = {"TINKER_BASE_URL": service.url, "TINKER_API_KEY": KEY, "COLUMNS": "40"}
 
     def command(line: str, *more: str, answers: str = "") -> Result:
         return CliRunner(env=variables).invoke(commands, [*line.split(), *more], input=answers)
@@ -238,6 +238,9 @@ def test_weights_of_a_new_adapter_and_of_training_state_are_saved(command: Comma
             assert told["weights_path"] == f"tinker://{told['model_id']}/sampler_weights/kept"
             assert told["base_model"] == "local/tiny"
             saved.append(told["weights_path"])
+        with ta.RestClient(base_url=fresh.url, api_key=KEY) as rest:
+            kept = [one.tinker_path for one in rest.iter_user_checkpoints()]
+        assert {path for path in kept if training.model_id not in path} == set(saved)  # and no others
     assert len(set(saved)) == 2
     assert command("checkpoint save -o x").exit_code == 2
 

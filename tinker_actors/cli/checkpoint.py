@@ -43,7 +43,7 @@ def list_(run_id: str | None, limit: int, offset: int, base_url: str | None, for
             one.checkpoint_id,
             one.checkpoint_type,
             size(one.size_bytes),
-            "yes" if one.public else "no",
+            one.public,
             moment(one.time, now),
             expiry(one.expires_at, now),
             one.tinker_path,
@@ -92,7 +92,7 @@ def info(path: str, base_url: str | None, form: str) -> None:
         "path": path,
         "type": found.checkpoint_type,
         "size": size(found.size_bytes),
-        "public": "yes" if found.public else "no",
+        "public": found.public,
         "created": moment(found.time, now),
         "expires": expiry(found.expires_at, now),
         "user metadata": found.user_metadata,
@@ -254,7 +254,7 @@ def push_hf(path: str, no_model_card: bool, base_url: str | None, form: str, **o
     facts = {
         "repository": pushed.repo_id,
         "revision": pushed.revision,
-        "public": "yes" if pushed.public else "no",
+        "public": pushed.public,
         "commit": pushed.commit_url,
         "pull request": pushed.pull_request_url,
     }
@@ -279,10 +279,14 @@ def save(
 ) -> None:
     """Save weights for sampling, of a new adapter or of training state."""
     from tinker_actors.clients.service import ServiceClient
+    from tinker_actors.config import RecoveryPolicy
 
     if (base_model is None) is (model_path is None):
         raise click.UsageError("one of --base-model and --model-path is wanted")
-    with ServiceClient(base_url=base_url) as service:
+    policy = RecoveryPolicy(
+        checkpoint_every_steps=0
+    )  # nothing is trained: no checkpoints of the runtime's own
+    with ServiceClient(base_url=base_url, recovery=policy) as service:
         if base_model is not None:
             training = service.create_lora_training_client(base_model, **lora).result()
         else:

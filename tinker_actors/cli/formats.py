@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["as_date", "expiry", "moment", "size"]
+__all__ = ["as_date", "expiry", "moment", "size", "word"]
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 _STEP = 1024
@@ -14,6 +14,17 @@ _SPANS = (
     (7 * _DAY, 30 * _DAY, "week"),
 )
 """One such, up to what, and its name."""
+
+
+def word(value: object) -> str:
+    """A value as a word; a dash where there is none.
+
+    >>> word(True), word(False), word(None), word(8)
+    ('yes', 'no', '-', '8')
+    """
+    if value is None:
+        return "-"
+    return str(value) if not isinstance(value, bool) else "yes" if value else "no"
 
 
 def size(count: int | None) -> str:

@@ -20,12 +20,5 @@ def list_(substring: str, base_url: str | None, form: str) -> None:
     with rest_client(base_url) as rest:
         offered = rest.get_server_capabilities().result().supported_models
     found = [one for one in offered if substring.lower() in (one.model_name or "").lower()]
-    rows = [
-        (one.model_name, one.max_context_length or "-", _word(one.trainable), _word(one.sampleable))
-        for one in found
-    ]
+    rows = [(one.model_name, one.max_context_length, one.trainable, one.sampleable) for one in found]
     show(form, {"models": found}, "models", ["name", "context", "trainable", "sampleable"], rows)
-
-
-def _word(fact: bool | None) -> str:
-    return "-" if fact is None else "yes" if fact else "no"

@@ -59,11 +59,11 @@ def _cells(one: "TrainingRun", now: datetime) -> dict[str, object]:
         one.training_run_id,
         one.base_model,
         one.model_owner,
-        one.lora_rank if one.is_lora else "-",
+        one.lora_rank if one.is_lora else None,
         moment(one.last_request_time, now),
         _status(one),
-        "-" if last is None else last.name,
-        "-" if last is None else moment(last.time, now),
+        None if last is None else last.name,
+        None if last is None else moment(last.time, now),
     )
     return dict(zip(_COLUMNS, values, strict=True))
 

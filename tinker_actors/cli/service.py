@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tinker_actors.cli.formats import word
+
 if TYPE_CHECKING:
     from tinker_actors.clients.rest import RestClient
 
@@ -13,6 +15,7 @@ __all__ = ["asks_service", "rest_client", "show", "show_facts"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Row = Sequence[object]
+_WIDEST = 10_000
 
 
 def asks_service(command: F) -> F:
@@ -46,10 +49,11 @@ def show(form: str, document: Any, title: str, columns: Sequence[str], rows: Ite
 
     table = Table(title=title, title_justify="left", box=None)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for row in rows:
-        table.add_row(*map(str, row))
-    Console(highlight=False, soft_wrap=True, emoji=False, markup=False).print(table)
+        table.add_row(*map(word, row))
+    # A path that is folded cannot be copied: lines may be longer than the terminal.
+    Console(width=_WIDEST, highlight=False, soft_wrap=True, emoji=False, markup=False).print(table)
 
 
 def show_facts(form: str, document: Any, facts: Mapping[str, object]) -> None:
@@ -59,7 +63,7 @@ def show_facts(form: str, document: Any, facts: Mapping[str, object]) -> None:
         return
     for name, value in facts.items():
         if value is not None:
-            click.echo(f"{name}: {value}")
+            click.echo(f"{name}: {word(value)}")
 
 
 def _print_json(document: Any) -> None:
