@@ -89,6 +89,8 @@ def test_events_of_the_runtime_that_do_not_warn_are_those_of_its_daily_work() ->
             "local_server_started",
             "model_attached",
             "model_created",
+            "request_began",
+            "request_ended",
             "runtime_event",
             "service_notified",
             "session_health_changed",
