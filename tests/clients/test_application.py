@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -169,6 +170,37 @@ def test_handle_answers_with_the_error(training: ta.TrainingClient) -> None:
         _ = proxy.load_state
     with pytest.raises(ta.ValidationError, match="CallMethod, got str"):
         training.handle.ask("hello")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("timeout_s", ["1", 0, -1.0, float("nan"), None])
+def test_handle_refuses_what_is_no_time(training: ta.TrainingClient, timeout_s: Any) -> None:
+    for act in (training.handle.proxy, partial(training.handle.ask, CallMethod("step", (), {}))):
+        with pytest.raises(ta.ValidationError, match="timeout_s"):
+            act(timeout_s=timeout_s)
+
+
+def test_handle_gives_a_sampler_of_the_weights_in_training(training: ta.TrainingClient) -> None:
+    sampler = training.handle.proxy().save_weights_and_get_sampling_client().result()
+    stream = sampler.handle.proxy().sample_stream([1, 2, 3], ta.SamplingParams(max_tokens=2)).result()
+    assert [chunk.is_done for chunk in stream][-1]
+
+
+@pytest.mark.parametrize("client", [ta.TrainingClient, ta.SamplingClient])
+def test_handle_offers_all_that_works_for_a_client(client: Any) -> None:
+    public = {name for name in dir(client) if not name.startswith("_") and not name.endswith("_async")}
+    assert public - set(client.exposed) <= {
+        "exposed",
+        "from_sampler_handle",  # makes another client
+        "get_base_model",  # is an attribute, too
+        "get_console_url",
+        "get_sampler_handle",
+        "get_telemetry",
+        "get_tokenizer",  # may wait for a download, in an actor's thread
+        "handle",
+        "load_state",  # refused
+        "load_state_with_optimizer",
+        "steps",  # a loop of the program's
+    }
 
 
 class Trainer(SupervisedActor):

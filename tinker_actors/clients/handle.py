@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol, cast
 from tinker_actors.clients.future import APIFuture
 from tinker_actors.errors import TinkerActorsError, ValidationError
 from tinker_actors.supervision import Address, CallMethod, Clock, GetAttribute, Proxy, Reply, perform
+from tinker_actors.types.checks import finite
 
 __all__ = ["Handle"]
 
@@ -42,8 +43,9 @@ class Handle:
         """Have the client do what `message` says; what comes of it, errors included, is in the reply.
 
         Raises:
-            ValidationError: the message is neither.
+            ValidationError: the message is neither, or `timeout_s` no time.
         """
+        _check_time(timeout_s)
         reply = Reply(self._clock, timeout_s=timeout_s, target=self.path)
         try:
             outcome = self._perform(message)
@@ -62,7 +64,7 @@ class Handle:
         """Have the client do what `message` says, and expect no answer.
 
         Raises:
-            ValidationError: an argument is wrong, or the message is no `CallMethod`.
+            ValidationError: an argument is wrong, or the message asks for nothing that a client does.
             TinkerActorsError: the client takes no requests any more.
         """
         self._perform(message)
@@ -72,7 +74,12 @@ class Handle:
         return self.ask(message, timeout_s=timeout_s).result()
 
     def proxy(self, *, timeout_s: float = TIMEOUT_S) -> Proxy:
-        """A look-alike of the client, whose methods and attributes are a `Reply` each."""
+        """A look-alike of the client, whose methods and attributes are a `Reply` each.
+
+        Raises:
+            ValidationError: `timeout_s` is no time.
+        """
+        _check_time(timeout_s)
         # What a proxy needs of an address is there.
         return Proxy(cast("Address", self), type(self._client), timeout_s)
 
@@ -85,6 +92,11 @@ class Handle:
 
     def __repr__(self) -> str:
         return f"<Handle {type(self._client).__name__} at {self.path}>"
+
+
+def _check_time(timeout_s: Any) -> None:
+    if finite("timeout_s", timeout_s) <= 0:
+        raise ValidationError(f"timeout_s must be seconds above 0, got {timeout_s}")
 
 
 def _pass_on(done: "Future[Any]", reply: Reply) -> None:

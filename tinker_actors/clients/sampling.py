@@ -47,8 +47,13 @@ class SamplingPlace(msgspec.Struct, frozen=True, kw_only=True):
 class SamplingClient:
     """Draws sequences from one set of weights. Thread-safe; survives whatever its actor survives."""
 
-    exposed: ClassVar[tuple[str, ...]] = ("base_model", "compute_logprobs", "model_path", "sample")
-    """What the proxy of a handle offers."""
+    exposed: ClassVar[tuple[str, ...]] = (  # what the proxy of a handle offers
+        "base_model",
+        "compute_logprobs",
+        "model_path",
+        "sample",
+        "sample_stream",
+    )
 
     def __init__(
         self,

@@ -61,6 +61,7 @@ class TrainingClient:
     """
 
     exposed: ClassVar[tuple[str, ...]] = (  # what the proxy of a handle offers
+        "create_sampling_client",
         "forward",
         "forward_backward",
         "forward_backward_custom",
@@ -70,6 +71,8 @@ class TrainingClient:
         "optim_step",
         "run",
         "save_state",
+        "save_weights_and_get_sampling_client",
+        "save_weights_external",
         "save_weights_for_sampler",
         "step",
     )
