@@ -70,7 +70,8 @@ def test_parameters_of_the_models_family_are_taken(value: Any, family: str, expe
         (ta.DimuonParams(learning_rate=1), "adamw", "optimizer is adamw, so an update takes AdamParams"),
         (Sophia(0.1), "dimuon", "takes DimuonParams, got Sophia"),
         ({"learning_rate": 0.1}, "adamw", "are an AdamParams, got dict"),
-        (ta.AdamParams, "adamw", "got"),
+        (ta.AdamParams, "adamw", r"got the class; use AdamParams\("),
+        (ta.DimuonParams, "dimuon", "got the class"),
         (5, "adamw", "got int"),
         (5, "sophia", "parameters of type 'sophia', got int"),
         (SimpleNamespace(learning_rate=0.1, momentum=0.9), "adamw", "got also momentum"),
@@ -120,7 +121,15 @@ def test_a_family_is_sent_with_what_is_fixed_of_it(value: Any, expected: dict[st
 
 
 @pytest.mark.parametrize(
-    "value", ["dimuon", 5, {"type": "dimuon"}, SimpleNamespace(type=5), SimpleNamespace(type="")]
+    "value",
+    [
+        "dimuon",
+        5,
+        ta.DimuonOptimizerConfig,
+        {"type": "dimuon"},
+        SimpleNamespace(type=5),
+        SimpleNamespace(type=""),
+    ],
 )
 def test_what_is_no_family_is_refused(value: Any) -> None:
     with pytest.raises(ta.ValidationError, match="optimizer"):

@@ -132,6 +132,7 @@ def optimizer_params(value: Any, family: str) -> dict[str, Any]:
     Raises:
         ValidationError: they are of another family than the model, or wrong.
     """
+    _check_made(value)
     named = str(getattr(value, "type", ADAMW))
     named = ADAMW if named.startswith("adam") else named
     if family == ADAMW and named == ADAMW:
@@ -158,6 +159,7 @@ def family_fields(value: Any) -> dict[str, Any]:
     """
     if value is None:
         return {"type": ADAMW}
+    _check_made(value)
     if not hasattr(value, "type"):
         raise ValidationError(
             f"an optimizer is an AdamOptimizerConfig or a DimuonOptimizerConfig, got {shown(value)}; None is AdamW"
@@ -165,6 +167,13 @@ def family_fields(value: Any) -> dict[str, Any]:
     fields = _fields(value)
     text("an optimizer's type", fields.get("type"))
     return metadata("optimizer", fields)
+
+
+def _check_made(value: Any) -> None:
+    if isinstance(value, type):
+        raise ValidationError(
+            f"parameters of an optimizer are wanted, got the class; use {value.__name__}(...)"
+        )
 
 
 def _check_names(kind: Any, names: Iterable[str]) -> None:
