@@ -161,6 +161,14 @@ def test_a_callback_that_exits_does_not_stop_the_settler(settler: Settler) -> No
     assert later.result(10) == 2
 
 
+def test_a_job_that_fails_does_not_stop_the_settler(settler: Settler) -> None:
+    settler.run(lambda: 1 / 0)
+    settler.run(lambda: sys.exit(1))
+    later: Future[int] = Future()
+    settler.settle(later, 2)
+    assert later.result(10) == 2
+
+
 def test_a_request_is_reserved_once_also_while_nobody_can_be_woken(settler: Settler) -> None:
     submissions = make(settler)
     submissions.add("a")

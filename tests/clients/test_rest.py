@@ -20,7 +20,9 @@ from starlette.responses import JSONResponse, Response
 
 import tinker_actors as ta
 from tinker_actors.api import checkpoints, rest
+from tinker_actors.api.futures import Pause, RoundTrips
 from tinker_actors.clients.rest import RestClient
+from tinker_actors.clients.walk import Walk
 
 SEARCH = ta.SessionSearchRequest(display_name="nightly")
 TRAINING = "tinker://nobody:train:0/weights/step-1"
@@ -381,6 +383,14 @@ def test_an_archive_is_waited_for_while_it_is_being_built(
     service.scripted.extend([Response(status_code=503)] * 6)
     with pytest.raises(ta.InternalServerError):
         client.get_checkpoint_archive_url_from_tinker_path(SAMPLER).result(WAIT_S)
+
+
+def test_round_trips_that_fail_by_a_mistake_of_ours_end_with_it(client: ta.RestClient) -> None:
+    def mistaken() -> RoundTrips[int]:
+        yield Pause(0.0, "nothing")
+        raise ZeroDivisionError
+
+    assert isinstance(Walk(client._runtime, mistaken()).future.exception(WAIT_S), ZeroDivisionError)
 
 
 def test_an_archive_may_be_told_without_a_redirect(service: RestService, client: ta.RestClient) -> None:

@@ -15,6 +15,7 @@ from tinker_actors.errors import (
     ForkedProcessError,
     WouldDeadlockError,
 )
+from tinker_actors.supervision.callbacks import run_callback
 from tinker_actors.supervision.current import current_incarnation
 
 __all__ = ["Settler", "Submission", "Submissions", "check_may_wait", "forbid_waiting", "ticket_of"]
@@ -88,7 +89,7 @@ class Settler:
     def _run(self) -> None:
         forbid_waiting("the thread that settles futures")
         while (job := self._queue.get()) is not None:
-            job()
+            run_callback(job, "futures.job_failed")  # it must not end the settling of others
 
 
 def _settle(put: Callable[[Any], None], outcome: Any) -> None:

@@ -59,7 +59,7 @@ class Walk(Generic[T]):
         except StopIteration as end:
             self._runtime.published.forget(self)
             self._runtime.settler.settle(self.future, end.value)
-        except TinkerActorsError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to who waits
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
