@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failing_sqlite import FailingWrites
 
 from tinker_actors.errors import JournalError
 from tinker_actors.journal import store as store_module
@@ -27,9 +28,19 @@ def transactions() -> Iterator[list[Record]]:
         ]
 
 
+def opened(path: Path) -> tuple[Store, int]:
+    """The journal, however often that fails; and how often it did."""
+    failures = 0
+    while True:
+        try:
+            return Store(path), failures
+        except JournalError:
+            failures += 1
+
+
 def written(path: Path) -> tuple[RunImage | None, int]:
-    """Write all transactions, each until it succeeds; what the next process finds, and how often one failed."""
-    store, failures = Store(path), 0
+    """Write all transactions, each until it succeeds; what the next process finds, and how often something failed."""
+    store, failures = opened(path)
     for records in transactions():
         while True:
             before = store.load("1")
@@ -40,10 +51,10 @@ def written(path: Path) -> tuple[RunImage | None, int]:
                 failures += 1
                 assert store.load("1") == before
     store.close()
-    reopened = Store(path)
+    reopened, more = opened(path)
     image = reopened.load("1")
     reopened.close()
-    return image, failures
+    return image, failures + more
 
 
 @pytest.mark.parametrize("name", ["pwrite", "fsync"])
@@ -70,6 +81,28 @@ def test_writes_of_large_bodies_that_fail_now_and_then_are_as_if_they_had_not_be
     assert failures > 1
     size = sum(file.stat().st_size for file in (store.parent / "segments").iterdir())
     assert size <= 4 * BODIES * 5000  # what failed was written over, or swept
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EINTR], ids=["EIO", "ENOSPC", "EINTR"])
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_each_write_of_the_database_may_fail(tmp_path: Path, error: int, stride: int) -> None:
+    """DUR-03."""
+    try:
+        failing = FailingWrites()
+    except AttributeError:
+        pytest.skip("this Python has SQLite built in, where nobody gets at it")
+    with failing as disk:
+        disk.order(0, 0)
+        undisturbed, _ = written(tmp_path / "undisturbed.db")
+        total, failed = disk.writes, 0
+        for nth in range(1, total + 1, stride):
+            (tmp_path / str(nth)).mkdir()
+            disk.order(nth, error)
+            image, failures = written(tmp_path / str(nth) / "journal.db")
+            assert image == undisturbed
+            failed += failures
+    assert total > 100
+    assert (failed > 0) == (error != errno.EINTR)  # which is tried again
 
 
 def test_writes_that_are_cut_short_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
