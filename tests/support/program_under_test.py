@@ -48,11 +48,16 @@ def adam(number: int) -> ta.AdamParams:
 
 
 def train(
-    service: ta.ServiceClient, points: CrashPoints, *, steps: int = STEPS, run: str | None = None
+    service: ta.ServiceClient,
+    points: CrashPoints,
+    *,
+    steps: int = STEPS,
+    run: str | None = None,
+    base_model: str = "local/tiny",
 ) -> None:
     """Take the steps that are left, with a save every three and a sampler every four."""
     named: dict[str, Any] = {} if run is None else {"run": run}
-    training = service.create_lora_training_client("local/tiny", rank=4, seed=3, **named).result(WAIT_S)
+    training = service.create_lora_training_client(base_model, rank=4, seed=3, **named).result(WAIT_S)
     for number in training.steps(steps):
         if number and number % 3 == 0:
             training.save_state(f"step-{number:02d}").result(WAIT_S)
@@ -77,6 +82,7 @@ def main(
     steps: int = STEPS,
     twice: int | None = None,
     number: int = signal.SIGKILL,
+    base_model: str = "local/tiny",
 ) -> None:
     """One process; with `twice`, a seed, the network delivers half of all requests two times."""
     points = CrashPoints(Path(trace), point, nth, number)
@@ -84,7 +90,7 @@ def main(
     if twice is not None:
         deliver_twice(random.Random(twice))
     with ta.ServiceClient(base_url=url, api_key=KEY, run_dir=run_dir, recovery=POLICY) as service:
-        train(service, points, steps=steps)
+        train(service, points, steps=steps, base_model=base_model)
 
 
 def side_by_side(url: str, run_dir: str, trace: str, point: str, nth: int, runs: list[str]) -> None:
