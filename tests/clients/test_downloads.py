@@ -4,9 +4,10 @@ import gzip
 import io
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,8 +15,9 @@ from harness import ADAM, BATCHES, WAIT_S, Server, client
 
 import tinker_actors as ta
 from tinker_actors.actors.download import Download, Sources
-from tinker_actors.errors import APIConnectionError, APIStatusError, ValidationError
+from tinker_actors.errors import APIConnectionError, APIStatusError, APITimeoutError, ValidationError
 from tinker_actors.types import CheckpointPath
+from tinker_actors.wire import download as fetching
 from tinker_actors.wire.download import Bounds, Expired, Fetcher, safe_name, unpack
 
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
@@ -26,18 +28,25 @@ EXPORT = CheckpointPath.parse("tinker://run/external_weights/export")
 class Files:
     """A server of files, whose behaviour a test sets; what it was asked is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: str = "HTTP/1.1") -> None:
         self.body = BODY
         self.break_after: list[int] = []
         """How many bytes each of the next answers has."""
         self.statuses: list[int] = []
         """Of the next answers."""
         self.serves_parts = True
+        self.cuts_up = False
+        """Whether bodies come in chunks, without their length."""
+        self.stalls_after: int | None = None
+        """The file's byte at which nothing more comes, and the connection stays."""
         self.etag = '"1"'
+        self._goes_on = Event()
         self.asked: list[tuple[str, str | None]] = []
         files = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = protocol
+
             def do_GET(self) -> None:
                 files.answer(self)
 
@@ -63,7 +72,11 @@ class Files:
         if status == 206 and start >= len(self.body):
             status, body = 416, b""
         request.send_response(status)
-        request.send_header("content-length", str(len(body)))
+        if self.cuts_up:
+            request.send_header("transfer-encoding", "chunked")
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        else:
+            request.send_header("content-length", str(len(body)))
         request.send_header("etag", self.etag)
         if is_packed:
             request.send_header("content-encoding", "gzip")
@@ -71,17 +84,22 @@ class Files:
             request.send_header("content-range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}")
         request.end_headers()
         most = self.break_after.pop(0) if self.break_after and status < 300 else len(body)
+        if self.stalls_after is not None:
+            request.wfile.write(body[: max(0, self.stalls_after - start)])
+            self._goes_on.wait(WAIT_S)
+            return
         request.wfile.write(body[:most])
         request.close_connection = True
 
     def close(self) -> None:
+        self._goes_on.set()
         self._server.shutdown()
         self._server.server_close()
 
 
 @pytest.fixture
-def files() -> Iterator[Files]:
-    files = Files()
+def files(request: pytest.FixtureRequest) -> Iterator[Files]:
+    files = Files(getattr(request, "param", "HTTP/1.1"))
     yield files
     files.close()
 
@@ -96,12 +114,44 @@ def fetcher() -> Iterator[Fetcher]:
 # One file
 
 
+@pytest.mark.parametrize("files", ["HTTP/1.0", "HTTP/1.1"], indirect=True)
 def test_file_comes_as_it_is(files: Files, fetcher: Fetcher, tmp_path: Path) -> None:
     fetcher.fetch(f"{files.url}/a", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == BODY
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("size", [0, 1, 100_000, 3_000_000])
+def test_file_of_any_size_comes_as_it_is(files: Files, fetcher: Fetcher, tmp_path: Path, size: int) -> None:
+    files.body = BODY[:size]
+    fetcher.fetch(f"{files.url}/a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == BODY[:size]
+
+
+def test_file_that_is_cut_up_on_its_way_comes_as_it_is(
+    files: Files, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    files.cuts_up = True
+    fetcher.fetch(f"{files.url}/a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+def test_server_that_stops_sending_is_left(
+    monkeypatch: pytest.MonkeyPatch, files: Files, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    files.stalls_after = 1_000_000
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching, "READ_TIMEOUT_S", 0.05)
+        impatient = Fetcher(sleep=lambda _: None)
+        with closing(impatient), pytest.raises(APITimeoutError, match="5 times in a row: ReadTimeout"):
+            impatient.fetch(f"{files.url}/a", tmp_path / "a")
+    assert (tmp_path / "a.part").stat().st_size == 1_000_000
+    files.stalls_after = None
+    fetcher.fetch(f"{files.url}/a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("files", ["HTTP/1.0", "HTTP/1.1"], indirect=True)
 def test_file_that_breaks_off_is_gone_on_with(files: Files, fetcher: Fetcher, tmp_path: Path) -> None:
     files.break_after = [1_000_000, 2_000_000]
     fetcher.fetch(f"{files.url}/a", tmp_path / "a")
