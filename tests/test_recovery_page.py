@@ -2,13 +2,16 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "supervision.md"
-FOLDERS = ("actors", "recovery")
+FOLDERS = ("recovery", "actors", "journal", "clients")
+CASES = {f"REC-{number:02d}" for number in range(1, 17)}
+"""The cases of the plan of tests that are about recovery."""
 
 
 def rows() -> list[str]:
@@ -21,7 +24,7 @@ def named() -> list[tuple[str, str]]:
     """Module and test of each reference in the table."""
     found, module = [], ""
     for row in rows():
-        for name, colon in re.findall(r"`([a-z_]+)`(:?)", row):
+        for name, colon in re.findall(r"`([a-z_/]+)`(:?)", row):
             if colon:
                 module = name
             else:
@@ -29,17 +32,26 @@ def named() -> list[tuple[str, str]]:
     return found
 
 
-def names_in(module: str) -> set[str]:
-    (path,) = [path for folder in FOLDERS if (path := HERE / folder / f"test_{module}.py").exists()]
-    tree = ast.parse(path.read_text())
-    return {node.name.removeprefix("test_") for node in tree.body if isinstance(node, ast.FunctionDef)}
+@cache
+def documented_in(module: str) -> dict[str, str]:
+    """The tests of a module by their names, with what they say of themselves; `folder/module` where the name is not enough."""
+    folder, _, name = module.rpartition("/")
+    places = [HERE / one / f"test_{name}.py" for one in ([folder] if folder else FOLDERS)]
+    path = next(place for place in places if place.exists())
+    tests = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    return {node.name.removeprefix("test_"): ast.get_docstring(node) or "" for node in tests}
 
 
 @pytest.mark.parametrize(("module", "test"), named())
 def test_each_promise_names_a_test_that_there_is(module: str, test: str) -> None:
-    assert test in names_in(module)
+    assert test in documented_in(module)
 
 
 def test_each_promise_has_a_proof() -> None:
     assert len(rows()) > 15
-    assert all(re.search(r"`[a-z_]+`: `[a-z_]+`", row) for row in rows())
+    assert all(re.search(r"`[a-z_/]+`: `[a-z_]+`", row) for row in rows())
+
+
+def test_each_case_of_recovery_is_among_the_promises() -> None:
+    told = " ".join(documented_in(module)[test] for module, test in named())
+    assert set(re.findall(r"REC-\d\d", told)) == CASES

@@ -13,7 +13,7 @@ from tinker_actors.actors.outbox import Outbox, Part
 from tinker_actors.actors.published import JOURNAL
 from tinker_actors.errors import PoisonedBatchError
 from tinker_actors.journal.marks import Marks
-from tinker_actors.journal.records import COMMITTED, OperationRecord
+from tinker_actors.journal.records import COMMITTED, EXECUTED, OperationRecord
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Context
 
@@ -89,8 +89,13 @@ def crashed(image: RunImage, left_open: Container[Part]) -> list[OperationRecord
 
 def poisoned_error(record: OperationRecord) -> PoisonedBatchError:
     """Why an operation is not tried again."""
+    advice = (
+        "its result was given out before, so that the run has no model without it"
+        if record.state in EXECUTED
+        else "it is not tried again; look at its data, and leave them out"
+    )
     return PoisonedBatchError(
         f"{record.kind} at place {record.place} brought the program down {record.crashes} times while its data were "
-        "sent or its result was read: it is not tried again; look at its data, and leave them out",
+        f"sent or its result was read: {advice}",
         attempts=record.crashes,
     )
