@@ -16,6 +16,7 @@ from tinker_actors.supervision.testing import crash, expect
 
 CONFIG = SessionConfig(base_model="local/tiny", rank=4, seed=3, name="run")
 ADAM = ta.AdamParams(learning_rate=5e-3)
+SAMPLER = "service/session/sampling/sampling:1"
 
 
 def train(platform: TrainingPlatform[Any], config: SessionConfig, total: int) -> list[float]:
@@ -143,6 +144,21 @@ def test_samples_are_of_the_newest_weights_saved_once_a_step(server: Server) -> 
         platform.optim_step(session, ADAM)
         assert len(platform.sample(session, prompt, 1, params).sequences) == 1
         assert session.sampler is not sampler
+
+
+def test_weights_of_samples_that_the_service_forgot_are_saved_again(server: Server, run_dir: Path) -> None:
+    prompt, params = ta.ModelInput.from_ints([104, 101]), ta.SamplingParams(max_tokens=3, temperature=0.0)
+    with client(server, run_dir) as service:
+        platform = TinkerPlatform(service)
+        session = platform.create_session(CONFIG)
+        before = platform.sample(session, prompt, 1, params).sequences[0].tokens
+        assert session.sampler is not None
+        weights = session.sampler[1]._sampler.weights
+        assert weights is not None
+        weights.home = weights.home[0], "gone:sample:0"
+        with expect(service._runtime.tree, ChildStarted, path=SAMPLER, timeout_s=WAIT_S):
+            crash(service.address(SAMPLER))
+        assert platform.sample(session, prompt, 1, params).sequences[0].tokens == before
 
 
 def test_awaited_calls_may_be_under_way_together(server: Server) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from tinker_actors.clients.sampling import SamplingClient
 from tinker_actors.clients.service import ServiceClient
 from tinker_actors.clients.training import TrainingClient
-from tinker_actors.errors import ValidationError
+from tinker_actors.errors import SamplerLostError, ValidationError
 from tinker_actors.types import (
     AdamParams,
     Datum,
@@ -48,7 +48,7 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 @runtime_checkable
 class TrainingPlatform(Protocol[S]):
-    """What a training loop needs. Each call waits for its result; each has a twin that is awaited.
+    """What a training loop needs. Each call waits for its result; those of each step have a twin that is awaited.
 
     `S` is the platform's own kind of session: a loop gets it from `create_session` and hands it back.
     """
@@ -210,11 +210,12 @@ class TinkerPlatform:
     def sample(
         self, session: TinkerSession, prompt: ModelInput, num_samples: int, params: SamplingParams
     ) -> SampleResponse:
-        """See `TrainingPlatform`; the weights are saved for it once after each step."""
-        step = session.training.step
-        if session.sampler is None or session.sampler[0] != step:
-            session.sampler = step, session.training.save_weights_and_get_sampling_client().result()
-        return session.sampler[1].sample(prompt, num_samples, params).result()
+        """See `TrainingPlatform`; the weights are saved for it once after each step, and when the service lost them."""
+        try:
+            return _sampler_of(session).sample(prompt, num_samples, params).result()
+        except SamplerLostError:
+            session.sampler = None
+            return _sampler_of(session).sample(prompt, num_samples, params).result()
 
     def close(self) -> None:
         """Save what no checkpoint covers, and end the session on the service."""
@@ -228,3 +229,11 @@ class TinkerPlatform:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._service.__exit__(kind, error, trace)
+
+
+def _sampler_of(session: TinkerSession) -> SamplingClient:
+    """Over the weights as they are."""
+    step = session.training.step
+    if session.sampler is None or session.sampler[0] != step:
+        session.sampler = step, session.training.save_weights_and_get_sampling_client().result()
+    return session.sampler[1]
