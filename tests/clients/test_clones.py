@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import pytest
 from harness import ADAM, BATCHES, KEY, WAIT_S, Server, client
@@ -103,6 +104,16 @@ def test_clones_of_one_process_share_their_connections_and_leave_nothing_behind(
         if thread.ident not in before:
             thread.join(WAIT_S)
     assert len(clones._owners) == 0
+
+
+def test_handle_is_good_again_after_what_clones_share_has_stopped(service: ta.ServiceClient) -> None:
+    handle = service.create_sampling_client(base_model="local/tiny").result(WAIT_S).get_sampler_handle()
+    first = ta.SamplingClient.from_sampler_handle(handle)
+    owner: Any = first._owner
+    owner.runtime.close("errored", WAIT_S)
+    with pytest.raises(ta.RuntimeStoppedError):
+        draw(first)
+    draw(ta.SamplingClient.from_sampler_handle(handle))
 
 
 def test_sampler_of_an_embedded_server_needs_no_key_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

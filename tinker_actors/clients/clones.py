@@ -103,6 +103,6 @@ def _owner_of(settings: Settings, key: str | None) -> _Owner:
     with _lock:
         name = (settings.base_url, key, os.getpid())
         owner = _owners.get(name)
-        if owner is None:
+        if owner is None or owner.runtime.published.stopped is not None:
             owner = _owners[name] = _Owner(settings)
         return owner
