@@ -219,3 +219,12 @@ def test_a_sampler_with_a_full_mailbox_takes_what_it_is_asked(
         future = sampler.sample(PROMPT, 1, GREEDY)
         go_on.set()
         assert future.result(WAIT_S).sequences
+
+
+def test_a_sampler_over_weights_of_another_model_knows_that_ones_base_model(server: Server) -> None:
+    with client(server, None) as service:
+        models = ["local/small", "local/tiny"]
+        clients = [service.create_lora_training_client(name, rank=4).result(WAIT_S) for name in models]
+        paths = [str(one.save_weights_for_sampler("here").result(WAIT_S).path) for one in clients]
+        samplers = [clients[1].create_sampling_client(path).result(WAIT_S) for path in paths]
+        assert [one.base_model for one in samplers] == models

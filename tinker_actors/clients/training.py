@@ -365,10 +365,11 @@ class TrainingClient:
         Raises:
             TinkerPathError: the path is malformed, or is not one of sampler weights.
         """
-        path = str(CheckpointPath.parse(model_path, kind="sampler_weights"))
+        path = CheckpointPath.parse(model_path, kind="sampler_weights")
+        is_own = path.training_run_id == self.model_id
         return self._make_sampler(
-            path,
-            trained_from=self._base_model,
+            str(path),
+            trained_from=self._base_model if is_own else "",  # the service knows what others begin in
             record_stability_info=flag("record_stability_info", record_stability_info),
         )
 
