@@ -252,6 +252,7 @@ def test_a_sampler_that_nobody_holds_is_not_saved_again(server: Server, control:
             gc.collect()
         lose_session(server, service)
         step(training, 1)
+        assert training._run.unnamed == []
         (restored,) = events.of(ModelRestored)
         kinds = [one.kind for one in control.executed(restored.model_id)][1:]
         assert kinds == ["forward_backward", "optim_step"] * 2

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from tinker_actors.actors.results import recorded_result
+from tinker_actors.actors.run import Run
 from tinker_actors.actors.unnamed import UnnamedWeights
 from tinker_actors.journal.records import Kind, ModelRecord, OperationRecord, State
 from tinker_actors.journal.replay import results_of
@@ -20,11 +21,11 @@ class Resaving:
     """Saves weights again that one run's samplers live on, as far as its model repeats what they were saved after.
 
     Args:
-        weights: those of the run; who needs none any more is taken off.
+        run: whose.
     """
 
-    def __init__(self, weights: list[UnnamedWeights]) -> None:
-        self._weights = weights
+    def __init__(self, run: Run) -> None:
+        self._run = run
 
     def places(self, image: RunImage, model: ModelRecord) -> set[int]:
         """Of the saves that `model` has to repeat; samplers that it cannot bring back are told so.
@@ -33,9 +34,6 @@ class Resaving:
             image: with the sends of `model`.
             model: the run's latest.
         """
-        for weights in self._weights.copy():
-            if weights.is_lost or not weights.is_needed():
-                self._weights.remove(weights)  # callers add to it meanwhile
         saves = {one.ticket: one for one in image.operations if one.kind == Kind.SAVE_FOR_SAMPLER}
         sent = {send.place: bool(send.ended) for send in image.sends if send.seq_id}
         places = set[int]()
@@ -61,12 +59,12 @@ class Resaving:
 
     def note_failed(self, save: OperationRecord) -> None:
         """A save that was repeated failed this time."""
-        for weights in self._weights:
+        for weights in self._run.unnamed:
             if weights.ticket == save.ticket:
                 weights.lose()
 
     def _elsewhere(self, session_id: str) -> list[UnnamedWeights]:
-        return [one for one in self._weights if one.home[0] != session_id and not one.is_lost]
+        return [one for one in self._run.unnamed if one.home[0] != session_id]
 
 
 def _comes_again(save: OperationRecord, model: ModelRecord, sent: Collection[int]) -> bool:

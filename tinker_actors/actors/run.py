@@ -276,8 +276,7 @@ class Run:
         """Restores of its model since anything new had its result."""
         self.checkpointed_at: float | None = None
         """When its last checkpoint was asked for, on the tree's clock."""
-        self.unnamed: list[UnnamedWeights] = []
-        """Weights of its unnamed saves that samplers live on."""
+        self._unnamed: list[UnnamedWeights] = []
         self._settler = settler
         self._callers_code = CallersCode(f"custom-loss:{name}")
         self._is_resumed = False
@@ -410,9 +409,16 @@ class Run:
 
     def note_unnamed(self, weights: UnnamedWeights) -> None:
         """A sampler lives on what an unnamed save of this run holds. Callable from any thread."""
-        self.unnamed.append(weights)
+        with self._lock:
+            self._unnamed = [one for one in self._unnamed if one.is_needed()] + [weights]
         if self.ended is not None:
             weights.lose()
+
+    @property
+    def unnamed(self) -> list[UnnamedWeights]:
+        """Weights of its unnamed saves that samplers live on and may be saved again."""
+        with self._lock:
+            return [one for one in self._unnamed if one.is_needed() and not one.is_lost]
 
     def note_ready(self, info: GetInfoResponse) -> None:
         """The client may be used."""

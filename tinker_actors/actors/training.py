@@ -129,7 +129,7 @@ class TrainingActor(SupervisedActor):
         self._intake = Intake(
             self._run, self._published, self._journal, image.last_place, self.context.clock.now
         )
-        self._resaving = Resaving(self._run.unnamed)
+        self._resaving = Resaving(self._run)
         self._failing = Failing(self._run, self._published, self.context, self._intake, self._resaving)
         self._intake.open_void = open_void(image, self._run.submissions)
         self._custody.open(image.checkpoints)
