@@ -242,6 +242,7 @@ def test_bytes_that_are_no_lines_are_refused(tmp_path: Path) -> None:
         ({"added_tokens_decoder": {"7": {"content": "a"}}}, "of ids from .* on, not so '7'"),
         ({"added_tokens_decoder": {"x": {"content": "a"}}}, "not so 'x'"),
         ({"added_tokens_decoder": {str(FIRST): "a"}}, f"not so '{FIRST}'"),
+        ({"added_tokens_decoder": {str(FIRST): {"content": ""}}}, f"not so '{FIRST}'"),
         (
             {"added_tokens_decoder": {str(FIRST + n): {"content": "a"} for n in (0, 1)}},
             "name each token once",

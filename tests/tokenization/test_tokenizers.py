@@ -1,3 +1,4 @@
+import json
 import pickle
 import subprocess
 import sys
@@ -132,6 +133,17 @@ def test_special_tokens_in_a_text_are_read_or_taken_as_text(tmp_path: Path) -> N
     assert reading.encode("a<|end|>", split_special_tokens=True) == list(b"a<|end|>")
     assert splitting.encode("a<|pad|>") == list(b"a<|pad|>")
     assert splitting.encode("a<|pad|>", split_special_tokens=False) == [97, 258]
+
+
+def test_a_text_that_the_tokenizer_has_no_tokens_for_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    document["model"]["unk_token"] = "<nowhere>"  # noqa: S105 - no password
+    write_json(tmp_path / "tokenizer.json", document)
+    tokenizer = get_tokenizer(str(tmp_path))
+    assert tokenizer.encode("the fox") == [3, 6]
+    with pytest.raises(ValidationError, match=r"the text cannot be encoded by its tokenizer: .*UNK"):
+        tokenizer.encode("the cat")
 
 
 @pytest.mark.parametrize("text", [b"bytes", 7, None, ["a"]])

@@ -1,7 +1,8 @@
 """Tokenizers in a `tokenizer.json`, by the library `tokenizers`."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,19 @@ class FastBackend:
     def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]:
         """The token ids of `text`."""
         library = self._split() if split_special_tokens else self._reading
-        return list(library.encode(text, add_special_tokens=add_special_tokens).ids)
+        with _refusing("the text cannot be encoded by its tokenizer"):
+            return list(library.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The token ids of `text`, special tokens read, and from which to before which character each reaches."""
-        found = self._reading.encode(text, add_special_tokens=False)
+        with _refusing("the text cannot be encoded by its tokenizer"):
+            found = self._reading.encode(text, add_special_tokens=False)
         return list(found.ids), list(found.offsets)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """The text of `ids`; those without a token have none."""
-        return str(self._reading.decode(ids, skip_special_tokens=skip_special_tokens))
+        with _refusing("the ids cannot be decoded by their tokenizer"):
+            return str(self._reading.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def _split(self) -> Any:
         with self._lock:
@@ -66,7 +70,13 @@ def read_tokenizer_json(file: Path) -> FastBackend:
     """
     from tokenizers import Tokenizer as Library
 
-    try:
+    with _refusing(f"{file} cannot be read"):
         return FastBackend(Library.from_file(str(file)))
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # tokenizers raises nothing narrower
-        raise ValidationError(f"{file} cannot be read: {error}") from error
+        raise ValidationError(f"{what}: {error}") from error

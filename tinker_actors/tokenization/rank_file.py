@@ -150,12 +150,12 @@ def _special_tokens(file: Path, settings: Mapping[str, Any], first: int) -> tupl
     skipped = []
     for key, token in added.items() if isinstance(added, dict) else ():
         match token:
-            case {"content": str(text)} if key.isdecimal() and int(key) >= first:
+            case {"content": str(text)} if text and key.isdecimal() and int(key) >= first:
                 names[int(key)] = text
                 skipped += [int(key)] if token.get("special") else []
             case _:
                 raise ValidationError(
-                    f"added_tokens_decoder in the tokenizer_config.json beside {file} must give the content of ids from"
+                    f"added_tokens_decoder in the tokenizer_config.json beside {file} must give the text of ids from"
                     f" {first} on, not so {key!r}"
                 )
     specials = {text: number for number, text in names.items()}
