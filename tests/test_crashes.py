@@ -15,6 +15,7 @@ EDGES = {
     "clients/future.py": 1,  # the error of one future becomes the error of the one made from it
     "clients/service.py": 1,  # the error of a close belongs to whoever waits for it
     "clients/training.py": 1,  # as in clients/future.py
+    "clients/walk.py": 1,  # the error of a walk belongs to whoever waits for it
     "losses/pipeline.py": 1,  # a loss or regularizer of the caller's
     "losses/threads.py": 1,  # its error belongs to whoever waits for it
     "observe/otel.py": 1,  # a processor or propagator of the program's
