@@ -166,6 +166,29 @@ def test_losses_run_in_no_actor_and_in_no_thread_that_others_wait_for(training: 
     assert where == [("custom-loss:1", None)] * 2
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_loss_that_waits_for_what_waits_for_it_fails_at_once(
+    training: ta.TrainingClient, which: int
+) -> None:
+    """For its own result, and for that of an operation behind it."""
+    submitted, results = threading.Event(), list[ta.APIFuture[Any]]()
+
+    @value_and_grad
+    def waits(data: Any, logprobs: Sequence[Array]) -> Any:
+        assert submitted.wait(WAIT_S)
+        results[which].result()
+        return cross_entropy(data, logprobs)
+
+    results += [training.forward_backward_custom(DATA, waits), training.forward(DATA, "cross_entropy")]
+    submitted.set()
+    with pytest.raises(ta.CustomLossError, match="waiting here") as caught:
+        results[0].result(WAIT_S)
+    assert isinstance(caught.value.__cause__, ta.WouldDeadlockError)
+    results[1].result(WAIT_S)
+    with pytest.raises(ta.StepVoidError):
+        training.optim_step(ADAM).result(WAIT_S)
+
+
 @pytest.mark.usefixtures("no_thread_left")
 def test_the_thread_of_losses_ends_with_the_client(server: Server) -> None:
     with client(server, None, recovery=NO_CHECKPOINTS) as service:

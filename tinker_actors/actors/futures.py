@@ -1,12 +1,13 @@
 """What outlives an actor's crash: the requests that callers submitted, and the futures they hold."""
 
+import contextlib
 import itertools
 import logging
 import os
 import queue
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Generic, TypeVar
 
@@ -32,12 +33,20 @@ def forbid_waiting(name: str) -> None:
     _thread.name = name
 
 
-def check_may_wait() -> None:
+def check_may_wait(future: "Future[Any] | None" = None) -> None:
     """Refuse to block this thread on an unfinished future if that could never end.
 
     Raises:
-        WouldDeadlockError: this is the thread of an actor, of the I/O loop or of the settler.
+        WouldDeadlockError: this is the thread of an actor, of the I/O loop or of the settler; or it computes a loss
+            that `future` stands behind.
     """
+    held: tuple[Submissions[Any], str] | None = getattr(_thread, "held", None)
+    if held is not None and isinstance(future, _CallersFuture):
+        submissions, ticket = held
+        if submissions.is_behind(future.ticket, ticket):
+            raise WouldDeadlockError(
+                "waiting here would never end: the result comes after what this thread computes; wait elsewhere"
+            )
     here = current_incarnation()
     name = here.path if here is not None else getattr(_thread, "name", None)
     if name is not None:
@@ -210,6 +219,21 @@ class Submissions(Generic[T]):
             Submission(ticket, second, self._settler, span),
         )
         return one, two
+
+    @contextlib.contextmanager
+    def held_up(self, ticket: str) -> Iterator[None]:
+        """What stands at `ticket` and behind it waits for this thread to leave the block."""
+        _thread.held = self, ticket
+        try:
+            yield
+        finally:
+            _thread.held = None
+
+    def is_behind(self, ticket: str, other: str) -> bool:
+        """Whether `ticket` is open and stands at `other` or behind it."""
+        with self._lock:
+            places = list(self._open)
+        return ticket in places and other in places and places.index(ticket) >= places.index(other)
 
     def replace(self, ticket: str, request: T) -> None:
         """Let another request have the place of one that was not taken; nothing happens if it is settled."""

@@ -386,7 +386,8 @@ class Run:
         request: Request
         self.busy = "a loss of the caller's own"
         try:
-            request = complete(forward.result())
+            with self.submissions.held_up(submission.ticket):
+                request = complete(forward.result())
         except ResultExpiredError as error:
             request = Broken(CustomLossError(f"the forward pass of a custom loss has no result: {error}"))
         except TinkerActorsError as error:

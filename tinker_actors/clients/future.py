@@ -45,7 +45,7 @@ class APIFuture(Generic[T]):
         limit_s = _seconds(timeout)
         if not self._future.done():
             self._check_process()
-            check_may_wait()
+            check_may_wait(self._future)
         try:
             return self._future.result(limit_s)
         except TimeoutError as error:
