@@ -3,13 +3,14 @@
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tinker_actors.errors import CustomLossError, MissingTorchError, ShapeError, ValidationError
-from tinker_actors.losses import evaluate, value_and_grad
+from tinker_actors.losses import L1, evaluate, value_and_grad
 from tinker_actors.losses.custom import check_loss_fn, name_of
 
 ROWS = [np.array([-1.0, -2.0], np.float32), np.array([-3.0], np.float32)]
@@ -62,12 +63,28 @@ def test_an_object_may_be_a_loss() -> None:
         (("high", [np.zeros(2), np.zeros(1)]), CustomLossError, "a number and an array for each datum"),
         ((1.0, None), CustomLossError, "a number and an array for each datum"),
         ((1.0, [np.zeros(2), np.zeros(1)], [3]), CustomLossError, "must be a dict, got list"),
+        ((1.0, [np.zeros(2), 1j * np.ones(1)]), CustomLossError, "complex numbers"),
+        ((1j, [np.zeros(2), np.zeros(1)]), CustomLossError, "complex numbers"),
     ],
     ids=str,
 )
 def test_what_is_no_loss_is_refused_by_what_is_wrong(given: Any, kind: Any, words: str) -> None:
     with pytest.raises(kind, match=words):
         evaluate(value_and_grad(lambda _data, _logprobs: given), [], ROWS)
+
+
+def test_a_loss_that_is_a_coroutine_is_refused_and_not_left_unawaited() -> None:
+    async def later(_data: Any, _logprobs: Any) -> Any:
+        raise AssertionError("nobody awaits it")
+
+    with pytest.raises(CustomLossError, match=r"got a coroutine; .*async_=True"):
+        evaluate(value_and_grad(later), [], ROWS)
+
+
+@pytest.mark.parametrize("kind", [L1, Sequence])
+def test_a_class_is_no_loss(kind: Any) -> None:
+    with pytest.raises(ValidationError, match=rf"got the class; use {kind.__name__}\("):
+        check_loss_fn(kind)
 
 
 def test_the_name_of_a_built_in_loss_goes_elsewhere() -> None:

@@ -22,6 +22,11 @@ def total(_data: Sequence[Any], logprobs: Sequence[Array]) -> Any:
     return -sum(row.sum() for row in logprobs), [-np.ones_like(row) for row in logprobs], {"mine:sum": 2}
 
 
+@value_and_grad
+def steep(_data: Sequence[Any], logprobs: Sequence[Array]) -> Any:
+    return 0.0, [np.full_like(row, 1e39) for row in logprobs]
+
+
 def loss_that(does: Callable[[], Any], name: str) -> RegularizerSpec:
     """A regularizer of value 0 that does something."""
 
@@ -150,6 +155,13 @@ def test_a_loss_that_fails_says_so() -> None:
 
     with pytest.raises(CustomLossError, match="loss 'broken' failed: KeyError: 'reward'"):
         Pipeline().compute([], ROWS, broken)
+
+
+@pytest.mark.parametrize("weight", [1.0, 1e300])
+def test_a_gradient_that_the_service_cannot_hold_is_refused_here(weight: float) -> None:
+    spec = RegularizerSpec(L1(), weight)
+    with pytest.raises(CustomLossError, match=r"gradient of .* must fit float32, below 3.4e\+38; .* datum 0"):
+        Pipeline([spec]).compute([], ROWS, steep if weight == 1.0 else total)
 
 
 def test_a_regularizer_that_hangs_is_given_up_by_its_name() -> None:

@@ -95,6 +95,8 @@ def check_loss_fn(loss_fn: Any) -> LossFn:
         ValidationError: it is no loss.
         MissingTorchError: it is a torch function, and PyTorch is not installed.
     """
+    if isinstance(loss_fn, type):
+        raise ValidationError(f"a custom loss is wanted, got the class; use {loss_fn.__name__}(...)")
     if isinstance(loss_fn, Differentiable):
         return loss_fn
     function = getattr(loss_fn, "compute", loss_fn)
@@ -135,6 +137,7 @@ def evaluate(
 
 
 def _checked(name: str, given: Any, logprobs: Sequence[NDArray[Any]]) -> Evaluation:
+    _refuse_coroutine(name, given)
     if not isinstance(given, tuple) or len(given) not in (2, 3):
         raise CustomLossError(
             f"{name} must give (value, gradients) or (value, gradients, metrics), got {type(given).__name__}"
@@ -143,8 +146,8 @@ def _checked(name: str, given: Any, logprobs: Sequence[NDArray[Any]]) -> Evaluat
     if not isinstance(metrics, Mapping):
         raise CustomLossError(f"the metrics of {name} must be a dict, got {type(metrics).__name__}")
     try:
-        total = float(np.sum(np.asarray(value, np.float64)))
-        found = [np.asarray(gradient, np.float64) for gradient in gradients]
+        total = float(np.sum(_real(value)))
+        found = [_real(gradient) for gradient in gradients]
     except (TypeError, ValueError) as error:
         raise CustomLossError(f"{name} must give a number and an array for each datum: {error}") from error
     shapes = [one.shape for one in found], [row.shape for row in logprobs]
@@ -156,6 +159,22 @@ def _checked(name: str, given: Any, logprobs: Sequence[NDArray[Any]]) -> Evaluat
         number = next(number for number, one in enumerate(found) if not np.isfinite(one).all())
         raise CustomLossError(f"the gradient of {name} must be finite, that of datum {number} is not")
     return Evaluation(total, found, metrics)
+
+
+def _refuse_coroutine(name: str, given: Any) -> None:
+    if inspect.isawaitable(given):
+        if inspect.iscoroutine(given):
+            given.close()  # it will not be awaited
+        raise CustomLossError(
+            f"{name} must give its loss, got a coroutine; only regularizers may, see RegularizerSpec(async_=True)"
+        )
+
+
+def _real(value: Any) -> Array:
+    array = np.asarray(value)
+    if np.iscomplexobj(array):
+        raise TypeError("complex numbers are none that a loss has")
+    return array.astype(np.float64, copy=False)
 
 
 def _differ(got: list[tuple[int, ...]], wanted: list[tuple[int, ...]]) -> str:
@@ -174,8 +193,7 @@ def _by_torch(
     tensors = [torch.tensor(row, dtype=torch.float32, requires_grad=True) for row in logprobs]
     with torch.enable_grad():
         given = function(data, tensors)
-        if inspect.isawaitable(given):
-            raise CustomLossError(f"{name} must give (loss, metrics), got a coroutine; only regularizers may")
+        _refuse_coroutine(name, given)
         loss, metrics = loss_and_metrics(name, given)
         if isinstance(loss, torch.Tensor) and loss.requires_grad:
             loss.sum().backward()

@@ -36,6 +36,7 @@ __all__ = [
 TIMEOUT_S = 30.0
 """For one regularizer, tinkex's."""
 
+_MOST = float(np.finfo(np.float32).max)
 T = TypeVar("T")
 
 
@@ -211,6 +212,16 @@ def _number(value: Any) -> float | None:
         return None
 
 
+def _check_float32(name: str, gradients: Sequence[Array]) -> None:
+    """Refuse what the service's weights cannot hold."""
+    for number, gradient in enumerate(gradients):
+        largest = np.abs(gradient).max(initial=0.0)
+        if largest > _MOST:
+            raise CustomLossError(
+                f"the gradient of {name} must fit float32, below {_MOST:.3g}; that of datum {number} has {largest:.3g}"
+            )
+
+
 def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -280,7 +291,7 @@ class Pipeline:
         Raises:
             ValidationError: `base_loss_fn` is no loss.
             MissingTorchError: it is a torch function, and PyTorch is not installed.
-            CustomLossError: it failed, or a regularizer did, or took too long.
+            CustomLossError: it failed, or a regularizer did, or took too long; or the gradient of all is too large.
         """
         known = check_loss_fn(base_loss_fn)
         base = _guarded(f"loss {name_of(known)!r}", lambda: evaluate(known, data, logprobs))
@@ -289,6 +300,7 @@ class Pipeline:
         for spec, one in zip(self.specs, found, strict=True):
             for row, gradient in zip(total, one.gradients, strict=True):
                 np.add(row, spec.weight * gradient, out=row)
+        _check_float32(name_of(known), total)
         outputs = {spec.name: self._output(spec, one) for spec, one in zip(self.specs, found, strict=True)}
         added = sum(one.contribution for one in outputs.values())
         return CustomLossOutput(
