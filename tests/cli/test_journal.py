@@ -1,5 +1,6 @@
 """`tinker-actors journal`, on the directories of runs that ended, died or go on."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,6 +89,22 @@ def test_verify_finds_a_sound_journal_sound_and_a_damaged_one_damaged(run_dir: P
     assert contents(damaged) == before  # not even a lock is made
     assert code == 1
     assert "DAMAGED: the row of runs with run '1' is not as it was written" in output
+
+
+@pytest.mark.parametrize("command", ["show", "explain", "verify"])
+def test_a_copy_of_a_directory_whose_process_was_killed_is_looked_at_without_a_trace(
+    server: Server, tmp_path: Path, command: str
+) -> None:
+    """Its log is there, and nothing of what processes share: whoever opens it must not make that."""
+    with client(server, tmp_path / "run") as service:
+        training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
+        step(training, 0)
+        (tmp_path / "copy").mkdir()
+        for name in ("journal.db", "journal.db-wal"):
+            shutil.copy(tmp_path / "run" / name, tmp_path / "copy")
+    code, output = journal(command, tmp_path / "copy")
+    assert code == 0, output
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["journal.db", "journal.db-wal"]
 
 
 def test_a_directory_in_use_can_be_looked_at_and_not_verified(server: Server, tmp_path: Path) -> None:

@@ -123,12 +123,15 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     """A connection that can write nothing, not even what a dead process left for the next one to tidy up.
 
     Raises:
-        sqlite3.Error: there is none to be had.
+        sqlite3.Error, ValueError, OverflowError: there is none to be had; see `DAMAGED`.
     """
-    if Path(f"{path}-journal").exists():  # of a process that died while it made the file what it is to be
+    has_log, has_index = (Path(f"{path}{end}").exists() for end in ("-wal", "-shm"))
+    # A rollback journal is of a process that died while it made the file what it is to be; the index of a log that
+    # lost it, SQLite would make anew.
+    if Path(f"{path}-journal").exists() or (has_log and not has_index):
         return _connect_to_copy(path)
     # Without a log nobody has the file open, and SQLite would make one.
-    how = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+    how = "mode=ro" if has_log else "immutable=1"
     return sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, isolation_level=None)
 
 
@@ -167,7 +170,7 @@ def damage(path: Path) -> Iterator[str]:
     """What is wrong with the journal at `path`; reads only."""
     try:
         database = connect_to_read(path)
-    except sqlite3.Error as error:
+    except DAMAGED as error:
         yield _text(error)
         return
     try:

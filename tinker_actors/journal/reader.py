@@ -88,7 +88,7 @@ class Reader:
         try:
             database = db.connect_to_read(path)
             database.execute("BEGIN")
-        except sqlite3.Error as error:
+        except db.DAMAGED as error:
             raise JournalError(f"journal {path} cannot be opened: {error}") from error
         return cls(database, path)
 
