@@ -14,7 +14,7 @@ from harness import ADAM, BATCHES, KEY, WAIT_S
 from recorder import BASE_MODEL, Recorder
 
 import tinker_actors as ta
-from tinker_actors.actors.futures import Submissions
+from tinker_actors.actors.futures import Settler, Submission, Submissions
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.clients import rest, service
 from tinker_actors.clients.vocabulary import Vocabulary
@@ -134,11 +134,14 @@ def _done() -> "Future[int]":
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Submissions, "add", lambda *_: Future())
+def nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    settler = Settler()
+    monkeypatch.setattr(Submissions, "add", lambda *_: Submission("ticket", None, settler).future)
     monkeypatch.setattr(Runtime, "fetch", lambda *_: Future())
     monkeypatch.setattr(Runtime, "start_run", lambda *_: None)
     monkeypatch.setattr(Runtime, "start_sampler", lambda *_: None)
+    yield
+    settler.close(WAIT_S)
 
 
 METHODS: dict[str, dict[str, dict[str, Any]]] = {
