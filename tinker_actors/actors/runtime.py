@@ -27,7 +27,12 @@ from tinker_actors.actors.training import Drain
 from tinker_actors.actors.transport import Fetch
 from tinker_actors.actors.tree import sampler_spec, service_spec, training_spec
 from tinker_actors.config import RecoveryPolicy, SamplingLimits, Settings
-from tinker_actors.errors import ForkedProcessError, RuntimeStoppedError, StartFailedError
+from tinker_actors.errors import (
+    ForkedProcessError,
+    RuntimeStoppedError,
+    StartFailedError,
+    TinkerActorsError,
+)
 from tinker_actors.events import SessionLeftOpen
 from tinker_actors.journal import exports
 from tinker_actors.journal.directory import RunDirectory
@@ -36,10 +41,12 @@ from tinker_actors.journal.store import Store
 from tinker_actors.journal.story import RunHistory
 from tinker_actors.supervision import (
     ActorTree,
+    Address,
     ChildSpec,
     Reply,
     ShutdownEnded,
     StartChild,
+    TerminateChild,
 )
 from tinker_actors.types import ServiceStatus
 from tinker_actors.wire.calls import Call
@@ -51,6 +58,7 @@ SOON_TIMEOUT_S = 5.0
 FETCH_TIMEOUT_S = 3600.0
 HISTORY_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 5.0
+ENDING_TIMEOUT_S = 60.0
 SAVING_SHARE = 0.8
 """Of the time to close, what waiting for results and saving may take; the rest is for ending everything."""
 
@@ -157,6 +165,21 @@ class Runtime:
         self.check_process()
         self._runs.append(run)
         self._start_child(TRAINING, training_spec(run, self.published), run)
+
+    def address_of(self, run: Run) -> Address:
+        """Of the actor that serves `run`."""
+        return self.tree.address(f"{TRAINING}/{training_spec(run, self.published).id}")
+
+    def end_run(self, run: Run, error: TinkerActorsError) -> None:
+        """End its actor for good; whatever is asked of it later fails with `error`."""
+        address = self.address_of(run)
+        self.published.drop_client(address.path)
+        end = TerminateChild(address.path.rpartition("/")[2])
+        self.tree.address(TRAINING).ask(
+            end, timeout_s=ENDING_TIMEOUT_S
+        ).exception()  # one that is down is ended, too
+        run.close(error)
+        self._runs.remove(run)
 
     def start_sampler(self, sampler: Sampler) -> None:
         """Supervise `sampler`; whether that works shows in its `ready`."""
@@ -284,16 +307,15 @@ class Runtime:
 
     def _save(self, timeout_s: float) -> dict[str, str]:
         """Have every run do what was submitted, and save it: those that did not, and what each of them waits for."""
-        for run in self._runs:
+        runs = list(self._runs)  # others may end meanwhile
+        for run in runs:
             run.submissions.refuse(RuntimeStoppedError("the service client is closed"))
         # One that has not begun has nothing to save without a run directory; with one, an earlier process committed
         # to something that is still under way.
-        unsaved = (
-            set() if self._directory is None else {run.name for run in self._runs if not run.ready.done()}
-        )
+        unsaved = set() if self._directory is None else {run.name for run in runs if not run.ready.done()}
         replies = {
-            run.name: self.tree.address(f"{TRAINING}/training:{run.name}").ask(Drain(), timeout_s=timeout_s)
-            for run in self._runs
+            run.name: self.address_of(run).ask(Drain(), timeout_s=timeout_s)
+            for run in runs
             if run.ready.done() and run.ready.exception() is None
         }
         unsaved |= {name for name, reply in replies.items() if not _succeeded(reply)}

@@ -273,7 +273,10 @@ class ServiceClient:
         )
         self._runtime.start_run(wanted)
         ready = APIFuture(wanted.ready)
-        client = ready.then(lambda info: TrainingClient(wanted, info, self._runtime, self._make_sampler))
+        free_name = partial(self._names.discard, wanted.name)
+        client = ready.then(
+            lambda info: TrainingClient(wanted, info, self._runtime, self._make_sampler, free_name)
+        )
         return ClientFuture(client.future())
 
     def _run_name(self, run: str | None) -> str:

@@ -1,6 +1,7 @@
 """Training, as the official SDK names it."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
@@ -12,8 +13,10 @@ from tinker_actors.actors.futures import ticket_of
 from tinker_actors.actors.published import TRAINING
 from tinker_actors.actors.run import Run, TrainingOperation
 from tinker_actors.actors.runtime import Runtime
+from tinker_actors.actors.unloading import unload
 from tinker_actors.actors.unnamed import UnnamedWeights
 from tinker_actors.api.training import SaveContent
+from tinker_actors.clients.background import work_for
 from tinker_actors.clients.batch import check_batch, check_custom_batch, loss_settings
 from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.handle import Handle
@@ -77,11 +80,22 @@ class TrainingClient:
         "step",
     )
 
-    def __init__(self, run: Run, info: GetInfoResponse, runtime: Runtime, make_sampler: MakeSampler) -> None:
+    def __init__(
+        self,
+        run: Run,
+        info: GetInfoResponse,
+        runtime: Runtime,
+        make_sampler: MakeSampler,
+        free_name: Callable[[], None],
+    ) -> None:
         self._run = run
         self._info = info
         self._runtime = runtime
         self._make_sampler = make_sampler
+        self._free_name = free_name
+        self._unloading = threading.Lock()
+        """Taken for good by who unloads the model."""
+        self._unloaded: Future[None] = Future()
         self._base_model = run.config.base_model or info.model_name or info.model_data.model_name or ""
         self._vocabulary = Vocabulary(self._base_model)
 
@@ -411,6 +425,27 @@ class TrainingClient:
         raise _not_here("create_training_client_from_state_with_optimizer", path, weights_access_token)
 
     load_state_with_optimizer_async = as_coroutine(load_state_with_optimizer)
+
+    # The end -------------------------------------------------------------------------------------
+
+    def unload_model(self) -> APIFuture[None]:
+        """Free the model on the service, and end this client; its checkpoints stay, and so do other clients.
+
+        What was submitted before is finished, and with a run directory saved. The run can be created again, under its
+        name, and goes on where it ended; calls of this client fail with `HandleClosedError`. A second call does nothing.
+
+        Raises:
+            RunHaltedError: in the future; the run is halted, or could not be saved: its model stays.
+        """
+        if self._unloading.acquire(blocking=False):
+            work_for(self._unloaded, self._runtime, "unload", self._unload)
+        return APIFuture(self._unloaded)
+
+    unload_model_async = awaited(unload_model)
+
+    def _unload(self) -> None:
+        unload(self._runtime, self._run)
+        self._free_name()
 
     # Looking -------------------------------------------------------------------------------------
 
