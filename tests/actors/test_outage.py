@@ -1,8 +1,10 @@
 """Runs under fire: endpoints that are down, that flap, that fail now and then, and beats that must not suffer."""
 
+import ctypes
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tinker_actors.events import (
     SessionHealthChanged,
 )
 from tinker_actors.local.step_log import Beat
+from tinker_actors.supervision import ChildSpec, SupervisedActor
 from tinker_actors.supervision.testing import expect
 
 BREAKER = ta.BreakerSettings(consecutive_failures=3, open_s=0.3, max_open_s=2.0)
@@ -209,6 +212,7 @@ def test_flood_of_samples_holds_up_neither_beats_nor_training_nor_another_sample
 
 @pytest.mark.usefixtures("quick_beats")
 def test_no_beat_is_lost_beside_a_thread_that_computes_without_end(server: Server, control: Control) -> None:
+    """HB-06."""
     enough = threading.Event()
 
     def compute() -> None:
@@ -228,6 +232,53 @@ def test_no_beat_is_lost_beside_a_thread_that_computes_without_end(server: Serve
         finally:
             enough.set()
             hog.join()
+        assert events.of(HeartbeatMissed) == []
+        assert events.of(SessionHealthChanged) == []
+
+
+@pytest.mark.usefixtures("quick_beats")
+def test_beats_that_a_call_into_c_held_up_go_on_after_it(server: Server, control: Control) -> None:
+    """HB-06: while it keeps the interpreter nothing beats; the session outlives what is shorter than its limit."""
+    sleep_with_the_interpreter_held = ctypes.PyDLL(None).sleep
+    with client(server, None, recovery=NO_CHECKPOINTS) as service:
+        events = Events(service)
+        training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
+        sleep_with_the_interpreter_held(2)
+        before, count = beats(control), 0
+        while beats(control) < before + 2:
+            step(training, count)
+            count += 1
+        assert events.of(SessionHealthChanged) == []
+        assert applied(control, training.model_id) == steps(count)
+
+
+class Stuck(SupervisedActor):
+    """Does not come back from its message until it is let go."""
+
+    def __init__(self, let_go: threading.Event) -> None:
+        super().__init__()
+        self._let_go = let_go
+
+    def on_receive(self, _message: Any) -> None:
+        assert self._let_go.wait(WAIT_S)
+
+
+@pytest.mark.usefixtures("quick_beats")
+def test_no_beat_is_lost_beside_an_actor_that_is_stuck(server: Server, control: Control) -> None:
+    """HB-06."""
+    let_go = threading.Event()
+    with client(server, None) as service:
+        events = Events(service)
+        training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
+        stuck = service.application.start(ChildSpec("stuck", partial(Stuck, let_go))).result(WAIT_S)
+        answer = stuck.ask("anything", timeout_s=WAIT_S)
+        before, count = beats(control), 0
+        while beats(control) < before + 2:
+            step(training, count)
+            count += 1
+        assert not answer.done()
+        let_go.set()
+        assert answer.result() is None
         assert events.of(HeartbeatMissed) == []
         assert events.of(SessionHealthChanged) == []
 
