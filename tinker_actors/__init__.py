@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from tinker_actors.clients.streams import SampleStream
     from tinker_actors.clients.training import TrainingClient
     from tinker_actors.config import RecoveryPolicy, SamplingLimits
-    from tinker_actors.supervision import BreakerSettings
+    from tinker_actors.supervision import BreakerMode, BreakerSettings
     from tinker_actors.types import (
         AdamOptimizerConfig,
         AdamParams,
@@ -122,7 +122,7 @@ _HOMES = {
     "clients.streams": ["SampleStream"],
     "clients.training": ["TrainingClient"],
     "config": ["RecoveryPolicy", "SamplingLimits"],
-    "supervision": ["BreakerSettings"],
+    "supervision": ["BreakerMode", "BreakerSettings"],
     "types": [
         "AdamOptimizerConfig",
         "AdamParams",
@@ -181,6 +181,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BillingError",
+    "BreakerMode",
     "BreakerSettings",
     "ChatTemplateError",
     "Checkpoint",

@@ -220,19 +220,28 @@ class TLSError(APIConnectionError):
 
 
 class CircuitOpenError(TinkerActorsError, ConnectionError):
-    """The circuit breaker of this endpoint is open, because too many calls to it failed; nothing was sent."""
+    """The circuit breaker of this endpoint is open; nothing was sent.
+
+    Too many calls to it failed or took too long, or somebody opened it.
+    """
 
     endpoint: str
     """Name of the operation in the API, such as "asample"."""
     retry_after_s: float
     """Seconds after which it is worth another try."""
+    is_forced: bool
+    """Whether somebody opened it, and only somebody closes it."""
 
-    def __init__(self, endpoint: str, retry_after_s: float) -> None:
+    def __init__(self, endpoint: str, retry_after_s: float, *, is_forced: bool = False) -> None:
         super().__init__(
-            f"too many calls of {endpoint} failed: nothing was sent; try again in {retry_after_s:.1f} s"
+            f"the circuit of {endpoint} is held open: nothing was sent; ServiceClient.set_circuit_mode lets it go"
+            if is_forced
+            else f"too many calls of {endpoint} failed or took too long: nothing was sent; "
+            f"try again in {retry_after_s:.1f} s"
         )
         self.endpoint = endpoint
         self.retry_after_s = retry_after_s
+        self.is_forced = is_forced
 
 
 # The service ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ __all__ = [
     "CheckpointPassedOver",
     "CheckpointSaved",
     "CircuitClosed",
+    "CircuitForced",
     "CircuitHalfOpened",
     "CircuitOpened",
     "CustomLossComputed",
@@ -180,7 +181,7 @@ class OperationDeprecated(RuntimeEvent, frozen=True, kw_only=True):
 
 
 class CircuitOpened(RuntimeEvent, frozen=True, kw_only=True):
-    """Too many calls of an operation failed: it is not called for a while."""
+    """Too many calls of an operation failed, or took too long: it is not called for a while."""
 
     operation: str
     open_s: float
@@ -201,6 +202,14 @@ class CircuitClosed(RuntimeEvent, frozen=True, kw_only=True):
     operation: str
     refused: int
     """Calls that were ever refused."""
+
+
+class CircuitForced(RuntimeEvent, frozen=True, kw_only=True):
+    """Somebody said how an operation is called, whatever becomes of its calls; `CircuitClosed` ends that."""
+
+    operation: str
+    mode: str
+    """forced_open, forced_closed or disabled."""
 
 
 class QueueStateChanged(RuntimeEvent, frozen=True, kw_only=True):

@@ -24,8 +24,8 @@ from tinker_actors.errors import (
     TinkerActorsError,
     TLSError,
 )
-from tinker_actors.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
-from tinker_actors.supervision import BreakerSettings, ChildRestarting, ChildStarted, Outcome
+from tinker_actors.events import CircuitClosed, CircuitForced, CircuitHalfOpened, CircuitOpened
+from tinker_actors.supervision import BreakerMode, BreakerSettings, ChildRestarting, ChildStarted, Outcome
 from tinker_actors.supervision.breaker import Closed, HalfOpen, Open
 from tinker_actors.supervision.testing import VirtualClock, crash, expect
 from tinker_actors.wire.calls import Answer, Call, Pool, WhenOpen
@@ -97,6 +97,7 @@ def test_every_operation_that_is_called_has_a_breaker_in_the_tree(bench: MakeBen
 
 
 def test_open_breaker_refuses_without_sending(bench: MakeBench) -> None:
+    """BRK-05."""
     one = bench(always(DOWN), **QUICK, clock=VirtualClock())
     trip(one)
     error = fetch(one, call())
@@ -105,6 +106,7 @@ def test_open_breaker_refuses_without_sending(bench: MakeBench) -> None:
 
 
 def test_each_operation_has_a_breaker_of_its_own(bench: MakeBench) -> None:
+    """BRK-13."""
     one = bench(by_path(asample=always(DOWN), forward=always(GOOD)), **QUICK)
     trip(one)
     assert fetch(one, call("forward")) == 200
@@ -153,6 +155,7 @@ def test_beat_is_sent_though_the_breaker_is_open(bench: MakeBench) -> None:
 
 
 def test_breaker_stays_open_for_as_long_as_the_service_asked(bench: MakeBench) -> None:
+    """BRK-05."""
     wish = Answer(503, {"retry-after": "40"}, b"")
     one = bench(always(wish), **QUICK, clock=VirtualClock())
     with expect(one.tree, CircuitOpened) as got:
@@ -274,6 +277,94 @@ def test_what_happened_while_a_breaker_was_away_is_told_later(bench: MakeBench) 
         clock.advance(1.0)
 
 
+def test_timer_of_an_open_time_that_was_cut_short_changes_nothing(bench: MakeBench) -> None:
+    """BRK-10."""
+    clock = VirtualClock()
+    one = bench(always(DOWN), **QUICK, clock=clock)
+    breaker = f"{BREAKERS}/asample"
+    trip(one)
+    clock.advance(2.0)
+    with expect(one.tree, CircuitClosed):
+        one.tree.address(breaker).tell(Reset())
+    trip(one)
+    one.tree.address(breaker).call(None)
+    clock.advance(3.0)  # when the first open time would have been over
+    one.tree.address(breaker).call(None)
+    assert isinstance(state(one), Open)
+    with expect(one.tree, CircuitHalfOpened):
+        clock.advance(2.0)
+
+
+@pytest.mark.parametrize("pool", [Pool.FUTURE, Pool.STREAM])
+def test_call_that_still_runs_opens_a_breaker_by_being_slow_unless_it_lasts_on_purpose(
+    bench: MakeBench, pool: Pool
+) -> None:
+    """BRK-03."""
+    slow = BreakerSettings(slow_call_s=0.01, min_calls=1)
+    one = bench(by_path(asample=always(None), forward=always(None)), breaker=slow)
+    with expect(one.tree, CircuitOpened, operation="forward"):
+        one.send("held", "", call("asample", pool=pool), None)
+        assert one.transport.is_hanging.wait(WAIT_S)
+        one.send("slow", "", call("forward"), None)
+    assert isinstance(state(one, "asample"), Closed)
+
+
+def test_calls_that_are_answered_in_time_are_not_slow(bench: MakeBench) -> None:
+    """BRK-03."""
+    one = bench(always(GOOD), breaker=BreakerSettings(slow_call_s=1e6, min_calls=1))
+    for _ in range(3):
+        fetch(one, call())
+    closed = state(one)
+    assert isinstance(closed, Closed)
+    assert closed.slowness is not None
+    assert closed.slowness.counts(0.0) == (3, 0)
+
+
+def test_breaker_that_is_forced_open_refuses_and_lets_those_who_wait_go_afterwards(bench: MakeBench) -> None:
+    """BRK-09."""
+    one = bench(always(GOOD), **QUICK)
+    circuits = one.published.circuits
+    circuits.force("asample", BreakerMode.FORCED_OPEN)  # before anybody calls it
+    with expect(one.tree, CircuitForced) as got:
+        error = fetch(one, call())
+    assert isinstance(error, CircuitOpenError)
+    assert error.is_forced
+    assert got.event == CircuitForced(operation="asample", mode="forced_open")
+    reply = one.address.ask(Fetch(call(when_open=WhenOpen.WAIT, retry=PATIENT)), timeout_s=WAIT_S)
+    fetch(one, call())  # by now the other one waits
+    assert sent(one) == 0
+    with expect(one.tree, CircuitClosed, operation="asample"):
+        circuits.force("asample", BreakerMode.AUTOMATIC)
+    assert reply.result() == 200
+
+
+@pytest.mark.parametrize("mode", ["forced_closed", "disabled"])
+def test_breaker_that_is_held_closed_sends_all_there_is(bench: MakeBench, mode: str) -> None:
+    """BRK-09."""
+    one = bench(always(DOWN), breaker=BreakerSettings(consecutive_failures=2, mode=mode))
+    for _ in range(5):
+        fetch(one, call())
+    assert sent(one) == 5
+    with expect(one.tree, CircuitClosed):
+        one.published.circuits.force("asample", BreakerMode.AUTOMATIC)
+    with expect(one.tree, CircuitOpened):
+        fetch(one, call())
+        fetch(one, call())
+
+
+def test_fifty_actors_that_share_a_breaker_are_admitted_alike(bench: MakeBench) -> None:
+    """BRK-13."""
+    one = bench(by_path(asample=always(DOWN), forward=always(GOOD)), **QUICK, clock=VirtualClock())
+    trip(one)
+    for number in range(50):
+        one.send(f"sample {number}", f"actor {number}", call("asample"), None)
+        one.send(f"forward {number}", f"actor {number}", call("forward"), None)
+    outcomes = [one.next() for _ in range(100)]
+    assert sum(isinstance(outcome, Failed) for outcome in outcomes) == 50
+    assert sum(isinstance(outcome, Answered) for outcome in outcomes) == 50
+    assert (sent(one, "asample"), sent(one, "forward")) == (2, 50)
+
+
 def test_reset_closes_a_breaker(bench: MakeBench) -> None:
     one = bench(answers(DOWN, DOWN, GOOD), **QUICK)
     trip(one)
@@ -313,4 +404,10 @@ def test_what_are_no_settings_is_refused(wrong: Any) -> None:
 def test_error_says_which_endpoint_and_when_to_try_again() -> None:
     error = CircuitOpenError("asample", 12.44)
     assert isinstance(error, ConnectionError)
-    assert str(error) == "too many calls of asample failed: nothing was sent; try again in 12.4 s"
+    assert str(error) == (
+        "too many calls of asample failed or took too long: nothing was sent; try again in 12.4 s"
+    )
+    held = CircuitOpenError("asample", 5.0, is_forced=True)
+    assert str(held) == (
+        "the circuit of asample is held open: nothing was sent; ServiceClient.set_circuit_mode lets it go"
+    )

@@ -113,7 +113,7 @@ def requests_in_an_outage(server: Server, breaker: ta.BreakerSettings) -> int:
 
 def test_endpoint_that_is_down_is_left_alone(server: Server) -> None:
     """By at least 95 in 100 of the requests that it would get without a breaker."""
-    hammered = requests_in_an_outage(server, ta.BreakerSettings(is_enabled=False))
+    hammered = requests_in_an_outage(server, ta.BreakerSettings(mode="disabled"))
     spared = requests_in_an_outage(server, ta.BreakerSettings(consecutive_failures=5, open_s=1.0))
     assert spared <= 0.05 * hammered
 
@@ -318,6 +318,38 @@ def test_training_that_is_parked_is_awaited_like_any_other(server: Server, contr
         update.result(WAIT_S)
         assert forward.result(WAIT_S).metrics["loss:sum"] > 0
         assert {one.operation for one in events.of(CircuitOpened)} == {"forward_backward"}
+
+
+def test_endpoint_that_is_held_back_by_hand_gets_nothing_until_it_is_let_go(
+    server: Server, control: Control
+) -> None:
+    """BRK-09."""
+    with client(server, None, recovery=NO_CHECKPOINTS) as service:
+        training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
+        sampler = service.create_sampling_client(base_model="local/tiny").result(WAIT_S)
+        for operation in ("asample", "optim_step"):
+            service.set_circuit_mode(operation, "forced_open")
+        with pytest.raises(CircuitOpenError, match="asample is held open"):
+            sampler.sample(PROMPT, 1, ONE).result(WAIT_S)
+        forward = training.forward_backward(BATCHES[0], "cross_entropy")
+        update = training.optim_step(ADAM)
+        forward.result(WAIT_S)
+        assert applied(control, training.model_id) == steps(1)[:1]
+        for operation in ("asample", "optim_step"):
+            service.set_circuit_mode(operation, "automatic")
+        update.result(WAIT_S)
+        assert len(sampler.sample(PROMPT, 1, ONE).result(WAIT_S).sequences) == 1
+        assert applied(control, training.model_id) == steps(1)
+
+
+def test_mode_that_there_is_not_is_refused(server: Server) -> None:
+    with client(server, None) as service:
+        with pytest.raises(
+            ta.ConfigError, match=r"mode must be one of automatic, forced_open, .* got 'open'"
+        ):
+            service.set_circuit_mode("asample", "open")
+        with pytest.raises(ta.ValidationError, match="operation"):
+            service.set_circuit_mode(5, "automatic")  # type: ignore[arg-type]
 
 
 def test_sample_fails_at_once_while_its_breaker_is_open(server: Server, control: Control) -> None:

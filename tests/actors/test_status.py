@@ -16,7 +16,7 @@ from tinker_actors.actors.requests import Request
 from tinker_actors.actors.status import Hold, status_of
 from tinker_actors.api.training import get_info
 from tinker_actors.events import CircuitOpened, QueueStateChanged, RequestRetried
-from tinker_actors.supervision import BreakerSettings, Outcome, Permit
+from tinker_actors.supervision import BreakerMode, BreakerSettings, Outcome, Permit
 from tinker_actors.supervision.testing import expect
 from tinker_actors.types import ClientStatus
 
@@ -116,6 +116,38 @@ def test_open_circuit_is_what_its_operation_waits_for() -> None:
     circuit.settle(permit, Outcome.FAILURE)
     assert status(Holder(), request(12.0), circuits=circuits).waits_for == (
         "the circuit of get_info, open for another 4.0 s"
+    )
+
+
+def test_circuit_that_is_held_open_is_what_its_operation_waits_for() -> None:
+    """BRK-09."""
+    circuits = Circuits()
+    circuits.make("get_info", lambda: 19.0, random.Random(1)).force(BreakerMode.FORCED_OPEN)
+    told = status(Holder(), request(12.0), circuits=circuits)
+    assert told.waits_for == "the circuit of get_info, which is held open"
+
+
+def test_breaker_is_told_with_its_mode_and_with_what_it_remembers() -> None:
+    circuits = Circuits(BreakerSettings(slow_call_s=2.0))
+    for number, mode in enumerate(BreakerMode):
+        circuit = circuits.make(mode, lambda: 19.0, random.Random(1))
+        circuit.force(mode)
+        for _ in range(number):
+            permit = circuit.admit(1.0)
+            if isinstance(permit, Permit):
+                circuit.settle(permit, Outcome.FAILURE, duration_s=2.0)
+    told = status_of({}, [], circuits.all(), None, 20.0)
+    assert {name: one.state for name, one in told.breakers.items()} == {
+        "automatic": "closed",
+        "forced_open": "forced_open",
+        "forced_closed": "forced_closed",
+        "disabled": "disabled",
+    }
+    counted = told.breakers["forced_closed"]
+    assert (counted.calls, counted.failures, counted.slow) == (2, 2, 2)
+    assert (
+        str(told)
+        == "breaker forced_open: forced_open, 1 refused\nbreaker forced_closed: forced_closed, 0 refused"
     )
 
 

@@ -17,7 +17,8 @@ from collections.abc import Callable
 
 import pybreaker
 
-from tinker_actors.supervision.breaker import BreakerSettings, Outcome, Permit
+from tinker_actors.supervision.breaker import Outcome, Permit
+from tinker_actors.supervision.breaker_settings import BreakerSettings
 from tinker_actors.supervision.circuit import Circuit
 
 CALLS, REPEATS, TTL_S = 20_000, 7, 60.0

@@ -39,7 +39,7 @@ def main() -> int:
         ta.ServiceClient(
             base_url=url,
             api_key="tml-bare",
-            circuit_breaker=ta.BreakerSettings(is_enabled=False),
+            circuit_breaker=ta.BreakerSettings(mode="disabled"),
             sampling_limits=ta.SamplingLimits(is_enabled=False),
         ) as bare,
     ):

@@ -83,6 +83,7 @@ def test_events_of_the_runtime_that_do_not_warn_are_those_of_its_daily_work() ->
         for name in (
             "checkpoint_saved",
             "circuit_closed",
+            "circuit_forced",
             "circuit_half_opened",
             "custom_loss_computed",
             "lineage_started",

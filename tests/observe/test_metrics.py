@@ -194,7 +194,10 @@ def test_what_else_happens_is_counted() -> None:
         events.RequestRetried(**of_optim, reason="no", delay_s=1.0),
         events.CircuitOpened(**of_optim, open_s=5.0, trips=1),
         events.CircuitHalfOpened(operation="asample"),
+        events.CircuitHalfOpened(operation="save_weights"),
         events.CircuitClosed(operation="get_info", refused=3),
+        events.CircuitForced(operation="asample", mode="forced_open"),
+        events.CircuitForced(operation="forward", mode="disabled"),
         events.SamplingPaused(pause_s=1.5, reason="429"),
         events.SamplingPaused(pause_s=1.0, reason="429"),
         events.StepDone(run="1", step=1, metrics={}),
@@ -217,8 +220,10 @@ def test_what_else_happens_is_counted() -> None:
     }
     assert found.gauges == {
         'tinker_actors_circuit_state{operation="optim_step"}': 2.0,
-        'tinker_actors_circuit_state{operation="asample"}': 1.0,
+        'tinker_actors_circuit_state{operation="save_weights"}': 1.0,
+        'tinker_actors_circuit_state{operation="asample"}': 2.0,
         'tinker_actors_circuit_state{operation="get_info"}': 0.0,
+        'tinker_actors_circuit_state{operation="forward"}': 0.0,
     }
 
 

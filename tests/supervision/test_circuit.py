@@ -7,14 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from tinker_actors.supervision.breaker import (
-    BreakerSettings,
     Closed,
+    Disabled,
+    ForcedOpen,
     HalfOpen,
     Open,
     Outcome,
     Permit,
     Refusal,
 )
+from tinker_actors.supervision.breaker_settings import BreakerMode, BreakerSettings
 from tinker_actors.supervision.circuit import Circuit
 
 CALLERS = 1_000
@@ -171,3 +173,76 @@ def test_watcher_may_ask_the_circuit_itself() -> None:
     made.watch(lambda: answers.append(made.admit(TTL_S)))
     trip(made)
     assert answers == [Refusal(5.0)]
+
+
+def test_watcher_that_blocks_holds_up_nobody_but_the_thread_that_brought_the_change() -> None:
+    """BRK-11."""
+    made = circuit(Clock())
+    is_told, may_go_on = threading.Event(), threading.Event()
+
+    def block() -> None:
+        is_told.set()
+        assert may_go_on.wait(30)
+
+    made.watch(block)
+    tripping = threading.Thread(target=trip, args=(made,))
+    tripping.start()
+    assert is_told.wait(30)
+    assert made.admit(TTL_S) == Refusal(5.0)
+    may_go_on.set()
+    tripping.join()
+
+
+def test_open_time_from_before_a_reset_moves_nothing_afterwards() -> None:
+    """BRK-10."""
+    clock = Clock()
+    made = circuit(clock, open_s=5.0)
+    trip(made)
+    clock.seconds = 2.0
+    made.reset()
+    trip(made)
+    clock.seconds = 5.0
+    assert isinstance(made.advance(), Open)
+    clock.seconds = 7.0
+    assert isinstance(made.advance(), HalfOpen)
+
+
+def test_probe_from_before_a_reset_decides_nothing_afterwards() -> None:
+    """BRK-10."""
+    clock = Clock()
+    made = half_open(clock)
+    probe = permit(made)
+    made.reset()
+    made.settle(probe, Outcome.FAILURE)
+    assert isinstance(made.state, Closed)
+    assert made.state.outcomes.counts(clock.seconds) == (0, 0)
+
+
+def test_slow_success_is_counted_though_none_before_failed_or_was_slow() -> None:
+    """BRK-03: also where a success that is fast would change nothing."""
+    made = circuit(Clock(), slow_call_s=2.0, slow_call_rate=0.5, window_calls=4, min_calls=4)
+    for _ in range(4):
+        made.settle(permit(made), Outcome.SUCCESS, duration_s=0.1)
+    settled = made.state
+    assert isinstance(settled, Closed)
+    assert settled.is_settled
+    made.settle(permit(made), Outcome.SUCCESS, duration_s=0.1)
+    assert made.state is settled
+    made.settle(permit(made), Outcome.SUCCESS, duration_s=2.0)
+    assert made.state is not settled
+    made.note_slow(permit(made))
+    assert [type(state) for state in made.take_changes()] == [Open]
+
+
+def test_mode_that_is_set_is_told_once_and_takes_effect_at_once() -> None:
+    """BRK-09."""
+    made = circuit(Clock())
+    told: list[str] = []
+    made.watch(lambda: told.append(type(made.state).__name__))
+    for mode in ("forced_open", "forced_open", "disabled", "automatic", "automatic"):
+        made.force(BreakerMode(mode))
+    assert told == ["ForcedOpen", "Disabled", "Closed"]
+    assert [type(state) for state in made.take_changes()] == [ForcedOpen, Disabled, Closed]
+    made.force(BreakerMode.FORCED_OPEN)
+    assert made.admit(TTL_S) == Refusal(5.0, is_forced=True)
+    assert made.refused == 1

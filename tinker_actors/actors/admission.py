@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from tinker_actors.actors.breaker import breaker_spec
 from tinker_actors.actors.loops import call_soon
@@ -19,7 +19,7 @@ from tinker_actors.errors import (
     TLSError,
 )
 from tinker_actors.supervision import Circuit, Context, Outcome, Permit, Refusal, StartChild
-from tinker_actors.supervision.breaker import Open
+from tinker_actors.supervision.breaker import refusal
 from tinker_actors.wire.calls import Answer, Call, Pool, WhenOpen
 from tinker_actors.wire.retry import retry_after_s
 
@@ -29,6 +29,8 @@ HELD_S = 6.0
 """A long poll that did not fail in this time is held by a service that lives; connecting takes 5 s at most."""
 TTL_MARGIN_S = 30.0
 """How much longer a probe may take than its call waits for a byte."""
+_LASTS_ON_PURPOSE = frozenset({Pool.FUTURE, Pool.STREAM})
+"""The service holds long polls until there is something to tell, and streams until their last token."""
 _UNCOUNTED = Permit(-1)
 """Of a call that goes whatever the circuit says."""
 
@@ -86,6 +88,7 @@ class Admission:
         if isinstance(permit, Refusal):
             permit = await self._refused(call, circuit, permit, ttl_s)
         held = self._take_for_held(call, circuit, permit)
+        watch = _Stopwatch.of(call, circuit, permit)
         outcome, wish_s = Outcome.IGNORED, None
         try:
             answer = await send(call)
@@ -101,7 +104,7 @@ class Admission:
         finally:  # also when the task is cancelled
             if held is not None:
                 held.cancel()
-            circuit.settle(permit, outcome, wish_s)
+            circuit.settle(permit, outcome, wish_s, None if watch is None else watch.stop())
 
     def check(self, call: Call[Any]) -> None:
         """Refuse a call that would be refused now, and that had better not wait for anything before.
@@ -112,9 +115,9 @@ class Admission:
         circuit = self._published.circuits.find(call.operation)
         if call.when_open is not WhenOpen.FAIL or circuit is None:
             return
-        state, now = circuit.state, self._context.clock.now()
-        if isinstance(state, Open) and now < state.until:
-            raise CircuitOpenError(call.operation, state.until - now)
+        refused = refusal(circuit.state, self._context.clock.now(), circuit.settings)
+        if refused is not None:
+            raise _error(call, refused)
 
     def close(self) -> None:
         """Watch no circuit any more."""
@@ -127,7 +130,7 @@ class Admission:
             return None
         return asyncio.get_running_loop().call_later(HELD_S, partial(circuit.settle, permit, Outcome.SUCCESS))
 
-    async def _refused(self, call: Call[Any], circuit: Circuit, refusal: Refusal, ttl_s: float) -> Permit:
+    async def _refused(self, call: Call[Any], circuit: Circuit, refused: Refusal, ttl_s: float) -> Permit:
         """The permit of a call that was refused at first.
 
         Raises:
@@ -140,13 +143,13 @@ class Admission:
         give_up_at = clock.now() + (call.retry.max_elapsed_s if call.when_open is WhenOpen.WAIT else 0.0)
         while (left_s := give_up_at - clock.now()) > 0:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(refusal.retry_after_s, left_s)):
+                async with asyncio.timeout(min(refused.retry_after_s, left_s)):
                     await pulse.wait()
             answer = circuit.admit(ttl_s)
             if isinstance(answer, Permit):
                 return answer
-            refusal = answer
-        raise CircuitOpenError(call.operation, refusal.retry_after_s)
+            refused = answer
+        raise _error(call, refused)
 
     def _pulse(self, operation: str, circuit: Circuit) -> asyncio.Event:
         """What those who wait for the circuit of `operation` wait for."""
@@ -167,6 +170,38 @@ class Admission:
         # An error is no matter: the supervisor takes the child from the published table when it starts.
         self._context.address(BREAKERS).ask(StartChild(spec))
         return circuit
+
+
+class _Stopwatch:
+    """How long one attempt takes; tells its circuit as soon as that is too long."""
+
+    def __init__(self, circuit: Circuit, permit: Permit, slow_s: float) -> None:
+        self._circuit, self._permit = circuit, permit
+        loop = asyncio.get_running_loop()
+        self._now, self._began = loop.time, loop.time()
+        self._timer = loop.call_later(slow_s, self._note_slow)
+        self._is_told = False
+
+    @classmethod
+    def of(cls, call: Call[Any], circuit: Circuit, permit: Permit) -> Self | None:
+        """None where nobody asks how long a call takes, or it lasts on purpose."""
+        slow_s = circuit.settings.slow_call_s
+        if slow_s is None or call.pool in _LASTS_ON_PURPOSE:
+            return None
+        return cls(circuit, permit, slow_s)
+
+    def stop(self) -> float | None:
+        """Seconds since the start; None if the circuit was told that they are too many."""
+        self._timer.cancel()
+        return None if self._is_told else self._now() - self._began
+
+    def _note_slow(self) -> None:
+        self._is_told = True
+        self._circuit.note_slow(self._permit)
+
+
+def _error(call: Call[Any], refused: Refusal) -> CircuitOpenError:
+    return CircuitOpenError(call.operation, refused.retry_after_s, is_forced=refused.is_forced)
 
 
 def _beat(pulse: asyncio.Event) -> None:

@@ -3,9 +3,9 @@
 from functools import partial
 from typing import Any
 
-from tinker_actors.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
+from tinker_actors.events import CircuitClosed, CircuitForced, CircuitHalfOpened, CircuitOpened
 from tinker_actors.supervision import Backoff, ChildSpec, Circuit, ExitReason, SupervisedActor, Timer
-from tinker_actors.supervision.breaker import Closed, HalfOpen, Open, State, next_change
+from tinker_actors.supervision.breaker import Closed, HalfOpen, Open, State, mode_of, next_change
 
 __all__ = ["CircuitBreakerActor", "Reset", "breaker_spec"]
 
@@ -13,7 +13,7 @@ _BACKOFF = Backoff(base_s=0.05, cap_s=5.0)
 
 
 class Reset:
-    """Close the circuit, and forget what it remembers."""
+    """Have the circuit begin anew, as its settings say, with nothing remembered."""
 
 
 class _Changed:
@@ -62,7 +62,7 @@ class CircuitBreakerActor(SupervisedActor):
         if due is not None:
             self._timer = self.context.send_after(max(0.0, due - self.context.clock.now()), _Changed())
 
-    def _told(self, state: State) -> CircuitOpened | CircuitHalfOpened | CircuitClosed:
+    def _told(self, state: State) -> CircuitOpened | CircuitHalfOpened | CircuitClosed | CircuitForced:
         operation = self._operation
         match state:
             case Open(until=until, trips=trips):
@@ -70,10 +70,10 @@ class CircuitBreakerActor(SupervisedActor):
                 return CircuitOpened(operation=operation, open_s=open_s, trips=trips)
             case HalfOpen():
                 return CircuitHalfOpened(operation=operation)
-            case Closed():
+            case Closed(is_forced=False):
                 return CircuitClosed(operation=operation, refused=self._circuit.refused)
             case _:
-                raise AssertionError(f"a circuit never comes to {state}")
+                return CircuitForced(operation=operation, mode=str(mode_of(state)))
 
 
 def breaker_spec(operation: str, circuit: Circuit) -> ChildSpec:

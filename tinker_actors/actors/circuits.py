@@ -1,11 +1,12 @@
 """The circuit breakers of one service: one circuit per operation, made when it is first called."""
 
 import random
+import threading
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from tinker_actors.errors import ConfigError
-from tinker_actors.supervision import BreakerSettings, Circuit
+from tinker_actors.supervision import BreakerMode, BreakerSettings, Circuit
 from tinker_actors.wire.calls import WhenOpen
 
 __all__ = ["Circuits", "SettingsByOperation"]
@@ -17,7 +18,7 @@ SettingsByOperation: TypeAlias = BreakerSettings | Mapping[str, BreakerSettings]
 class Circuits:
     """What admits calls to one service; it outlives the actors that look after it.
 
-    Written by the transport actor, read by anybody.
+    Made by the transport actor, read and forced by anybody.
 
     Args:
         settings: of the breakers.
@@ -40,6 +41,10 @@ class Circuits:
                 f"got {settings!r}"
             )
         self._named = dict(named)
+        self._lock = threading.Lock()
+        """So that no mode is missed by a circuit that is being made."""
+        self._modes: dict[str, BreakerMode] = {}
+        """Those that were set, by operation."""
         self._circuits: dict[str, Circuit] = {}
 
     def find(self, operation: str) -> Circuit | None:
@@ -47,10 +52,22 @@ class Circuits:
         return self._circuits.get(operation)
 
     def make(self, operation: str, clock: Callable[[], float], generator: random.Random) -> Circuit:
-        """A closed circuit for `operation`, in place of one that there may be."""
+        """A circuit that has not seen a call for `operation`, in place of one that there may be."""
         settings = self._named.get(operation, self._default)
-        self._circuits[operation] = circuit = Circuit(settings, clock, generator)
+        with self._lock:
+            circuit = Circuit(settings, clock, generator)
+            if operation in self._modes:
+                circuit.force(self._modes[operation])
+            self._circuits[operation] = circuit
         return circuit
+
+    def force(self, operation: str, mode: BreakerMode) -> None:
+        """Have the circuit of `operation` go by `mode` from here on, also if there is none yet."""
+        with self._lock:
+            self._modes[operation] = mode
+            circuit = self._circuits.get(operation)
+        if circuit is not None:
+            circuit.force(mode)
 
     def all(self) -> dict[str, Circuit]:
         """By operation, in the order of the first calls."""

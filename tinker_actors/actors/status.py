@@ -9,7 +9,7 @@ from tinker_actors.actors.futures import Submissions
 from tinker_actors.actors.liveness import Pulse
 from tinker_actors.actors.requests import SAMPLES, Request
 from tinker_actors.supervision import Circuit
-from tinker_actors.supervision.breaker import Closed, HalfOpen, Open
+from tinker_actors.supervision.breaker import Closed, HalfOpen, Open, mode_of
 from tinker_actors.types import BreakerStatus, ClientStatus, ServiceStatus, SessionStatus
 
 __all__ = ["Client", "Hold", "status_of"]
@@ -75,15 +75,19 @@ def status_of(
 
 
 def _breaker(circuit: Circuit, now: float) -> BreakerStatus:
+    refused = circuit.refused
     match circuit.state:
         case Open(until=until):
-            return BreakerStatus(state="open", retry_in_s=max(0.0, until - now), refused=circuit.refused)
+            return BreakerStatus(state="open", retry_in_s=max(0.0, until - now), refused=refused)
         case HalfOpen():
-            return BreakerStatus(state="half_open", refused=circuit.refused)
-        case Closed():
-            return BreakerStatus(state="closed", refused=circuit.refused)
-        case _:
-            return BreakerStatus(state="disabled")
+            return BreakerStatus(state="half_open", refused=refused)
+        case Closed(outcomes=outcomes, slowness=slowness, is_forced=is_forced):
+            calls, failures = outcomes.counts(now)
+            slow = 0 if slowness is None else slowness.counts(now)[1]
+            state = "forced_closed" if is_forced else "closed"
+            return BreakerStatus(state=state, refused=refused, calls=calls, failures=failures, slow=slow)
+        case state:
+            return BreakerStatus(state=mode_of(state), refused=refused)
 
 
 def _client(
@@ -128,6 +132,8 @@ def _waits_for(request: Request, breakers: Mapping[str, BreakerStatus], now: flo
         return f"another try of {request.operation} in {max(0.0, at - now):.1f} s, after: {why}"
     if breaker is not None and breaker.state == "open":
         return f"the circuit of {request.operation}, open for another {breaker.retry_in_s:.1f} s"
+    if breaker is not None and breaker.state == "forced_open":
+        return f"the circuit of {request.operation}, which is held open"
     if request.queue is not None:
         state, reason = request.queue
         return f"its turn on the service ({state}{f': {reason}' if reason else ''})"

@@ -29,7 +29,8 @@ from tinker_actors.clients.twins import awaited
 from tinker_actors.config import RecoveryPolicy, SamplingLimits, Secret, Settings
 from tinker_actors.errors import ConfigError, ValidationError
 from tinker_actors.journal.story import RunHistory
-from tinker_actors.supervision import Address, BreakerSettings, TreeNode
+from tinker_actors.supervision import Address, BreakerMode, BreakerSettings, TreeNode
+from tinker_actors.supervision.checks import check_choice
 from tinker_actors.types import CheckpointPath, OptimizerConfig, ServerCapabilities, ServiceStatus
 from tinker_actors.types.checks import flag, metadata, one_of, path_text, secret, shown, text, whole
 from tinker_actors.types.console import session_page, sessions_page
@@ -402,6 +403,22 @@ class ServiceClient:
         `print(service.status())` gives a line for each.
         """
         return self._runtime.status()
+
+    def set_circuit_mode(self, operation: str, mode: BreakerMode | str) -> None:
+        """Hold the circuit breaker of one operation open or closed, switch it off, or let it go again.
+
+        Args:
+            operation: its name in the API, such as "asample"; it need not have been called yet.
+            mode: "forced_open" refuses its calls as any open circuit does, "forced_closed" admits and counts them,
+                "disabled" admits them and counts none, "automatic" goes by what becomes of them.
+
+        Raises:
+            ValidationError: `operation` is no text.
+            ConfigError: there is no such mode.
+        """
+        self._runtime.check_process()
+        name = text("operation", operation)
+        self._runtime.published.circuits.force(name, check_choice("mode", mode, BreakerMode))
 
     def history(self) -> APIFuture[list[RunHistory]]:
         """What became of each run of the run directory: its models, why each was replaced, its checkpoints, its failures.

@@ -15,6 +15,7 @@ import msgspec
 from tinker_actors.errors import ConfigError, ValidationError
 from tinker_actors.events import (
     CircuitClosed,
+    CircuitForced,
     CircuitHalfOpened,
     CircuitOpened,
     QueueStateChanged,
@@ -197,6 +198,7 @@ class Metrics:
             SamplingPaused,
             StepDone,
             ChildRestarting,
+            CircuitForced,
             *_CIRCUIT,
         )
 
@@ -242,6 +244,9 @@ class _Counting:
             case CircuitOpened() | CircuitHalfOpened() | CircuitClosed():
                 state_of = _CIRCUIT[type(event)]
                 metrics.set_gauge("tinker_actors_circuit_state", state_of, operation=event.operation)
+            case CircuitForced(operation=operation, mode=mode):
+                state_of = _CIRCUIT[CircuitOpened if mode == "forced_open" else CircuitClosed]
+                metrics.set_gauge("tinker_actors_circuit_state", state_of, operation=operation)
 
 
 def prometheus_collector(metrics: Metrics) -> "Collector":
@@ -283,7 +288,7 @@ _HELP = {
     "tinker_actors_sampling_pause_seconds_total": "Pauses that the service asked samples to keep",
     "tinker_actors_steps_total": "Optimizer steps with a result",
     "tinker_actors_restarts_total": "Restarts of actors",
-    "tinker_actors_circuit_state": "Circuit breaker: 0 closed, 1 half-open, 2 open",
+    "tinker_actors_circuit_state": "Circuit breaker: 0 closed, 1 half-open, 2 open; by hand, too",
 }
 
 

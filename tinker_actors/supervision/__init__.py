@@ -3,7 +3,8 @@
 from tinker_actors.supervision.actor import SupervisedActor
 from tinker_actors.supervision.address import Address
 from tinker_actors.supervision.backoff import Backoff
-from tinker_actors.supervision.breaker import BreakerSettings, Outcome, Permit, Refusal
+from tinker_actors.supervision.breaker import Outcome, Permit, Refusal
+from tinker_actors.supervision.breaker_settings import BreakerMode, BreakerSettings
 from tinker_actors.supervision.circuit import Circuit
 from tinker_actors.supervision.clock import Clock, MonotonicClock, Timer
 from tinker_actors.supervision.commands import (
@@ -70,6 +71,7 @@ __all__ = [
     "Address",
     "AutoShutdown",
     "Backoff",
+    "BreakerMode",
     "BreakerSettings",
     "CallMethod",
     "ChildAbandoned",

@@ -1,11 +1,13 @@
-"""The circuit breaker: settings, states, and what a call and time make of them. No clock, no lock, no I/O.
+"""The circuit breaker: its states, and what a call, time and force make of them. No clock, no lock, no I/O.
 
 ```text
-                too many failures                    `until` is over
+           too many failed or slow                   `until` is over
     Closed ────────────────────────▶ Open ◀───────────────────────────▶ HalfOpen
        ▲                                   a probe too many failed          │
        └────────────────────────────────────────────────────────────────────┘
-                              all probes ended, few enough failed
+                         all probes ended, few enough failed or slow
+
+          from each state: ForcedOpen, a Closed that stays so, Disabled; and back to Closed
 ```
 
 Every change of state begins a new epoch. A call is admitted in one epoch, and its outcome counts in that one only:
@@ -14,19 +16,18 @@ what began before the trip neither closes nor opens a half-open circuit.
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from tinker_actors.errors import ConfigError
 from tinker_actors.supervision.backoff import Backoff
-from tinker_actors.supervision.checks import check_count, check_finite
+from tinker_actors.supervision.breaker_settings import BreakerMode, BreakerSettings
 from tinker_actors.supervision.outcomes import Outcomes, OutcomesInTime, RecentOutcomes
 
 __all__ = [
-    "BreakerSettings",
     "Closed",
     "Disabled",
+    "ForcedOpen",
     "HalfOpen",
     "Open",
     "Outcome",
@@ -36,69 +37,13 @@ __all__ = [
     "admit",
     "advance",
     "first_state",
+    "force",
+    "mode_of",
     "next_change",
+    "note_slow",
+    "refusal",
     "settle",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerSettings:
-    """When a circuit opens, and how it closes again.
-
-    Raises:
-        ConfigError: a field is wrong; the message names it.
-    """
-
-    consecutive_failures: int | None = 5
-    """So many failures in a row open the circuit; None looks at the rate alone."""
-    failure_rate: float = 0.5
-    """This share of failures among the remembered calls opens it, above 0, at most 1."""
-    min_calls: int = 10
-    """Fewer remembered calls have no rate."""
-    window_calls: int = 100
-    """How many calls are remembered."""
-    window_s: float | None = None
-    """Remember the calls of so many seconds instead."""
-    open_s: float = 5.0
-    """How long the circuit stays open after the first trip; doubles with each probe that fails."""
-    max_open_s: float = 60.0
-    """Longest of these times, jitter and the service's own wish aside."""
-    jitter: float = 0.1
-    """Largest share of that time added by chance, from 0 to 1."""
-    half_open_permits: int = 1
-    """How many calls probe a half-open circuit; all others are refused until these have ended."""
-    is_enabled: bool = True
-    """False admits every call and counts none."""
-
-    def __post_init__(self) -> None:
-        name = "BreakerSettings"
-        if self.consecutive_failures is not None:
-            check_count(f"{name}.consecutive_failures", self.consecutive_failures, minimum=1)
-        for field in ("min_calls", "window_calls", "half_open_permits"):
-            check_count(f"{name}.{field}", getattr(self, field), minimum=1)
-        _check_share(f"{name}.failure_rate", self.failure_rate, above_zero=True)
-        _check_share(f"{name}.jitter", self.jitter, above_zero=False)
-        if self.window_s is not None:
-            check_finite(f"{name}.window_s", self.window_s, above_zero=True)
-        elif self.window_calls < self.min_calls:
-            raise ConfigError(
-                f"{name}.window_calls must be min_calls ({self.min_calls}) or more, got {self.window_calls}"
-            )
-        check_finite(f"{name}.open_s", self.open_s, above_zero=True)
-        check_finite(f"{name}.max_open_s", self.max_open_s, above_zero=True)
-        if self.max_open_s < self.open_s:
-            raise ConfigError(
-                f"{name}.max_open_s must be open_s ({self.open_s:g}) or more, got {self.max_open_s:g}"
-            )
-        if not isinstance(self.is_enabled, bool):
-            raise ConfigError(f"{name}.is_enabled must be a bool, got {self.is_enabled!r}")
-
-
-def _check_share(name: str, value: Any, *, above_zero: bool) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= 1 or (above_zero and value == 0):
-        wanted = "above 0 and at most 1" if above_zero else "from 0 to 1"
-        raise ConfigError(f"{name} must be {wanted}, got {value!r}")
 
 
 class Outcome(Enum):
@@ -128,6 +73,8 @@ class Refusal:
 
     retry_after_s: float
     """When it is worth another try, in seconds."""
+    is_forced: bool = False
+    """Whether the circuit is open because somebody said so, for nobody knows how long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +83,17 @@ class Closed:
 
     epoch: int
     outcomes: Outcomes
+    """Which calls failed."""
+    slowness: Outcomes | None = None
+    """Which calls were slow; None where none can be."""
     failures_in_a_row: int = 0
+    is_forced: bool = False
+    """Whether it stays so, whatever it counts."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether one more success that is not slow would change nothing."""
+        return self.outcomes.is_settled and (self.slowness is None or self.slowness.is_settled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +120,15 @@ class HalfOpen:
     """How many were ever given out in this state."""
     succeeded: int = 0
     failed: int = 0
+    slow: int = 0
+    """However they end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedOpen:
+    """Every call is refused, until somebody says otherwise."""
+
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +138,48 @@ class Disabled:
     epoch: int
 
 
-State: TypeAlias = Closed | Open | HalfOpen | Disabled
+State: TypeAlias = Closed | Open | HalfOpen | ForcedOpen | Disabled
 
 
 def first_state(settings: BreakerSettings, epoch: int = 0) -> State:
     """The state of a circuit that has not seen a call, with nothing behind it."""
-    if not settings.is_enabled:
-        return Disabled(epoch)
-    if settings.window_s is not None:
-        return Closed(epoch, OutcomesInTime(settings.window_s))
-    return Closed(epoch, RecentOutcomes(settings.window_calls))
+    match settings.mode:
+        case BreakerMode.FORCED_OPEN:
+            return ForcedOpen(epoch)
+        case BreakerMode.DISABLED:
+            return Disabled(epoch)
+        case mode:
+            return _closed(epoch, settings, is_forced=mode is BreakerMode.FORCED_CLOSED)
+
+
+def force(state: State, mode: BreakerMode, settings: BreakerSettings) -> State:
+    """The state after somebody set `mode`; `state` itself if that is its mode already.
+
+    What a closed circuit remembers it keeps when it is forced closed, and when it is let go again.
+    """
+    if mode is mode_of(state):
+        return state
+    epoch = state.epoch + 1
+    match mode:
+        case BreakerMode.FORCED_OPEN:
+            return ForcedOpen(epoch)
+        case BreakerMode.DISABLED:
+            return Disabled(epoch)
+    closed = state if isinstance(state, Closed) else _closed(epoch, settings)
+    return replace(closed, epoch=epoch, is_forced=mode is BreakerMode.FORCED_CLOSED)
+
+
+def mode_of(state: State) -> BreakerMode:
+    """What a circuit in this state goes by."""
+    match state:
+        case ForcedOpen():
+            return BreakerMode.FORCED_OPEN
+        case Disabled():
+            return BreakerMode.DISABLED
+        case Closed(is_forced=True):
+            return BreakerMode.FORCED_CLOSED
+        case _:
+            return BreakerMode.AUTOMATIC
 
 
 def advance(state: State, now: float, settings: BreakerSettings, generator: random.Random) -> State:
@@ -198,6 +196,17 @@ def advance(state: State, now: float, settings: BreakerSettings, generator: rand
             return state
 
 
+def refusal(state: State, now: float, settings: BreakerSettings) -> Refusal | None:
+    """What every call is told at `now`, if nothing but time can let it go."""
+    match state:
+        case Open(until=until) if now < until:
+            return Refusal(until - now)
+        case ForcedOpen():
+            return Refusal(settings.open_s, is_forced=True)
+        case _:
+            return None
+
+
 def admit(
     state: State, now: float, ttl_s: float, settings: BreakerSettings, generator: random.Random
 ) -> tuple[State, Permit | Refusal]:
@@ -211,17 +220,16 @@ def admit(
         generator: of the jitter.
     """
     state = advance(state, now, settings, generator)
-    match state:
-        case Open(until=until):
-            return state, Refusal(until - now)
-        case HalfOpen(epoch, trips, probes, issued, succeeded, failed):
-            if len(probes) + succeeded + failed >= settings.half_open_permits:
-                first_s = min(probe.expires_at for probe in probes) - now
-                return state, Refusal(min(first_s, settings.open_s))
-            permit = Permit(epoch, issued, now + ttl_s)
-            return HalfOpen(epoch, trips, (*probes, permit), issued + 1, succeeded, failed), permit
-        case _:
-            return state, Permit(state.epoch)
+    refused = refusal(state, now, settings)
+    if refused is not None:
+        return state, refused
+    if not isinstance(state, HalfOpen):
+        return state, Permit(state.epoch)
+    if len(state.probes) + state.succeeded + state.failed >= settings.half_open_permits:
+        first_s = min(probe.expires_at for probe in state.probes) - now
+        return state, Refusal(min(first_s, settings.open_s))
+    permit = Permit(state.epoch, state.issued, now + ttl_s)
+    return replace(state, probes=(*state.probes, permit), issued=state.issued + 1), permit
 
 
 def settle(
@@ -232,8 +240,11 @@ def settle(
     settings: BreakerSettings,
     generator: random.Random,
     retry_after_s: float | None = None,
+    duration_s: float | None = None,
 ) -> State:
     """The state after the call with `permit` ended at `now`; `state` itself where that changes nothing.
+
+    A call that was slow counts as that however it ended, also where its outcome counts as nothing.
 
     Args:
         state: before.
@@ -243,27 +254,42 @@ def settle(
         settings: of the circuit.
         generator: of the jitter.
         retry_after_s: how long the service asked to be left alone; the circuit opens for no less.
+        duration_s: how long the call took; None where that means nothing, or `note_slow` was told of it.
     """
     if permit.epoch != state.epoch:
         return state
+    is_failure = None if outcome is Outcome.IGNORED else outcome is Outcome.FAILURE
+    is_slow = None
+    if duration_s is not None and settings.slow_call_s is not None:
+        is_slow = duration_s >= settings.slow_call_s or (None if is_failure is None else False)
     match state:
-        case Closed() if outcome is not Outcome.IGNORED:
-            is_failure = outcome is Outcome.FAILURE
-            outcomes = state.outcomes.noted(now, failed=is_failure)
-            after = Closed(state.epoch, outcomes, state.failures_in_a_row + 1 if is_failure else 0)
-            if is_failure and _is_too_much(after, now, settings):
-                return _opened(state.epoch, 1, now, settings, generator, retry_after_s)
-            return after
-        case HalfOpen(epoch, trips, probes, issued, succeeded, failed) if permit in probes:
-            probes = tuple(probe for probe in probes if probe.number != permit.number)
-            succeeded += outcome is Outcome.SUCCESS
-            failed += outcome is Outcome.FAILURE
-            permits = settings.half_open_permits
-            if failed / permits >= settings.failure_rate:
-                return _opened(epoch, trips + 1, now, settings, generator, retry_after_s)
-            if succeeded + failed == permits:
-                return first_state(settings, epoch + 1)
-            return HalfOpen(epoch, trips, probes, issued, succeeded, failed)
+        case Closed():
+            return _noted(state, is_failure, is_slow, now, settings, generator, retry_after_s)
+        case HalfOpen(probes=probes) if permit in probes:
+            after = replace(
+                state,
+                probes=tuple(probe for probe in probes if probe.number != permit.number),
+                succeeded=state.succeeded + (is_failure is False),
+                failed=state.failed + (is_failure is True),
+                slow=state.slow + (is_slow is True),
+            )
+            return _judged(after, now, settings, generator, retry_after_s)
+        case _:
+            return state
+
+
+def note_slow(
+    state: State, permit: Permit, now: float, settings: BreakerSettings, generator: random.Random
+) -> State:
+    """The state after the call with `permit` had lasted `slow_call_s` at `now`, and had not ended yet.
+
+    To be told once for a call, which then has no duration for `settle`. The arguments are those of `settle`.
+    """
+    match state:
+        case Closed() if permit.epoch == state.epoch:
+            return _noted(state, None, True, now, settings, generator, None)
+        case HalfOpen(probes=probes) if permit in probes and settings.slow_call_s is not None:
+            return _judged(replace(state, slow=state.slow + 1), now, settings, generator, None)
         case _:
             return state
 
@@ -279,12 +305,64 @@ def next_change(state: State) -> float | None:
             return None
 
 
-def _is_too_much(state: Closed, now: float, settings: BreakerSettings) -> bool:
-    in_a_row = settings.consecutive_failures
-    if in_a_row is not None and state.failures_in_a_row >= in_a_row:
-        return True
-    calls, failures = state.outcomes.counts(now)
-    return calls >= settings.min_calls and failures / calls >= settings.failure_rate
+def _closed(epoch: int, settings: BreakerSettings, *, is_forced: bool = False) -> Closed:
+    """A closed circuit that remembers nothing."""
+    if settings.window_s is None:
+        empty: Outcomes = RecentOutcomes(settings.window_calls)
+    else:
+        empty = OutcomesInTime(settings.window_s)
+    return Closed(epoch, empty, None if settings.slow_call_s is None else empty, is_forced=is_forced)
+
+
+def _noted(
+    state: Closed,
+    is_failure: bool | None,
+    is_slow: bool | None,
+    now: float,
+    settings: BreakerSettings,
+    generator: random.Random,
+    retry_after_s: float | None,
+) -> State:
+    """With one more call, of which None says nothing. A failure opens by failures, a slow call by slow ones."""
+    outcomes, slowness, in_a_row = state.outcomes, state.slowness, state.failures_in_a_row
+    is_too_much = False
+    if is_failure is not None:
+        outcomes = outcomes.noted(now, bad=is_failure)
+        in_a_row = in_a_row + 1 if is_failure else 0
+        most = settings.consecutive_failures
+        is_too_much = is_failure and (
+            (most is not None and in_a_row >= most)
+            or _reaches(outcomes, settings.failure_rate, now, settings)
+        )
+    if is_slow is not None and slowness is not None:
+        slowness = slowness.noted(now, bad=is_slow)
+        is_too_much |= is_slow and _reaches(slowness, settings.slow_call_rate, now, settings)
+    if is_too_much and not state.is_forced:
+        return _opened(state.epoch, 1, now, settings, generator, retry_after_s)
+    if outcomes is state.outcomes and slowness is state.slowness:
+        return state
+    return Closed(state.epoch, outcomes, slowness, in_a_row, state.is_forced)
+
+
+def _reaches(outcomes: Outcomes, rate: float, now: float, settings: BreakerSettings) -> bool:
+    calls, bad = outcomes.counts(now)
+    return calls >= settings.min_calls and bad / calls >= rate
+
+
+def _judged(
+    state: HalfOpen,
+    now: float,
+    settings: BreakerSettings,
+    generator: random.Random,
+    retry_after_s: float | None,
+) -> State:
+    """What the probes have decided so far."""
+    permits = settings.half_open_permits
+    if state.failed / permits >= settings.failure_rate or state.slow / permits >= settings.slow_call_rate:
+        return _opened(state.epoch, state.trips + 1, now, settings, generator, retry_after_s)
+    if state.succeeded + state.failed == permits:
+        return _closed(state.epoch + 1, settings)
+    return state
 
 
 def _opened(

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 
 from tinker_actors.supervision.breaker import (
-    BreakerSettings,
     Closed,
     Disabled,
     HalfOpen,
@@ -17,8 +16,11 @@ from tinker_actors.supervision.breaker import (
     admit,
     advance,
     first_state,
+    force,
+    note_slow,
     settle,
 )
+from tinker_actors.supervision.breaker_settings import BreakerMode, BreakerSettings
 from tinker_actors.supervision.callbacks import run_callback
 
 __all__ = ["Circuit"]
@@ -78,20 +80,46 @@ class Circuit:
         self._tell(before, after)
         return answer
 
-    def settle(self, permit: Permit, outcome: Outcome, retry_after_s: float | None = None) -> None:
+    def settle(
+        self,
+        permit: Permit,
+        outcome: Outcome,
+        retry_after_s: float | None = None,
+        duration_s: float | None = None,
+    ) -> None:
         """Say how the call with `permit` ended; the second time changes nothing for a probe.
 
         Args:
             permit: what the call was admitted with.
             outcome: how it ended.
             retry_after_s: how long the service asked to be left alone.
+            duration_s: how long it took; None where that means nothing, or `note_slow` was told of it.
         """
-        state = self._state
-        if outcome is Outcome.SUCCESS and type(state) is Closed and state.outcomes.is_settled:
+        state, slow_s = self._state, self.settings.slow_call_s
+        is_fast = duration_s is None or slow_s is None or duration_s < slow_s
+        if is_fast and outcome is Outcome.SUCCESS and type(state) is Closed and state.is_settled:
             return
         with self._lock:
             before = self._state
-            after = settle(before, permit, outcome, self._clock(), self.settings, self._random, retry_after_s)
+            after = settle(
+                before, permit, outcome, self._clock(), self.settings, self._random, retry_after_s, duration_s
+            )
+            self._note(before, after)
+        self._tell(before, after)
+
+    def note_slow(self, permit: Permit) -> None:
+        """Say that the call with `permit` has lasted `slow_call_s` and goes on; once, and `settle` without its duration."""
+        with self._lock:
+            before = self._state
+            after = note_slow(before, permit, self._clock(), self.settings, self._random)
+            self._note(before, after)
+        self._tell(before, after)
+
+    def force(self, mode: BreakerMode) -> None:
+        """Go by `mode` from here on; outcomes of calls under way no longer count if that changes it."""
+        with self._lock:
+            before = self._state
+            after = force(before, mode, self.settings)
             self._note(before, after)
         self._tell(before, after)
 
@@ -105,7 +133,7 @@ class Circuit:
         return after
 
     def reset(self) -> None:
-        """Close it and forget what it remembers; outcomes of calls under way no longer count."""
+        """Begin anew as the settings say, with nothing remembered; outcomes of calls under way no longer count."""
         with self._lock:
             before = self._state
             after = first_state(self.settings, before.epoch + 1)

@@ -21,11 +21,17 @@ class BreakerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The circuit breaker of one operation."""
 
     state: str
-    """closed, open, half_open or disabled."""
+    """closed, open, half_open, forced_open, forced_closed or disabled."""
     retry_in_s: float = 0.0
     """How long it will stay open; 0 where it is not."""
     refused: int = 0
     """Calls that it ever refused."""
+    calls: int = 0
+    """Those that it remembers; only while it is closed."""
+    failures: int = 0
+    """How many of them failed."""
+    slow: int = 0
+    """How many were slow, those included that are still under way."""
 
 
 class ClientStatus(msgspec.Struct, frozen=True, kw_only=True):
