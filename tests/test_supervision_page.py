@@ -80,11 +80,13 @@ def test_the_drawing_has_the_actors_that_there_are_in_their_order(service: ta.Se
 
 
 def test_the_drawing_says_how_workers_are_restarted(service: ta.ServiceClient) -> None:
+    found = list(children(service, service.tree()))
     notes = {line.name: line.note for line in drawn()}
+    # By now it has all those that were found: none ever leaves.
     breakers = service.tree().find("service/breakers")
     assert breakers is not None
     notes |= {child.id: notes[breakers.children[0].id] for child in breakers.children}
-    for child in children(service, service.tree()):
+    for child in found:
         if child.kind is Kind.WORKER:
             assert notes[child.id].startswith(f"{child.restart};")
 
