@@ -81,6 +81,17 @@ def test_handle_names_the_sampler_and_holds_no_key(server: Server, service: ta.S
     assert KEY.encode() not in pickle.dumps(sampler)
 
 
+def test_clones_with_another_key_have_other_connections_and_no_key_is_kept_in_clear(
+    service: ta.ServiceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = service.create_sampling_client(base_model="local/tiny").result(WAIT_S).get_sampler_handle()
+    first, same = (ta.SamplingClient.from_sampler_handle(handle) for _ in range(2))
+    monkeypatch.setenv("TINKER_API_KEY", "tml-another-secret")
+    other = ta.SamplingClient.from_sampler_handle(handle)
+    assert first._owner is same._owner is not other._owner
+    assert "tml-" not in repr(list(clones._owners.keys()))
+
+
 def test_clone_tells_what_it_is_of(service: ta.ServiceClient) -> None:
     training = service.create_lora_training_client("local/tiny", rank=4, seed=1).result(WAIT_S)
     path = training.save_weights_for_sampler("named").result(WAIT_S).path

@@ -1,6 +1,5 @@
 """Pauses after a 429: what one client is told holds for every client of this process with that server and key."""
 
-import hashlib
 import math
 import os
 import threading
@@ -36,21 +35,19 @@ class SharedPause:
 
 
 class _Registry:
-    """The pauses that somebody holds. Keys of the API appear in it as digests with a salt that nobody else has."""
+    """The pauses that somebody holds."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._salt = os.urandom(32)
         self._pauses: WeakValueDictionary[tuple[object, ...], SharedPause] = WeakValueDictionary()
 
     def get(self, settings: Settings, clock: Clock) -> SharedPause:
         """See `shared_pause`."""
         if settings.is_local:
             return SharedPause()  # each has a server of its own
-        secret = settings.credential.key or settings.credential.command
-        digest = hashlib.blake2b(secret.reveal().encode() if secret else b"", key=self._salt).digest()
         # Seconds of one clock mean nothing on another, but all real ones are the same.
-        name = (_origin(settings.base_url), digest, None if clock.is_real else clock)
+        time = None if clock.is_real else clock
+        name = (_origin(settings.base_url), settings.credential.digest(), time)
         with self._lock:
             pause = self._pauses.get(name)
             if pause is None:

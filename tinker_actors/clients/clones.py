@@ -47,7 +47,7 @@ def from_handle(handle: str, api_key: str | None = None) -> SamplingClient:
     """
     place = _read(handle)
     key = EMBEDDED_KEY if place.is_embedded else api_key
-    owner = _owner_of(Settings.resolve(base_url=place.base_url, api_key=key), key)
+    owner = _owner_of(Settings.resolve(base_url=place.base_url, api_key=key))
     runtime = owner.runtime
     sampler = Sampler(
         owner.next_name(),
@@ -95,13 +95,13 @@ class _Owner:
             return str(self._count)
 
 
-_owners: "WeakValueDictionary[tuple[str, str | None, int], _Owner]" = WeakValueDictionary()
+_owners: "WeakValueDictionary[tuple[str, bytes, int], _Owner]" = WeakValueDictionary()
 _lock = threading.Lock()
 
 
-def _owner_of(settings: Settings, key: str | None) -> _Owner:
+def _owner_of(settings: Settings) -> _Owner:
     with _lock:
-        name = (settings.base_url, key, os.getpid())
+        name = (settings.base_url, settings.credential.digest(), os.getpid())
         owner = _owners.get(name)
         if owner is None or owner.runtime.published.stopped is not None:
             owner = _owners[name] = _Owner(settings)

@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+import hashlib
+import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +19,8 @@ __all__ = ["Credential", "Secret", "check_key", "claims_of", "find_credential"]
 _KEY = "tml-"
 _JWT = "eyJ"
 _COMMAND_TIMEOUT_S = 60.0
+_SALT = os.urandom(32)
+"""Of digests of this process, so that none tells anything outside of it."""
 _WANTED = (
     "an API key is wanted, got none; pass api_key, set TINKER_API_KEY or TINKER_CREDENTIAL_CMD, "
     'or use base_url="local"'
@@ -89,6 +93,11 @@ class Credential(msgspec.Struct, frozen=True):
     key: Secret | None = None
     command: Secret | None = None
     """A shell command, run anew for each key that is wanted."""
+
+    def digest(self) -> bytes:
+        """What tells it from others in this process, and nobody what it is."""
+        secret = self.key or self.command
+        return hashlib.blake2b(secret.reveal().encode() if secret else b"", key=_SALT).digest()
 
     def is_at_hand(self, *, prefers_command: bool = False) -> bool:
         """Whether `read` runs no command."""
