@@ -78,6 +78,7 @@ class TrainingClient:
         "save_weights_external",
         "save_weights_for_sampler",
         "step",
+        "unload_model",
     )
 
     def __init__(
