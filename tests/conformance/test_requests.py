@@ -60,7 +60,7 @@ ALLOWED = {
     "*: forward_backward body data[].loss_fn_inputs.*.shape: only ours *": "the shape of a vector may be told",
     "create model: get_server_capabilities: only ours": "a base model that is not on offer is refused by name",
     "train with another optimizer: get_server_capabilities: only ours": "as above",
-    "background: telemetry: only official": "ours tells the service nothing of the program; its events stay with it",
+    "background: telemetry: only official": "ours tells the service of the program where that is switched on",
     "open rest client: client/*: only official": "ours asks for flags when the first request needs them",
     "list what is kept: client/*: only ours": "as above",
 }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tinker_actors as ta
 from tinker_actors import events
-from tinker_actors.errors import ConfigError, ValidationError
+from tinker_actors.errors import ConfigError, MissingExtraError, ValidationError
 from tinker_actors.events import RequestBegan, RequestEnded
 from tinker_actors.observe.metrics import BUCKETS_MS, Histogram, Metrics, prometheus_collector
 from tinker_actors.supervision import ChildRestarting, ChildStarted, Error
@@ -293,7 +293,7 @@ def test_prometheus_reads_them() -> None:
 
 def test_without_its_client_prometheus_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client.metrics_core", None)
-    with pytest.raises(ConfigError, match=r'pip install "tinker-actors\[metrics\]"'):
+    with pytest.raises(MissingExtraError, match=r"tinker-actors\[metrics\]"):
         prometheus_collector(Metrics())
 
 

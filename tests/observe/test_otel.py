@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 import tinker_actors as ta
 from tinker_actors.actors.transport import Fetch
 from tinker_actors.config import Settings
-from tinker_actors.errors import APIConnectionError, ConfigError, StepVoidError
+from tinker_actors.errors import APIConnectionError, ConfigError, MissingExtraError, StepVoidError
 from tinker_actors.observe.otel import OpenTelemetry, extract_context, inject_headers
 from tinker_actors.supervision import ChildStarted
 from tinker_actors.supervision.testing import crash, expect
@@ -458,7 +458,7 @@ def test_switched_on_without_the_package_says_what_to_install(
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     monkeypatch.setitem(sys.modules, "opentelemetry.trace", None)
     variables = {} if argument else {"TINKER_ACTORS_OTEL_PROPAGATE": "1"}
-    with pytest.raises(ConfigError, match=r'pip install "tinker-actors\[otel\]"'):
+    with pytest.raises(MissingExtraError, match=r"tinker-actors\[otel\]"):
         Settings.resolve(base_url="local", otel_propagate=argument, environment=variables)
 
 

@@ -12,6 +12,7 @@ from tinker_actors.actors.circuits import Circuits
 from tinker_actors.actors.futures import Settler
 from tinker_actors.actors.liveness import Pulse
 from tinker_actors.actors.pauses import SharedPause
+from tinker_actors.actors.reporting import Telemetry
 from tinker_actors.actors.requests import Request
 from tinker_actors.actors.status import Client
 from tinker_actors.actors.tracing import Tracing
@@ -99,6 +100,8 @@ class Published:
         """Which operations are called as usual, and which are not; the transport actor adds to them."""
         self.limits = limits or SamplingLimits()
         """What holds samples back."""
+        self.telemetry = Telemetry(lambda: self.session_id) if settings.telemetry else None
+        """What is to be told to the service; None where the user does not want that."""
         self.tracing = tracing
         """Makes spans; None where nobody looks."""
         self.pause: SharedPause | None = None

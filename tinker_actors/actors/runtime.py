@@ -18,6 +18,7 @@ from tinker_actors.actors.forks import in_forked_children
 from tinker_actors.actors.futures import Settler
 from tinker_actors.actors.journal import LoadHistory, TellHistory
 from tinker_actors.actors.published import HEARTBEAT, JOURNAL, SAMPLING, TRAINING, TRANSPORT, Published
+from tinker_actors.actors.reporting import REPORTED
 from tinker_actors.actors.run import Run
 from tinker_actors.actors.sampling import Sampler, Woken
 from tinker_actors.actors.session import FinishSession
@@ -59,6 +60,7 @@ FETCH_TIMEOUT_S = 3600.0
 HISTORY_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 5.0
 ENDING_TIMEOUT_S = 60.0
+TELL_TIMEOUT_S = 5.0
 SAVING_SHARE = 0.8
 """Of the time to close, what waiting for results and saving may take; the rest is for ending everything."""
 
@@ -139,6 +141,8 @@ class Runtime:
         self.tree.events.subscribe(self._on_shutdown_ended, ShutdownEnded)
         if tracing is not None:
             tracing.watch(self.tree.events)
+        if self.published.telemetry is not None:
+            self.tree.events.subscribe(self.published.telemetry.note, *REPORTED)
         self._runs: list[Run] = []
         self._close_lock = threading.Lock()
         self._is_closed = False
@@ -299,6 +303,8 @@ class Runtime:
             else:
                 left_s = max(0.1, min(FINISH_TIMEOUT_S, give_up_at - clock.now()))
                 self.tree.address(HEARTBEAT).ask(FinishSession(status, detail), timeout_s=left_s).exception()
+            if self.published.telemetry is not None:
+                self.published.telemetry.close(max(0.1, min(TELL_TIMEOUT_S, give_up_at - clock.now())))
         finally:  # also when the wait was interrupted from the keyboard
             self.tree.stop(max(1.0, give_up_at - clock.now()))
             self.published.stop(RuntimeStoppedError("the service client is closed"))

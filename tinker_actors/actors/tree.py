@@ -9,6 +9,7 @@ from tinker_actors.actors.run import Run
 from tinker_actors.actors.sampling import Sampler, SamplingActor
 from tinker_actors.actors.service import ApplicationActor, NamedChildren, ServiceActor
 from tinker_actors.actors.session import SessionActor
+from tinker_actors.actors.telemetry import TelemetryActor
 from tinker_actors.actors.training import TrainingActor
 from tinker_actors.actors.transport import TransportActor
 from tinker_actors.errors import JournalError
@@ -21,7 +22,14 @@ _BACKOFF = Backoff(base_s=0.05, cap_s=5.0)
 
 def service_spec(published: Published) -> ChildSpec:
     """The whole tree."""
-    children = [
+    children: list[ChildSpec] = []
+    telemetry = published.telemetry
+    if (
+        telemetry is not None
+    ):  # it is there before and after what it tells of; how often it fails is no matter
+        start = partial(TelemetryActor, telemetry)
+        children.append(ChildSpec("telemetry", start, backoff=_BACKOFF, free_causes=(Exception,)))
+    children += [
         ChildSpec("journal", partial(JournalActor, published), on_pending=OnPending.CARRY),
         ChildSpec(
             "transport", partial(TransportActor, published), on_pending=OnPending.CARRY, max_mailbox=100_000

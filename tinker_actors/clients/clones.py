@@ -65,6 +65,7 @@ def from_handle(handle: str, api_key: str | None = None) -> SamplingClient:
         lambda: (place.base_url, place.is_embedded),
         model_path=place.model_path,
         owner=owner,
+        telemetry=runtime.published.telemetry,
     )
     weakref.finalize(client, runtime.retire_sampler, sampler).atexit = False
     return client

@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from tinker_actors.actors.reporting import Telemetry
 from tinker_actors.actors.runtime import SOON_TIMEOUT_S, Runtime
 from tinker_actors.api import checkpoints, rest
 from tinker_actors.api.futures import RoundTrips
@@ -521,8 +522,9 @@ class RestClient:
 
     whoami_async = awaited(whoami)
 
-    def get_telemetry(self) -> None:
-        """None: nothing is reported to the service."""
+    def get_telemetry(self) -> Telemetry | None:
+        """What tells the service of this program; None unless `telemetry=` or `TINKER_TELEMETRY` switched it on."""
+        return self._runtime.published.telemetry
 
     # The end -------------------------------------------------------------------------------------
 

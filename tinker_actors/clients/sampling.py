@@ -7,6 +7,7 @@ from typing import Any, ClassVar, overload
 import msgspec
 
 from tinker_actors.actors.published import SAMPLING
+from tinker_actors.actors.reporting import Telemetry
 from tinker_actors.actors.sampling import SampleOrder, Sampler
 from tinker_actors.actors.streams import Channel
 from tinker_actors.api.sampling import SampleOptions
@@ -64,8 +65,10 @@ class SamplingClient:
         *,
         model_path: str | None = None,
         owner: object = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._sampler = sampler
+        self._telemetry = telemetry
         self._locate = locate
         self._owner = owner
         """What must live as long as this does."""
@@ -294,8 +297,9 @@ class SamplingClient:
         """
         return get_tokenizer(self.base_model)
 
-    def get_telemetry(self) -> None:
-        """None: nothing is reported to the service."""
+    def get_telemetry(self) -> Telemetry | None:
+        """What tells the service of this program; None unless `telemetry=` or `TINKER_TELEMETRY` switched it on."""
+        return self._telemetry
 
     def get_sampler_handle(self) -> str:
         """Text by which another process gets at this sampler: `SamplingClient.from_sampler_handle`. No key is in it.

@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from tinker_actors.actors.circuits import Circuits
+from tinker_actors.actors.reporting import Telemetry
 from tinker_actors.actors.run import Run, RunConfig
-from tinker_actors.actors.runtime import Runtime
+from tinker_actors.actors.runtime import TELL_TIMEOUT_S, Runtime
 from tinker_actors.actors.sampling import Sampler
 from tinker_actors.actors.unnamed import UnnamedWeights
 from tinker_actors.api.sessions import get_server_capabilities
@@ -71,6 +72,8 @@ class ServiceClient:
         sampling_limits: how many samples are submitted at a time, and what follows when the service has too many.
         otel_propagate: trace with OpenTelemetry (extra `otel`): spans of what is done, and the trace context in every
             request; by default `TINKER_ACTORS_OTEL_PROPAGATE`, else not.
+        telemetry: tell the service how this program fails and what its runtime had to do, with messages and tracebacks;
+            `get_telemetry()` tells it more. By default `TINKER_TELEMETRY`, else not.
 
     Raises:
         ConfigError: an argument or a variable of the environment is wrong.
@@ -98,6 +101,7 @@ class ServiceClient:
         sampling_waits: bool = False,
         sampling_limits: SamplingLimits | None = None,
         otel_propagate: bool | None = None,
+        telemetry: bool | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -114,6 +118,7 @@ class ServiceClient:
             transport=transport,
             codec=codec,
             otel_propagate=otel_propagate,
+            telemetry=telemetry,
         )
         self._runtime = Runtime(
             settings,
@@ -351,6 +356,7 @@ class ServiceClient:
                 runtime.tree.clock,
                 partial(_locate, runtime),
                 model_path=model_path,
+                telemetry=runtime.published.telemetry,
             )
             weakref.finalize(client, runtime.retire_sampler, sampler).atexit = False
             return client
@@ -376,8 +382,9 @@ class ServiceClient:
         rest = self.create_rest_client()
         return rest.copy_weights(path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
 
-    def get_telemetry(self) -> None:
-        """None: nothing is reported to the service."""
+    def get_telemetry(self) -> Telemetry | None:
+        """What tells the service of this program; None unless `telemetry=` or `TINKER_TELEMETRY` switched it on."""
+        return self._runtime.published.telemetry
 
     def get_console_url(self) -> str:
         """The page about the session on the hosted service's console; about all sessions before there is one."""
@@ -505,11 +512,17 @@ class ServiceClient:
         status = "success"
         if error is not None:
             status = "errored" if isinstance(error, Exception) else "interrupted"
+            self._tell(error)
         if self._closing.acquire(blocking=False):
             with program.closing():
                 self._close(status, None)  # on this thread, so that another Ctrl-C cuts it short
         if not self._runtime.is_forked:
             self._closed.result()
+
+    def _tell(self, error: BaseException) -> None:
+        telemetry = self.get_telemetry()
+        if telemetry is not None and isinstance(error, Exception):
+            telemetry.log_fatal_exception(error, timeout=TELL_TIMEOUT_S)
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a ServiceClient belongs to its process; create one there")

@@ -11,6 +11,7 @@ import msgspec
 
 from tinker_actors.actors.futures import ticket_of
 from tinker_actors.actors.published import TRAINING
+from tinker_actors.actors.reporting import Telemetry
 from tinker_actors.actors.run import Run, TrainingOperation
 from tinker_actors.actors.runtime import Runtime
 from tinker_actors.actors.unloading import unload
@@ -474,8 +475,9 @@ class TrainingClient:
         """The page about the model on the hosted service's console."""
         return training_run_page(self.model_id)
 
-    def get_telemetry(self) -> None:
-        """None: nothing is reported to the service."""
+    def get_telemetry(self) -> Telemetry | None:
+        """What tells the service of this program; None unless `telemetry=` or `TINKER_TELEMETRY` switched it on."""
+        return self._runtime.published.telemetry
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a TrainingClient belongs to its process; create one there with another run_dir")

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tinker_actors.config.credentials import Credential, Secret, find_credential, stored_key
-from tinker_actors.errors import ConfigError
+from tinker_actors.errors import ConfigError, MissingExtraError
 
 __all__ = ["DEFAULT_BASE_URL", "EMBEDDED_KEY", "LOCAL", "Settings"]
 
@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What sends requests, "httpx" being its engine httpcore; None takes the fast one where it is installed."""
     otel_propagate: bool = False
     """Whether spans are made with OpenTelemetry, and their context goes out with every request."""
+    telemetry: bool = False
+    """Whether the service is told how the program fares."""
 
     @property
     def is_local(self) -> bool:
@@ -71,14 +73,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         codec: str | None = None,
         transport: str | None = None,
         otel_propagate: bool | None = None,
+        telemetry: bool | None = None,
         environment: Mapping[str, str] | None = None,
         home: Path | None = None,
     ) -> Self:
         """Arguments, completed from the environment.
 
         Read there: `TINKER_BASE_URL`, `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_PROJECT_ID`, `TINKER_TAGS`,
-        `TINKER_ACTORS_CODEC`, `TINKER_ACTORS_TRANSPORT`, `TINKER_ACTORS_OTEL_PROPAGATE`,
-        `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; in the home directory, the credentials that the official login stored.
+        `TINKER_TELEMETRY`, `TINKER_ACTORS_CODEC`, `TINKER_ACTORS_TRANSPORT`, `TINKER_ACTORS_OTEL_PROPAGATE`,
+        `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; in the home directory, the credentials that
+        the official login stored.
         What is empty counts as not given.
 
         Raises:
@@ -87,7 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         texts = {"base_url": base_url, "api_key": api_key, "project_id": project_id, "proxy": proxy}
         _check_kinds(str, "text", {**texts, "codec": codec, "transport": transport})
         mappings = {"default_headers": default_headers, "default_query": default_query}
-        _check_kinds(bool, "True or False", {"otel_propagate": otel_propagate})
+        _check_kinds(bool, "True or False", {"otel_propagate": otel_propagate, "telemetry": telemetry})
         _check_kinds(Mapping, "a mapping of names to values", mappings)
         known = os.environ if environment is None else environment
         url = str(base_url or known.get("TINKER_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
@@ -108,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             proxy=None if proxy is None else Secret(proxy),
             codec=_choice("codec", codec or known.get("TINKER_ACTORS_CODEC"), "protobuf", "json"),
             transport=_transport(transport or known.get("TINKER_ACTORS_TRANSPORT")),
+            telemetry=_telemetry(telemetry, known.get("TINKER_TELEMETRY", "")),
             otel_propagate=_otel(otel_propagate, known.get("TINKER_ACTORS_OTEL_PROPAGATE", "")),
         )
 
@@ -148,11 +153,15 @@ def _transport(given: str | None) -> Literal["fast", "httpx"] | None:
 def _otel(given: bool | None, variable: str) -> bool:
     wanted = _truth("TINKER_ACTORS_OTEL_PROPAGATE", variable) if given is None else given
     if wanted and not _has_otel():
-        raise ConfigError(
-            'otel_propagate needs opentelemetry-api, which is not installed; pip install "tinker-actors[otel]", or'
-            " leave it off"
+        raise MissingExtraError(
+            "otel_propagate needs opentelemetry-api, which is not installed; leave it off, or", extra="otel"
         )
     return wanted
+
+
+def _telemetry(given: bool | None, variable: str) -> bool:
+    """As the official SDK reads its variable, whatever is no yes is a no; without it, ours is a no."""
+    return variable.strip().lower() in _TRUE if given is None else given
 
 
 def _has_otel() -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
-from tinker_actors.errors import ConfigError, ValidationError
+from tinker_actors.errors import ConfigError, MissingExtraError, ValidationError
 from tinker_actors.events import (
     CircuitClosed,
     CircuitForced,
@@ -255,14 +255,14 @@ def prometheus_collector(metrics: Metrics) -> "Collector":
     Histograms are in milliseconds there, too, as their names say.
 
     Raises:
-        ConfigError: prometheus-client is not installed.
+        MissingExtraError: prometheus-client is not installed.
     """
     try:
         from prometheus_client.metrics_core import Metric
         from prometheus_client.registry import Collector
     except ImportError as error:
-        raise ConfigError(
-            'Prometheus needs prometheus-client, which is not installed; pip install "tinker-actors[metrics]"'
+        raise MissingExtraError(
+            "Prometheus wants prometheus-client, which is not installed;", extra="metrics"
         ) from error
 
     class OfMetrics(Collector):
