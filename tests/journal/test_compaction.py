@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -66,11 +67,25 @@ def train(store: Store, steps: range, body: bytes = b"b" * 2000) -> None:
             store.compact("1")
 
 
+def begin(store: Store) -> None:
+    model = ModelRecord(run="1", generation=1, session_id="s", model_seq_id=0, base_place=0, model_id="m")
+    store.write([RunRecord(run="1", config=b"{}"), model])
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     store = Store(tmp_path / "journal.db")
-    model = ModelRecord(run="1", generation=1, session_id="s", model_seq_id=0, base_place=0, model_id="m")
-    store.write([RunRecord(run="1", config=b"{}"), model])
+    begin(store)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A journal without a directory, to which a hundred bytes are many."""
+    monkeypatch.setattr(store_module, "INLINE_BYTES", 100)
+    store = Store(None)
+    begin(store)
     yield store
     store.close()
 
@@ -156,3 +171,34 @@ def test_a_folded_history_still_knows_which_id_comes_next(store: Store) -> None:
     assert image is not None
     assert (image.base_place, image.earlier_steps) == (2 * EVERY, EVERY)
     assert max(send.seq_id for send in image.sends) == 4 * EVERY
+
+
+def test_large_bodies_in_memory_are_kept_as_they_are(in_memory: Store) -> None:
+    body = bytes(2000)
+    train(in_memory, range(1), body)
+    image = in_memory.load("1")
+    assert image is not None
+    assert [part.content for part in image.parts] == [body, b"{}"]
+    assert image.parts[0].content is image.results[0].body is body
+
+
+def test_large_bodies_in_memory_go_with_what_needed_them(in_memory: Store) -> None:
+    train(in_memory, range(200))
+    early = in_memory.size()
+    assert early > 2 * EVERY * 2000
+    train(in_memory, range(200, 1000))
+    assert in_memory.size() - early < 800 * BYTES_PER_STEP
+    image = in_memory.load("1")
+    assert image is not None
+    assert {len(part.content or b"") for part in image.parts} == {2, 2000}
+
+
+def test_a_write_in_memory_that_fails_leaves_no_body_behind(in_memory: Store) -> None:
+    train(in_memory, range(1))
+    image, size = in_memory.load("1"), in_memory.size()
+    unreadable: Any = object()
+    with pytest.raises(KeyError):
+        in_memory.write([PartRecord(run="1", place=3, part=0, content=bytes(2000)), unreadable])
+    assert (in_memory.load("1"), in_memory.size()) == (image, size)
+    train(in_memory, range(1, 2))
+    assert in_memory.load("1") != image

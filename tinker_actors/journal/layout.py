@@ -34,7 +34,6 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
 
 
 NO_BODY = Body()
-_NO_BODY = msgspec.structs.astuple(NO_BODY)
 _BODY_COLUMNS = ("length", "seal", "segment", "position")
 
 ReadBody = Callable[[int, int, int], bytes]
@@ -93,17 +92,26 @@ class Layout(Generic[R]):
         """Its bulk, if it has one."""
         return None if self.bulk is None else getattr(record, self.bulk)
 
-    def row(self, record: R, body: Body | None) -> tuple[tuple[Any, ...], int]:
+    def unsealed_row(self, record: R, segment: int | None) -> tuple[Any, ...]:
+        """The row of a record that never leaves the memory of this process.
+
+        Args:
+            record: to be written.
+            segment: the number of the one that its bulk is in; None where it is in the row.
+        """
+        plain = self._plain_of(record)
+        if self.bulk is None:
+            return (*plain, 0)
+        return (*plain, None, None, segment, 0, 0, self.bulk_of(record) if segment is None else None)
+
+    def row(self, record: R, body: Body) -> tuple[tuple[Any, ...], int]:
         """The row of a record, and its checksum.
 
         Args:
             record: to be written.
-            body: of its bulk; None where nothing is sealed.
+            body: of its bulk.
         """
-        plain = self._plain_of(record)
-        if body is None:
-            return (*plain, 0) if self.bulk is None else (*plain, *_NO_BODY, 0, self.bulk_of(record)), 0
-        values = tuple(map(_stored, plain))
+        values = tuple(map(_stored, self._plain_of(record)))
         if self.bulk is None:
             checksum = row_seal(self.table, values)
             return (*values, checksum), checksum
@@ -111,12 +119,14 @@ class Layout(Generic[R]):
         checksum = row_seal(self.table, values)
         return (*values, checksum, self.bulk_of(record) if body.segment is None else None), checksum
 
-    def read_unsealed(self, row: Sequence[Any]) -> R:
+    def read_unsealed(self, row: Sequence[Any], read_body: ReadBody) -> R:
         """The record of a row that never left the memory of this process."""
         if self._bulk_at is None:
             return self._make(row[:-1])
         plain = row[: len(self._plain)]
-        return self._make((*plain[: self._bulk_at], row[-1], *plain[self._bulk_at :]))
+        _, _, segment, position = row[len(self._plain) : -2]
+        bulk = row[-1] if segment is None else read_body(segment, position, 0)
+        return self._make((*plain[: self._bulk_at], bulk, *plain[self._bulk_at :]))
 
     def check(self, row: Sequence[Any], read_body: ReadBody) -> bytes | None:
         """The bulk of a row that is as it was written.

@@ -93,7 +93,7 @@ class Reader:
         return cls(database, path)
 
     def _body(self, segment: int, position: int, length: int) -> bytes:
-        assert self._path is not None  # noqa: S101 - there are no segments in memory
+        assert self._path is not None  # noqa: S101 - a store in memory reads them otherwise
         return read_body(segments_of(self._path), segment, position, length)
 
     def _base(self, run: str) -> CheckpointRecord | None:
@@ -211,7 +211,7 @@ class Reader:
         try:
             rows = self._database.execute(layout.select + where, values)
             if self._path is None:
-                return [layout.read_unsealed(row) for row in rows]
+                return [layout.read_unsealed(row, self._body) for row in rows]
             return [layout.read(row, self._body) for row in rows]
         except JournalError as error:
             raise JournalError(f"journal {self._path} is damaged: {error}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tinker_actors.errors import JournalError
 
-__all__ = ["INLINE_BYTES", "Segments", "read_body", "segments_of"]
+__all__ = ["INLINE_BYTES", "Segments", "SegmentsInMemory", "read_body", "segments_of"]
 
 INLINE_BYTES = 64 * 2**10
 """Bodies up to this size stand in the database itself."""
@@ -155,6 +155,53 @@ class Segments:
             os.close(self._file)
             self._file = None
             self._is_dirty = False
+
+
+class SegmentsInMemory:
+    """Large bodies of a journal in memory: each is a segment of its own, and nothing of it is copied."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[int, bytes] = {}
+        self._number = 0
+
+    def append(self, body: bytes) -> tuple[int, int]:
+        """Add `body`; the number of its segment and its position there."""
+        self._number += 1
+        self._bodies[self._number] = body
+        return self._number, 0
+
+    def read(self, number: int) -> bytes:
+        """The body in that segment."""
+        return self._bodies[number]
+
+    def undo(self, number: int, position: int) -> None:  # noqa: ARG002 - as in a file
+        """What was added since the end was there counts for nothing."""
+        self._bodies = {one: body for one, body in self._bodies.items() if one <= number}
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """The number of the last segment, and 0."""
+        return self._number, 0
+
+    def sync(self) -> None:
+        """There is nothing to wait for."""
+
+    def keep(self, used: Iterable[int]) -> None:
+        """Forget the segments that no row refers to."""
+        kept = set(used)
+        self._bodies = {one: body for one, body in self._bodies.items() if one in kept}
+
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return sum(map(len, self._bodies.values()))
+
+    def abandon(self) -> None:
+        """In a forked child: the copy is of no use to it."""
+        self._bodies.clear()
+
+    def close(self) -> None:
+        """Forget all of them."""
+        self._bodies.clear()
 
 
 def _sync_directory(path: Path) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from tinker_actors.errors import JournalError
 from tinker_actors.journal import database as db
 from tinker_actors.journal.history import steps_taken
-from tinker_actors.journal.layout import Body, Layout, body_of, layout_of
+from tinker_actors.journal.layout import Layout, body_of, layout_of
 from tinker_actors.journal.marks import Marks
 from tinker_actors.journal.reader import Reader, RunImage
 from tinker_actors.journal.records import (
@@ -25,7 +25,7 @@ from tinker_actors.journal.records import (
     ResultRecord,
     SendRecord,
 )
-from tinker_actors.journal.segments import INLINE_BYTES, Segments, segments_of
+from tinker_actors.journal.segments import INLINE_BYTES, Segments, SegmentsInMemory, segments_of
 
 __all__ = ["RunImage", "Store"]
 
@@ -49,7 +49,6 @@ class Store(Reader):
 
     def __init__(self, path: Path | None) -> None:
         self._synced = True
-        self._segments: Segments | None = None
         if path is not None:
             if path.exists():
                 db.check_header(path)
@@ -61,8 +60,9 @@ class Store(Reader):
             super().__init__(database, path)
             try:
                 self._totals = self._prepare()
-                if path is not None:
-                    self._segments = Segments(segments_of(path), self._used_segments())
+                self._segments: Segments | SegmentsInMemory = (
+                    SegmentsInMemory() if path is None else Segments(segments_of(path), self._used_segments())
+                )
                 self.marks = Marks(None if path is None else path.with_suffix(".marks"))
                 """What is noted beside the records; for any thread."""
             except BaseException:
@@ -114,8 +114,7 @@ class Store(Reader):
             self._database.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
         ]
-        large = 0 if self._segments is None else self._segments.size()
-        return int((counts[0] - counts[1]) * counts[2]) + large
+        return int((counts[0] - counts[1]) * counts[2]) + self._segments.size()
 
     def compact(self, run: str) -> None:
         """Fold what the newest usable checkpoint and the one before it make needless.
@@ -153,16 +152,17 @@ class Store(Reader):
             )
             spared = f"(generation, seq_id) != ({latest} LIMIT 1)"
             self._delete(SendRecord, f"{up_to} AND {spared}", (run, base.place, run), totals)
-        if self._segments is not None:
-            self._segments.keep(self._used_segments())
+        self._segments.keep(self._used_segments())
 
     def _put(self, record: Record, totals: db.Totals) -> None:
         layout: Layout[Any] = layout_of(type(record))
+        bulk = layout.bulk_of(record)
+        place = None if bulk is None or len(bulk) <= INLINE_BYTES else self._segments.append(bulk)
         if self._path is None:
-            row, _ = layout.row(record, None)
-            self._database.execute(layout.insert, row)
+            segment = None if place is None else place[0]
+            self._database.execute(layout.insert, layout.unsealed_row(record, segment))
             return
-        row, checksum = layout.row(record, self._place(layout.bulk_of(record)))
+        row, checksum = layout.row(record, body_of(bulk, *place) if place is not None else body_of(bulk))
         count, total = totals.get(layout.table) or self._totals[layout.table]
         replaced = self._database.execute(layout.find_checksum, layout.key_of(record)).fetchone()
         self._database.execute(layout.insert, row)
@@ -170,10 +170,10 @@ class Store(Reader):
             (count + 1, total + checksum) if replaced is None else (count, total + checksum - replaced[0])
         )
 
-    def _place(self, bulk: bytes | None) -> Body:
-        if bulk is None or len(bulk) <= INLINE_BYTES or self._segments is None:
-            return body_of(bulk)
-        return body_of(bulk, *self._segments.append(bulk))
+    def _body(self, segment: int, position: int, length: int) -> bytes:
+        if isinstance(self._segments, SegmentsInMemory):
+            return self._segments.read(segment)
+        return super()._body(segment, position, length)
 
     def _delete(self, kind: type[Record], where: str, values: Sequence[Any], totals: db.Totals) -> None:
         layout: Layout[Any] = layout_of(kind)
@@ -187,7 +187,7 @@ class Store(Reader):
     def _transaction(self, *, durable: bool) -> Iterator[db.Totals]:
         """A transaction; what it makes of the totals of tables goes into the dictionary that is given out."""
         totals: db.Totals = {}
-        end = None if self._segments is None else self._segments.end
+        end = self._segments.end
         try:
             if durable != self._synced and self._path is not None:
                 self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -196,12 +196,10 @@ class Store(Reader):
             try:
                 yield totals
                 db.write_totals(self._database, totals)
-                if self._segments is not None:
-                    self._segments.sync()
+                self._segments.sync()
                 self._database.execute("COMMIT")
             except BaseException:
-                if self._segments is not None and end is not None:
-                    self._segments.undo(*end)
+                self._segments.undo(*end)
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
@@ -215,12 +213,10 @@ class Store(Reader):
         """In a forked child: never close the database, which would undo locks and files of its owner's."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
         self.marks.close()
-        if self._segments is not None:
-            self._segments.abandon()
+        self._segments.abandon()
 
     def close(self) -> None:
         """Close the files."""
         self._database.close()
         self.marks.close()
-        if self._segments is not None:
-            self._segments.close()
+        self._segments.close()
