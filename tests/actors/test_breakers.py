@@ -1,7 +1,7 @@
 """Breakers on the path of real requests: who goes, who waits, who fails, and what the tree tells of it."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -224,6 +224,25 @@ def test_cancelled_probe_gives_its_permit_back(bench: MakeBench) -> None:
     one.address.call(Cancel("me"))
     one.send("waits", "you", call(when_open=WhenOpen.WAIT, retry=PATIENT), None)
     assert one.next() == Answered("waits", GOOD)
+
+
+def test_probe_that_ends_in_an_error_of_no_network_gives_its_permit_back(bench: MakeBench) -> None:
+    """BRK-14: it says nothing about the endpoint."""
+    outcomes: Iterator[Answer | ValueError] = iter([DOWN, DOWN, ValueError("not the network's"), GOOD])
+
+    def script(_call: Call[Any], _url: str) -> Answer:
+        outcome = next(outcomes)
+        if isinstance(outcome, ValueError):
+            raise outcome
+        return outcome
+
+    clock = VirtualClock()
+    one = bench(script, **QUICK, clock=clock)
+    trip(one)
+    clock.advance(5.0)
+    assert isinstance(fetch(one, call()), Exception)
+    assert isinstance(state(one), HalfOpen)
+    assert fetch(one, call(when_open=WhenOpen.WAIT, retry=PATIENT)) == 200
 
 
 def test_probe_of_a_transport_that_crashes_gives_its_permit_back(bench: MakeBench) -> None:

@@ -1,5 +1,6 @@
 """The end of a service client: in which order its tree stops, and what becomes of what cannot be finished."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,13 @@ from harness import ADAM, BATCHES, WAIT_S, Events, Server, client, step
 
 import tinker_actors as ta
 from tinker_actors.clients import service as clients
-from tinker_actors.events import CircuitHalfOpened, CircuitOpened, SessionLeftOpen, SessionReattached
+from tinker_actors.events import (
+    CircuitHalfOpened,
+    CircuitOpened,
+    RequestBegan,
+    SessionLeftOpen,
+    SessionReattached,
+)
 from tinker_actors.supervision import ChildExited, ShutdownBegan, ShutdownEnded, TreeNode
 from tinker_actors.supervision.testing import expect
 
@@ -106,3 +113,37 @@ def test_client_that_saved_everything_leaves_no_session_open(server: Server, tmp
         training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
         step(training, 0)
     assert events.of(SessionLeftOpen) == []
+
+
+def test_client_closes_while_a_run_is_being_restored_and_the_next_start_restores_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SHU-04."""
+    control = Control(server.url)
+    with client(server, tmp_path / "run", recovery=NO_CHECKPOINTS) as service:
+        tree = service._runtime.tree
+        monkeypatch.setattr(clients, "CLOSE_TIMEOUT_S", 2.0)
+        training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
+        step(training, 0)
+        control.arm({"effect": "hang", "operation": "create_model"})
+        is_restoring = threading.Event()
+
+        def look(began: RequestBegan) -> None:
+            if began.operation == "create_model":
+                is_restoring.set()
+
+        service.subscribe(look, RequestBegan)
+        server.unload(training.model_id)
+        forward = training.forward_backward(BATCHES[1], "cross_entropy")
+        update = training.optim_step(ADAM)
+        assert is_restoring.wait(WAIT_S)
+        with expect(tree, ShutdownEnded) as ended:
+            service.close().result(WAIT_S)
+        for future in (forward, update):
+            with pytest.raises(ta.RuntimeStoppedError):
+                future.result(WAIT_S)
+    assert ended.event.abandoned == ()
+    control.clear()
+    with client(server, tmp_path / "run", recovery=NO_CHECKPOINTS) as service:
+        training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
+        assert training.step == 2

@@ -238,7 +238,10 @@ def test_no_beat_is_lost_beside_a_thread_that_computes_without_end(server: Serve
 
 @pytest.mark.usefixtures("quick_beats")
 def test_beats_that_a_call_into_c_held_up_go_on_after_it(server: Server, control: Control) -> None:
-    """HB-06: while it keeps the interpreter nothing beats; the session outlives what is shorter than its limit."""
+    """HB-06: while it keeps the interpreter nothing beats; the session outlives what is shorter than its limit.
+
+    HB-07 and HB-08 are about a helper process that beats, and there is none (`supervision.md`).
+    """
     sleep_with_the_interpreter_held = ctypes.PyDLL(None).sleep
     with client(server, None, recovery=NO_CHECKPOINTS) as service:
         events = Events(service)
