@@ -324,6 +324,20 @@ def test_a_lost_model_is_a_span_of_recovery_with_its_replay(
     assert recovery.status.status_code == replay.status.status_code == StatusCode.UNSET
 
 
+def test_the_question_whether_a_model_is_there_belongs_to_what_has_no_result(
+    server: Server, seen: Seen
+) -> None:
+    with client(server, None, recovery=NO_CHECKPOINTS, otel_propagate=True) as service:
+        training = service.create_lora_training_client("local/tiny", rank=4).result(WAIT_S)
+        server.control.arm({"effect": "expire_result", "operation": "retrieve_future", "of": "optim_step"})
+        training.forward_backward(BATCHES[0], "cross_entropy")
+        with pytest.raises(ta.ResultExpiredError):
+            training.optim_step(ADAM).result(WAIT_S)
+    span = seen.one("optim_step")
+    assert "POST get_info" in [one.name for one in seen.below(span)]
+    assert attributes(span)["error.type"] == "ResultExpiredError"
+
+
 def test_a_run_that_halts_ends_its_recovery_with_the_error(server: Server, seen: Seen) -> None:
     nowhere = "tinker://other/weights/none"
     policy = ta.RecoveryPolicy(checkpoint_every_steps=0, checkpoint_strategy=nowhere)

@@ -195,8 +195,10 @@ class Exchange:
 
     def _probe(self, probe: _Probe) -> None:
         """No result of a request is a lost result, or a failure, only where the model is there."""
-        call = get_info(self._outbox.model_id)
-        self._transport.tell(Send(call, probe, self._context.me, owner=self._context.path))
+        call, place = get_info(self._outbox.model_id), probe.part[0]
+        ticket = self._outbox[place].record.ticket if place in self._outbox else None
+        me, path = self._context.me, self._context.path
+        self._transport.tell(Send(call, probe, me, owner=path, span=self._span_of(ticket)))
 
     def _note_no_result(self, part: Part, error: TinkerActorsError) -> Next:
         """The model is there: a request that failed has failed, and of another the result is lost."""
