@@ -151,3 +151,17 @@ def test_it_can_be_awaited(server: Server) -> None:
 
     with client(server, None) as service:
         asyncio.run(main(create(service)))
+
+
+@pytest.mark.parametrize("has_run_dir", [True, False])
+def test_name_of_a_run_of_which_nothing_came_is_free_again(
+    server: Server, run_dir: Path, has_run_dir: bool
+) -> None:
+    with client(server, run_dir if has_run_dir else None) as service:
+        for _ in range(2):
+            with pytest.raises(ta.BadRequestError):
+                service.create_lora_training_client("local/tiny", rank=10**9, run="mine").result(WAIT_S)
+            assert service.status().clients == ()
+        training = service.create_lora_training_client("local/tiny", rank=4, run="mine").result(WAIT_S)
+        step(training, 0)
+        assert service.tree().find("service/session/training/training:mine") is not None

@@ -32,7 +32,6 @@ from tinker_actors.errors import (
     ForkedProcessError,
     RuntimeStoppedError,
     StartFailedError,
-    TinkerActorsError,
 )
 from tinker_actors.events import SessionLeftOpen
 from tinker_actors.journal import exports
@@ -174,7 +173,7 @@ class Runtime:
         """Of the actor that serves `run`."""
         return self.tree.address(f"{TRAINING}/{training_spec(run, self.published).id}")
 
-    def end_run(self, run: Run, error: TinkerActorsError) -> None:
+    def end_run(self, run: Run, error: BaseException) -> None:
         """End its actor for good; whatever is asked of it later fails with `error`."""
         address = self.address_of(run)
         self.published.drop_client(address.path)

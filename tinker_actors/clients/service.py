@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from tinker_actors.actors.circuits import Circuits
 from tinker_actors.actors.reporting import Telemetry
@@ -21,6 +21,7 @@ from tinker_actors.actors.unnamed import UnnamedWeights
 from tinker_actors.api.sessions import get_server_capabilities
 from tinker_actors.clients import program
 from tinker_actors.clients.application import Application
+from tinker_actors.clients.background import work_for
 from tinker_actors.clients.future import APIFuture, ClientFuture
 from tinker_actors.clients.rest import RestClient
 from tinker_actors.clients.sampling import SamplingClient
@@ -28,11 +29,16 @@ from tinker_actors.clients.tracing import tracing_for
 from tinker_actors.clients.training import TrainingClient
 from tinker_actors.clients.twins import awaited
 from tinker_actors.config import RecoveryPolicy, SamplingLimits, Secret, Settings
-from tinker_actors.errors import ConfigError, ValidationError
+from tinker_actors.errors import ConfigError, RunHaltedError, RuntimeStoppedError, ValidationError
 from tinker_actors.journal.story import RunHistory
 from tinker_actors.supervision import Address, BreakerMode, BreakerSettings, TreeNode
 from tinker_actors.supervision.checks import check_choice
-from tinker_actors.types import CheckpointPath, OptimizerConfig, ServerCapabilities, ServiceStatus
+from tinker_actors.types import (
+    CheckpointPath,
+    OptimizerConfig,
+    ServerCapabilities,
+    ServiceStatus,
+)
 from tinker_actors.types.checks import flag, metadata, one_of, path_text, secret, shown, text, whole
 from tinker_actors.types.console import session_page, sessions_page
 from tinker_actors.types.optimizers import family_fields
@@ -278,12 +284,29 @@ class ServiceClient:
             tracing=self._runtime.published.tracing,
         )
         self._runtime.start_run(wanted)
-        ready = APIFuture(wanted.ready)
         free_name = partial(self._names.discard, wanted.name)
-        client = ready.then(
+        made = APIFuture(wanted.ready).then(
             lambda info: TrainingClient(wanted, info, self._runtime, self._make_sampler, free_name)
         )
-        return ClientFuture(client.future())
+        client: Future[TrainingClient] = Future()
+        client.set_running_or_notify_cancel()
+
+        def look(done: "Future[TrainingClient]") -> None:
+            error = done.exception()
+            if error is None:
+                client.set_result(done.result())
+            elif isinstance(error, RunHaltedError | RuntimeStoppedError):
+                client.set_exception(error)
+            else:  # nothing came of it: its name is free before its caller hears that
+                work_for(client, self._runtime, "run-ending", partial(self._give_up, wanted, error))
+
+        made.add_done_callback(look)
+        return ClientFuture(client)
+
+    def _give_up(self, run: Run, error: BaseException) -> NoReturn:
+        self._runtime.end_run(run, error)
+        self._names.discard(run.name)
+        raise error
 
     def _run_name(self, run: str | None) -> str:
         name = str(next(self._ordinals)) if run is None else run
