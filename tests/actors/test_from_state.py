@@ -99,9 +99,9 @@ def test_another_checkpoint_begins_a_new_lineage_and_the_old_one_is_kept(
         training = service.create_training_client_from_state_with_optimizer(path).result(WAIT_S)
         assert (training.run, training.step, next(training.steps(3))) == ("1", 0, 0)
         seen = [step(training, 2)["loss:sum"]]
-        (started,) = events.of(LineageStarted)
-        assert (started.run, started.lineage, started.from_state) == ("1", "1~2", path)
-        assert [one.step for one in events.of(StepDone)] == [1]
+    (started,) = events.of(LineageStarted)
+    assert (started.run, started.lineage, started.from_state) == ("1", "1~2", path)
+    assert [one.step for one in events.of(StepDone)] == [1]
     with client(server, run_dir) as service:  # the same checkpoint goes on with it
         events = Events(service)
         training = service.create_training_client_from_state_with_optimizer(path).result(WAIT_S)
