@@ -409,3 +409,15 @@ def test_a_refusal_of_the_service_is_one_line(command: Command, service: RestSer
     service.scripted.append(JSONResponse({"detail": "not yours"}, 403))
     result = command("run info r")
     assert (result.exit_code, result.stderr) == (1, "Error: the service answered 403: not yours\n")
+
+
+def test_a_service_that_does_not_answer_is_given_up_in_time(command: Command) -> None:
+    result = command("run list --base-url http://127.0.0.1:9 --timeout 0.2")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "0.2 s" in result.stderr
+    assert command("run list --timeout 0").exit_code == 2
+
+
+def test_the_embedded_server_of_a_program_is_no_service_to_ask(command: Command) -> None:
+    result = command("run list --base-url local")
+    assert (result.exit_code, "tinker-actors serve" in result.stderr) == (1, True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tinker_actors.cli.formats import as_date, expiry, moment, size
-from tinker_actors.cli.service import asks_service, rest_client, show, show_facts
+from tinker_actors.cli.service import answer, asks_service, rest_client, show, show_facts
 from tinker_actors.errors import APIStatusError, NotFoundError, TinkerActorsError
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ def _listed(
 ) -> tuple[list["Checkpoint"], int]:
     """Those wanted, and how many there are."""
     if run_id is None and limit:
-        page = rest.list_user_checkpoints(limit, offset).result()
+        page = answer(rest.list_user_checkpoints(limit, offset))
         total = len(page.checkpoints) if page.cursor is None else page.cursor.total_count
         return page.checkpoints, total
     found = list(
-        rest.iter_user_checkpoints() if run_id is None else rest.list_checkpoints(run_id).result().checkpoints
+        rest.iter_user_checkpoints() if run_id is None else answer(rest.list_checkpoints(run_id)).checkpoints
     )
     return found[offset : offset + limit if limit else None], len(found)
 
@@ -77,12 +77,12 @@ def info(path: str, base_url: str | None, form: str) -> None:
 
     parsed = CheckpointPath.parse(path)
     with rest_client(base_url) as rest:
-        listed = rest.list_checkpoints(parsed.training_run_id).result().checkpoints
+        listed = answer(rest.list_checkpoints(parsed.training_run_id)).checkpoints
         found = next((one for one in listed if one.tinker_path == path), None)
         if found is None:
             raise NotFoundError(f"the service has no checkpoint {path}", status=404)
         try:
-            weights = rest.get_weights_info_by_tinker_path(path).result()
+            weights = answer(rest.get_weights_info_by_tinker_path(path))
         except APIStatusError:
             if parsed.kind != "external_weights":  # of exports some services tell no more
                 raise
@@ -114,7 +114,7 @@ def info(path: str, base_url: str | None, form: str) -> None:
 def publish(path: str, base_url: str | None, form: str) -> None:
     """Let everybody read one."""
     with rest_client(base_url) as rest:
-        rest.publish_checkpoint_from_tinker_path(path).result()
+        answer(rest.publish_checkpoint_from_tinker_path(path))
     show_facts(form, {"path": path, "public": True}, {"published": path})
 
 
@@ -124,7 +124,7 @@ def publish(path: str, base_url: str | None, form: str) -> None:
 def unpublish(path: str, base_url: str | None, form: str) -> None:
     """Let only its owner read one."""
     with rest_client(base_url) as rest:
-        rest.unpublish_checkpoint_from_tinker_path(path).result()
+        answer(rest.unpublish_checkpoint_from_tinker_path(path))
     show_facts(form, {"path": path, "public": False}, {"unpublished": path})
 
 
@@ -138,7 +138,7 @@ def set_ttl(path: str, ttl: int | None, remove: bool, base_url: str | None, form
     if (ttl is None) is not remove:
         raise click.UsageError("one of --ttl and --remove is wanted")
     with rest_client(base_url) as rest:
-        rest.set_checkpoint_ttl_from_tinker_path(path, ttl).result()
+        answer(rest.set_checkpoint_ttl_from_tinker_path(path, ttl))
     told = "for ever" if ttl is None else f"for {ttl} s"
     show_facts(form, {"path": path, "ttl_seconds": ttl}, {path: told})
 
@@ -203,7 +203,7 @@ def _delete(rest: "RestClient", paths: Sequence[str]) -> dict[str, str]:
     failures = {}
     for path, future in under_way.items():
         try:
-            future.result()
+            answer(future)
         except TinkerActorsError as error:
             failures[path] = str(error)
             click.echo(f"failed {path}: {error}", err=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tinker_actors.cli.formats import expiry, moment
-from tinker_actors.cli.service import asks_service, rest_client, show, show_facts
+from tinker_actors.cli.service import answer, asks_service, rest_client, show, show_facts
 
 if TYPE_CHECKING:
     from tinker_actors.types import AccessScope, Checkpoint, TrainingRun
@@ -42,7 +42,7 @@ def list_(
         raise click.UsageError(f"columns are {', '.join(_COLUMNS)}, got {', '.join(unknown)}")
     with rest_client(base_url) as rest:
         if limit:
-            page = rest.list_training_runs(limit, offset, access_scope).result()
+            page = answer(rest.list_training_runs(limit, offset, access_scope))
             found, total = page.training_runs, page.cursor.total_count
         else:
             everything = list(rest.iter_training_runs(100, access_scope))
@@ -75,7 +75,7 @@ def _cells(one: "TrainingRun", now: datetime) -> dict[str, object]:
 def info(run_id: str, access_scope: "AccessScope", base_url: str | None, form: str) -> None:
     """All that the service says of one."""
     with rest_client(base_url) as rest:
-        one = rest.get_training_run(run_id, access_scope).result()
+        one = answer(rest.get_training_run(run_id, access_scope))
     now = datetime.now(UTC)
     facts = {
         "id": one.training_run_id,

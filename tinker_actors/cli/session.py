@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tinker_actors.cli.service import asks_service, rest_client, show, show_facts
+from tinker_actors.cli.service import answer, asks_service, rest_client, show, show_facts
 
 __all__ = ["session"]
 
@@ -21,7 +21,7 @@ def session() -> None:
 def list_(limit: int, offset: int, base_url: str | None, form: str) -> None:
     """Ids of sessions, the newest first."""
     with rest_client(base_url) as rest:
-        found = rest.list_sessions(limit, offset).result().sessions
+        found = answer(rest.list_sessions(limit, offset)).sessions
     show(form, {"sessions": found}, "sessions", ["id"], [[one] for one in found])
 
 
@@ -36,7 +36,7 @@ def export_trace(
     """Have a trace for Perfetto built, and fetch it."""
     with rest_client(base_url) as rest:
         if url_only:
-            url = rest.export_session_trace(session_id).result()
+            url = answer(rest.export_session_trace(session_id))
             show_facts(form, {"url": url}, {"url": url})
             return
         target = output or Path(f"{session_id.replace('/', '_')}.perfetto-trace")
