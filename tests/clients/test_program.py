@@ -87,14 +87,26 @@ def test_exit_of_main_keeps_its_code() -> None:
     assert ended("ta.run(lambda: sys.exit(7))")[0] == 7
 
 
-def test_coroutine_is_run() -> None:
-    body = """
+@pytest.mark.parametrize(
+    "main",
+    ["main", "lambda: main()", "functools.partial(main)", "type('', (), {'__call__': lambda _: main()})()"],
+)
+def test_coroutine_is_run(main: str) -> None:
+    body = f"""
+import functools
 async def main():
     await asyncio.sleep(0)
     return 4
-ta.run(main)
+ta.run({main})
 """
     assert ended(body)[0] == 4
+
+
+@pytest.mark.parametrize(("main", "kind"), [("main()", "coroutine"), ("None", "NoneType"), ("3", "int")])
+def test_what_is_no_function_is_refused(main: str, kind: str) -> None:
+    code, _, errors = ended(f"async def main(): pass\nta.run({main})")
+    assert (code, len(errors.split("Warning"))) == (1, 1)
+    assert f"main must be a function, got {kind}; hand it over uncalled" in errors
 
 
 TRAINS = """

@@ -78,11 +78,12 @@ def run(
     The exit code is what `main` returned (None is 0), 1 after an exception, and 128 plus its number after a signal.
 
     Args:
-        main: a function without arguments, or a coroutine function.
+        main: a function without arguments, or a coroutine function; what gives a coroutine is one, too.
         deadline_s: seconds from the first signal, or from the end of `main`, until the process is ended.
 
     Raises:
-        ConfigError: this is not the main thread, another program runs here, or `deadline_s` is no time.
+        ConfigError: this is not the main thread, another program runs here, `main` is no function, or `deadline_s` no
+            time.
         SystemExit: always, but for an exception of `main`.
     """
     global _program  # noqa: PLW0603 - a process has one program
@@ -90,6 +91,11 @@ def run(
         raise ConfigError("run must be called in the main thread, which alone gets signals")
     if _program is not None:
         raise ConfigError("run is called once in a process, got a second call")
+    given: Any = main
+    if not callable(given):
+        if inspect.iscoroutine(given):
+            given.close()  # nobody will await it
+        raise ConfigError(f"main must be a function, got {type(given).__name__}; hand it over uncalled")
     if not isinstance(deadline_s, int | float) or not 0 < deadline_s < math.inf:
         raise ConfigError(f"deadline_s must be seconds above 0, got {deadline_s!r}")
     _program = program = _Program(deadline_s)
@@ -145,8 +151,9 @@ class _Program:
         return code if self._signal is None else _BY_SIGNAL + self._signal
 
     def _call(self, main: Callable[[], Any]) -> int:
-        if not inspect.iscoroutinefunction(main):
-            return _code(main())
+        given = main()
+        if not inspect.iscoroutine(given):
+            return _code(given)
 
         import asyncio
 
@@ -156,7 +163,7 @@ class _Program:
             loop = asyncio.get_running_loop()
             self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
             try:
-                return await main()
+                return await given
             finally:
                 self._cancel = None
 
