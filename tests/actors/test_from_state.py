@@ -152,6 +152,28 @@ def test_what_a_process_left_undone_of_an_old_lineage_stays_undone(
     assert (old.steps, old.unsettled) == (0, 1)
 
 
+def test_a_lineage_that_the_service_refuses_takes_nobodys_place(
+    server: Server, saved: tuple[str, list[float]], run_dir: Path
+) -> None:
+    path, undisturbed = saved
+    for number in range(2):
+        with client(server, run_dir) as service:
+            training = service.create_lora_training_client("local/tiny", rank=4, seed=9).result(WAIT_S)
+            assert training.step == number
+            step(training, number)
+        nowhere = path.replace("two", f"nowhere-{number}")
+        with client(server, run_dir) as service:
+            with pytest.raises(ta.TinkerActorsError, match="nowhere"):
+                service.create_training_client_from_state(nowhere).result(WAIT_S)
+            old, refused = service.history().result(WAIT_S)
+        assert (old.steps, old.successor, refused.run, refused.steps) == (number + 1, None, "1~2", 0)
+    with client(server, run_dir) as service:  # its name is free for the one that begins
+        training = service.create_training_client_from_state_with_optimizer(path).result(WAIT_S)
+        assert losses(training) == undisturbed
+        old, new = service.history().result(WAIT_S)
+    assert [(one.run, one.steps, one.successor) for one in (old, new)] == [("1", 2, "1~2"), ("1~2", 3, None)]
+
+
 def test_a_checkpoint_that_is_not_there_is_an_error(server: Server, saved: tuple[str, list[float]]) -> None:
     with client(server, None) as service, pytest.raises(ta.TinkerActorsError, match="nowhere"):
         service.create_training_client_from_state(saved[0].replace("two", "nowhere")).result(WAIT_S)

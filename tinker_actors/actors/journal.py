@@ -110,7 +110,7 @@ class Compact(_Fenced):
 
 @dataclass(frozen=True, slots=True)
 class LatestLineage(_Fenced):
-    """Answered with the name in the journal of the newest lineage of a run; its own where there is none."""
+    """Answered with the name in the journal of the newest lineage of a run that ever had a model; its own without one."""
 
     run: str
 
@@ -195,7 +195,7 @@ class JournalActor(SupervisedActor):
             case LoadRun(run):
                 return self._store.load(run)
             case LatestLineage(run):
-                return latest_lineage(run, (one.run for one in self._store.runs()))
+                return latest_lineage(run, self._store.begun_runs())
             case LoadCheckpoints(run):
                 return self._store.candidates(run)
             case LoadHistory(run):

@@ -27,18 +27,19 @@ def load_run(run: str, journal: Address) -> RunImage:
 def open_run(run: Run, journal: Address) -> RunImage:
     """The run as the journal has it; one that is not there, or that nothing came of, is noted.
 
-    Where it asks for another checkpoint to begin in, a new lineage of it begins; what the journal has stays there.
+    Where it asks for another checkpoint to begin in, a new lineage of it begins; what the journal has stays there. It
+    takes the old one's place once it has a model.
 
     Raises:
         ConfigError: it was created otherwise than it is asked for now.
     """
     run.key = journal.call(LatestLineage(run.name))
-    image: RunImage | None = journal.call(LoadRun(run.key))
-    recorded = None if image is None else msgspec.json.decode(image.run.config, type=RunConfig)
+    image, recorded = _recorded(run.key, journal)
     has_begun = image is not None and any(model.model_id for model in image.models)
     if recorded is not None and has_begun and run.config.begins_elsewhere(recorded):
-        run.key, recorded = next_lineage(run.key), None
-    elif recorded is not None:
+        run.key, has_begun = next_lineage(run.key), False
+        image, recorded = _recorded(run.key, journal)
+    if recorded is not None:
         try:
             run.config.check_resumes(run.name, recorded)
         except ConfigError:
@@ -52,6 +53,12 @@ def open_run(run: Run, journal: Address) -> RunImage:
     run.config = recorded
     run.resume(image)
     return image
+
+
+def _recorded(run: str, journal: Address) -> tuple[RunImage | None, RunConfig | None]:
+    """A run as the journal has it, and what it was created with."""
+    image: RunImage | None = journal.call(LoadRun(run))
+    return image, None if image is None else msgspec.json.decode(image.run.config, type=RunConfig)
 
 
 def settle_recorded(run: Run, image: RunImage) -> None:

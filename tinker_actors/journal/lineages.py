@@ -1,4 +1,6 @@
-"""Lineages of a run: each beginning in another checkpoint has a name of its own in the journal, and the last one counts.
+"""Lineages of a run: each beginning in another checkpoint has a name of its own in the journal.
+
+The last one that ever had a model counts: one that the service refused takes nobody's place.
 
 The first has the run's own name, further ones a number behind a sign that no name of a run has: `1`, `1~2`, `1~3`.
 """
@@ -21,7 +23,7 @@ def next_lineage(lineage: str) -> str:
 
 
 def latest_lineage(run: str, names: Iterable[str]) -> str:
-    """The newest lineage of `run` among the runs of a journal; its own name where it has none."""
+    """The newest lineage of `run` among those runs; its own name where none of them is one."""
     return max((name for name in names if run_of(name) == run), key=_number, default=run)
 
 

@@ -171,6 +171,10 @@ class Reader:
         """All runs by name."""
         return self._select(RunRecord, "1 ORDER BY run")
 
+    def begun_runs(self) -> set[str]:
+        """Names of the runs that the service ever made a model of."""
+        return {model.run for model in self._select(ModelRecord, "model_id IS NOT NULL")}
+
     def load(self, run: str) -> RunImage | None:
         """What recovery of `run` needs, or None for a run that is not in the journal."""
         found = self._select(RunRecord, "run = ?", run)

@@ -69,7 +69,7 @@ class RunHistory(msgspec.Struct, frozen=True):
     failures: list[FailureHistory]
     """In order."""
     successor: str | None = None
-    """The lineage that took its place, as it was created from another checkpoint; None while it is the newest."""
+    """The lineage that took its place, as it was created from another checkpoint; None while there is no model of one."""
 
 
 def tell(journal: Reader) -> list[RunHistory]:
@@ -78,12 +78,11 @@ def tell(journal: Reader) -> list[RunHistory]:
     Raises:
         JournalError: the journal is damaged.
     """
-    runs = journal.runs()
-    names = {run.run for run in runs}
-    return [_tell(journal, run, names) for run in runs]
+    begun = journal.begun_runs()
+    return [_tell(journal, run, begun) for run in journal.runs()]
 
 
-def _tell(journal: Reader, run: RunRecord, names: Collection[str]) -> RunHistory:
+def _tell(journal: Reader, run: RunRecord, begun: Collection[str]) -> RunHistory:
     checkpoints = journal.checkpoints(run.run)
     steps = {0: 0, **{one.place: one.step for one in checkpoints}}
     return RunHistory(
@@ -102,7 +101,7 @@ def _tell(journal: Reader, run: RunRecord, names: Collection[str]) -> RunHistory
             for one in checkpoints
         ],
         failures=[_failure(one) for one in journal.failures(run.run)],
-        successor=after if (after := next_lineage(run.run)) in names else None,
+        successor=after if (after := next_lineage(run.run)) in begun else None,
     )
 
 
