@@ -4,6 +4,8 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,11 +159,28 @@ def give_up(service: ta.ServiceClient, path: str) -> None:
 
 
 class Events:
-    """What a service client told while this was open."""
+    """What a service client told since this was made; whoever looks waits until all that was told by then is here."""
 
     def __init__(self, service: ta.ServiceClient) -> None:
-        self.seen: list[object] = []
-        self._unsubscribe = service.subscribe(self.seen.append)
+        self._told: list[object] = []
+        service.subscribe(self._note)
+        self._listener = service._runtime.tree.events._listeners[-1]
+
+    def _note(self, event: object) -> None:
+        if isinstance(event, threading.Event):
+            event.set()
+        else:
+            self._told.append(event)
+
+    @property
+    def seen(self) -> list[object]:
+        """All of them, in order."""
+        up_to_here = threading.Event()
+        self._listener.offer(up_to_here)
+        give_up_at = time.monotonic() + WAIT_S
+        while not up_to_here.wait(0.02) and self._listener.thread.is_alive():  # it ends with the client
+            assert time.monotonic() < give_up_at, "the listener is stuck"
+        return list(self._told)
 
     def of(self, kind: type[Any]) -> list[Any]:
         """Those of one kind."""
