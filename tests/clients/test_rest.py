@@ -627,3 +627,9 @@ def test_a_client_of_its_own_has_no_embedded_server() -> None:
 def test_a_client_stays_in_its_process(client: ta.RestClient) -> None:
     with pytest.raises(TypeError, match="belongs to its process"):
         pickle.dumps(client)
+
+
+@pytest.mark.parametrize("given", ["http://127.0.0.1:9", 5, {}])
+def test_what_is_no_runtime_is_refused_at_once(given: Any) -> None:
+    with pytest.raises(ta.ConfigError, match="base_url= and api_key= by name"):
+        ta.RestClient(given)

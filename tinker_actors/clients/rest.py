@@ -76,6 +76,7 @@ class RestClient:
     ) -> None:
         self._finalizer: Any = None
         if _runtime is not None:
+            _check_runtime(_runtime)
             if base_url is not None or api_key is not None:
                 raise ConfigError(
                     "RestClient takes the runtime of a service client or base_url and api_key, got both"
@@ -556,6 +557,13 @@ class RestClient:
             _kept[future] = self
             future.add_done_callback(_let_go)
         return future
+
+
+def _check_runtime(given: Any) -> None:
+    if not isinstance(given, Runtime):
+        raise ConfigError(
+            f"RestClient takes base_url= and api_key= by name, got a {type(given).__name__} without one"
+        )
 
 
 def _following(request: SessionSearchRequest, answer: SessionSearchResponse) -> SessionSearchRequest | None:
