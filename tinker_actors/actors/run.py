@@ -272,6 +272,8 @@ class Run:
         """What keeps it from sending; None while nothing does."""
         self.ended: BaseException | None = None
         """Why it will not go on in this process."""
+        self.session_id: str | None = None
+        """Where its model lives; None before there is one."""
         self.restores = 0
         """Restores of its model since anything new had its result."""
         self.checkpointed_at: float | None = None

@@ -227,6 +227,7 @@ class TrainingActor(SupervisedActor):
         parts, results = replay.parts_of(image), replay.results_of(image)
         sent = {(send.place, send.part): send for send in image.sends}
         fresh: list[Record] = []
+        self._run.session_id = attached.model.session_id
         again = self._resaving.places(image, attached.model)
         lacking = replay.outstanding(image, attached.model, again)
         for operation in lacking:

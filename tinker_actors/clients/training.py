@@ -396,8 +396,7 @@ class TrainingClient:
     ) -> ClientFuture[SamplingClient]:
         weights = None
         if saved.path is None and saved.sampling_session_id is not None:
-            home = self._runtime.published.session_id, saved.sampling_session_id
-            weights = UnnamedWeights(ticket, home)
+            weights = UnnamedWeights(ticket, (self._run.session_id, saved.sampling_session_id))
             self._run.note_unnamed(weights)
         return self._make_sampler(
             saved.path,
