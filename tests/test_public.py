@@ -50,6 +50,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "pykka",
         "msgspec",
         "torch",
+        "opentelemetry",
+        "prometheus_client",
     ]
     program = f"import sys, tinker_actors; print([name for name in {heavy!r} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

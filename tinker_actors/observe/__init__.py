@@ -1,1 +1,1 @@
-"""Where events go: logs."""
+"""Where events go: logs, metrics, OpenTelemetry."""

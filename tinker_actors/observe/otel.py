@@ -3,7 +3,7 @@
 Loaded where `otel_propagate` is on, and nowhere else. Spans go to the tracer provider that the program has set, and
 context travels as its propagators say: W3C trace context and baggage, unless `OTEL_PROPAGATORS` says otherwise.
 
-Attributes follow the semantic conventions 1.37 (`http.*`, `url.full`, `server.*`, `error.type`, `gen_ai.*`); what they
+Attributes follow the semantic conventions (`http.*`, `url.full`, `server.*`, `error.type`, `gen_ai.*`); what they
 have no name for is `tinker_actors.*`. No key, no header, no token, no query of a URL is in any of them.
 """
 
