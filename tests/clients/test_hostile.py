@@ -153,6 +153,7 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
         "copy_weights": {"path": PATH},
         "close": {"status": "well"},
         "address": {"path": "service"},
+        "set_circuit_mode": {"operation": "asample", "mode": "automatic"},
     },
     "training": {
         "forward_backward": {"data": BATCHES[0], "loss_fn": "cross_entropy"},

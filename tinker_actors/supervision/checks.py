@@ -18,10 +18,10 @@ def check_choice(name: str, value: Any, kind: type[C]) -> C:
     Raises:
         ConfigError: it is none.
     """
-    try:
-        return kind(value)
-    except ValueError:
-        raise ConfigError(f"{name} must be one of {', '.join(kind)}, got {value!r}") from None
+    if not isinstance(value, str) or value not in list(kind):
+        shown = repr(value) if isinstance(value, str) else type(value).__name__
+        raise ConfigError(f"{name} must be one of {', '.join(kind)}, got {shown}")
+    return kind(value)
 
 
 def check_seconds(name: str, value: Any, *, above_zero: bool) -> None:
