@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -112,6 +113,19 @@ def test_marks_in_memory_are_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     marks = Marks(None)
     marks.put("run", 7, 0)
     assert marks.take("run") == {(7, 0)}
+
+
+def test_a_forked_child_lets_go_although_nobody_there_ends_what_another_thread_began(
+    open_marks: Open,
+) -> None:
+    marks = open_marks()
+    marks.put("run", 7, 0)
+    child = threading.Thread(target=marks.abandon, daemon=True)
+    with marks._lock:  # by a thread that is in the middle of a mark when the process is forked
+        child.start()
+        child.join(10)
+        assert not child.is_alive()
+    assert open_marks().take("run") == {(7, 0)}
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:

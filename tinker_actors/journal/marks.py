@@ -109,8 +109,14 @@ class Marks:
         if self._file is not None and os.pwrite(self._file, data, position) < len(data):
             raise OSError(0, "it was written in part")
 
+    def abandon(self) -> None:
+        """In a forked child: the copy of the file is of no use to it. It takes no lock, whose holder is not there."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
     def close(self) -> None:
-        """Close the file; what is noted later is kept in memory alone. Also for a forked child."""
+        """Close the file; what is noted later is kept in memory alone."""
         with self._lock:
             if self._file is not None:
                 os.close(self._file)

@@ -212,7 +212,7 @@ class Store(Reader):
     def abandon(self) -> None:
         """In a forked child: never close the database, which would undo locks and files of its owner's."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
-        self.marks.close()
+        self.marks.abandon()
         self._segments.abandon()
 
     def close(self) -> None:
