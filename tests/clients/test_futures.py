@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any
@@ -55,6 +56,25 @@ def test_a_future_is_awaited_by_several_tasks_at_once(training: ta.TrainingClien
         return await asyncio.gather(future.coroutine(), future.result_async(), awaited(future))
 
     assert len({id(result) for result in run(main())}) == 1
+
+
+@pytest.mark.parametrize("wait", ["await", "result_async"])
+def test_who_awaits_a_result_is_woken_although_a_callback_of_another_blocks(
+    service: ta.ServiceClient, training: ta.TrainingClient, wait: str
+) -> None:
+    blocks, goes_on = threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocks.set()
+        goes_on.wait()
+
+    service._runtime.settler.run(block)
+    assert blocks.wait(WAIT_S)
+    try:
+        future = training.forward(BATCHES[0], "cross_entropy")
+        assert run(awaited(future) if wait == "await" else future.result_async()).loss_fn_outputs
+    finally:
+        goes_on.set()
 
 
 def test_result_works_on_the_thread_of_a_running_loop(training: ta.TrainingClient) -> None:

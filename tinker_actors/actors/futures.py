@@ -19,7 +19,15 @@ from tinker_actors.errors import (
 from tinker_actors.supervision.callbacks import run_callback
 from tinker_actors.supervision.current import current_incarnation
 
-__all__ = ["Settler", "Submission", "Submissions", "check_may_wait", "forbid_waiting", "ticket_of"]
+__all__ = [
+    "Settler",
+    "Submission",
+    "Submissions",
+    "check_may_wait",
+    "forbid_waiting",
+    "ticket_of",
+    "when_settled",
+]
 
 T = TypeVar("T")
 
@@ -128,11 +136,23 @@ class _CallersFuture(Future[T]):
         else:
             super().add_done_callback(lambda _: self._settler.run(lambda: self._call(fn)))
 
+    def call_at_once(self, fn: Callable[[Future[T]], object]) -> None:
+        """Call `fn(self)`, which is short and no caller's, in the thread that settles it, or now."""
+        super().add_done_callback(fn)
+
     def _call(self, fn: Callable[[Future[T]], object]) -> None:
         try:
             fn(self)
         except BaseException:  # SystemExit, too, must not end the settling of others
             logger.exception("futures.callback_failed")
+
+
+def when_settled(future: "Future[T]", fn: "Callable[[Future[T]], object]") -> None:
+    """Call `fn(future)`, which is short and no caller's, once it is done; no callback of a caller holds that up."""
+    if isinstance(future, _CallersFuture):
+        future.call_at_once(fn)
+    else:
+        future.add_done_callback(fn)
 
 
 def ticket_of(future: "Future[Any]") -> str:

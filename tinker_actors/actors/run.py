@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from tinker_actors.actors.custom import FIRST, Awaited, Broken, CallersCode
-from tinker_actors.actors.futures import Settler, Submission, Submissions
+from tinker_actors.actors.futures import Settler, Submission, Submissions, when_settled
 from tinker_actors.actors.status import Hold
 from tinker_actors.actors.tracing import Facts, RecoverySpans, Span, Tracing, followed
 from tinker_actors.actors.unnamed import UnnamedWeights
@@ -372,8 +372,9 @@ class Run:
     ) -> "Future[Any]":
         first, second = self.submissions.add_pair(forward, Awaited(), FIRST, span)
         here = copy_context()  # of the caller, whose code it is
-        first.future.add_done_callback(
-            lambda done: self._callers_code.run(lambda: here.run(self._complete, second, complete, done))
+        when_settled(
+            first.future,
+            lambda done: self._callers_code.run(lambda: here.run(self._complete, second, complete, done)),
         )
         return second.future
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from tinker_actors.actors.futures import check_may_wait
+from tinker_actors.actors.futures import check_may_wait, when_settled
 from tinker_actors.actors.loops import call_soon
 from tinker_actors.errors import APITimeoutError, ForkedProcessError
 from tinker_actors.types.checks import finite
@@ -59,7 +59,7 @@ class APIFuture(Generic[T]):
         self._check_process()
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
-        self._future.add_done_callback(lambda _: call_soon(loop, done.set))
+        when_settled(self._future, lambda _: call_soon(loop, done.set))
         try:
             async with asyncio.timeout(limit_s):
                 await done.wait()
@@ -142,7 +142,7 @@ class APIFuture(Generic[T]):
             else:
                 copy.set_result(done.result())
 
-        source.add_done_callback(pass_on)
+        when_settled(source, pass_on)
         if self._is_cancellable:
             copy.add_done_callback(lambda done: source.cancel() if done.cancelled() else None)
         return copy
