@@ -4,13 +4,14 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
-from harness import WAIT_S
+from harness import WAIT_S, Server, client
 from network import CALL, EXPECTED, HANDLE, JSON, SAVED, Bench, Flags, answers, no_flags
 
+from tinker_actors.actors import transport
 from tinker_actors.actors.published import Endpoint
 from tinker_actors.actors.transport import (
     Accepted,
@@ -27,6 +28,7 @@ from tinker_actors.errors import (
     AuthenticationError,
     ConflictError,
     OutcomeUnknownError,
+    StartFailedError,
 )
 from tinker_actors.events import OperationDeprecated, QueueStateChanged, RequestRetried
 from tinker_actors.supervision import ChildStarted, DeleteChild, TerminateChild
@@ -103,6 +105,19 @@ def test_the_outcome_of_what_was_under_way_at_a_crash_is_unknown(bench: Callable
     failed = one.next()
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, OutcomeUnknownError)
+
+
+def test_a_transport_that_cannot_be_made_leaves_no_thread(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise ImportError("a library for another platform")
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(transport, "make_transport", fail)
+    with pytest.raises(StartFailedError, match="another platform"), client(server, None):
+        pass
+    assert [thread.name for thread in set(threading.enumerate()) - before if thread.name == "network"] == []
 
 
 def test_what_is_cancelled_is_not_answered(bench: Callable[..., Bench]) -> None:

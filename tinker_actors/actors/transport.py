@@ -216,7 +216,6 @@ class TransportActor(SupervisedActor):
         """Filled and emptied on the event loop."""
 
     def on_start(self) -> None:
-        self._loop = EventLoop(new_event_loop(self._published.settings.transport))
         self._ready = asyncio.Event()
         self._transport = self._make_transport()
         self._random = random.Random(self.context.random.random())
@@ -231,6 +230,7 @@ class TransportActor(SupervisedActor):
         self._farewells: set[asyncio.Task[None]] = set()
         self._deprecations: set[tuple[str, str]] = set()
         self._is_ending = False
+        self._loop = EventLoop(new_event_loop(self._published.settings.transport))  # once nothing can fail
         self._published.under_way = self._requests
         self._note_endpoint()
 
