@@ -1,7 +1,8 @@
 """Training with losses of the caller's own, on the real path."""
 
+import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -185,6 +186,37 @@ def test_a_loss_that_waits_for_what_waits_for_it_fails_at_once(
         results[0].result(WAIT_S)
     assert isinstance(caught.value.__cause__, ta.WouldDeadlockError)
     results[1].result(WAIT_S)
+    with pytest.raises(ta.StepVoidError):
+        training.optim_step(ADAM).result(WAIT_S)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda behind, _: behind.then(str).result(),
+        lambda behind, _: asyncio.run(behind.coroutine()),
+        lambda behind, _: asyncio.run(behind.result_async()),
+        lambda _, training: training.save_weights_and_get_sampling_client().result(),
+    ],
+    ids=["then", "await", "result_async", "sampler"],
+)
+def test_a_loss_waits_in_no_other_way_either_for_what_waits_for_it(
+    training: ta.TrainingClient, wait: Callable[[ta.APIFuture[Any], ta.TrainingClient], object]
+) -> None:
+    submitted, behind = threading.Event(), list[ta.APIFuture[Any]]()
+
+    @value_and_grad
+    def waits(data: Any, logprobs: Sequence[Array]) -> Any:
+        assert submitted.wait(WAIT_S)
+        wait(behind[0], training)
+        return cross_entropy(data, logprobs)
+
+    loss = training.forward_backward_custom(DATA, waits)
+    behind.append(training.forward(DATA, "cross_entropy"))
+    submitted.set()
+    with pytest.raises(ta.CustomLossError, match="waiting here"):
+        loss.result(WAIT_S)
+    behind[0].result(WAIT_S)
     with pytest.raises(ta.StepVoidError):
         training.optim_step(ADAM).result(WAIT_S)
 

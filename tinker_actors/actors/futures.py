@@ -23,6 +23,7 @@ __all__ = [
     "Settler",
     "Submission",
     "Submissions",
+    "check_may_await",
     "check_may_wait",
     "forbid_waiting",
     "ticket_of",
@@ -45,8 +46,22 @@ def check_may_wait(future: "Future[Any] | None" = None) -> None:
     """Refuse to block this thread on an unfinished future if that could never end.
 
     Raises:
-        WouldDeadlockError: this is the thread of an actor, of the I/O loop or of the settler; or it computes a loss
-            that `future` stands behind.
+        WouldDeadlockError: this is the thread of an actor, of the I/O loop or of the settler; or as `check_may_await`.
+    """
+    check_may_await(future)
+    here = current_incarnation()
+    name = here.path if here is not None else getattr(_thread, "name", None)
+    if name is not None:
+        raise WouldDeadlockError(
+            f"waiting here would block {name}, which the result depends on; use a callback"
+        )
+
+
+def check_may_await(future: "Future[Any] | None") -> None:
+    """Refuse to wait in this thread for an unfinished future, also on an event loop, if that could never end.
+
+    Raises:
+        WouldDeadlockError: the thread computes a loss that `future` stands behind.
     """
     held: tuple[Submissions[Any], str] | None = getattr(_thread, "held", None)
     if held is not None and isinstance(future, _CallersFuture):
@@ -55,12 +70,6 @@ def check_may_wait(future: "Future[Any] | None" = None) -> None:
             raise WouldDeadlockError(
                 "waiting here would never end: the result comes after what this thread computes; wait elsewhere"
             )
-    here = current_incarnation()
-    name = here.path if here is not None else getattr(_thread, "name", None)
-    if name is not None:
-        raise WouldDeadlockError(
-            f"waiting here would block {name}, which the result depends on; use a callback"
-        )
 
 
 class Settler:

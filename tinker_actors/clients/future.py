@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from tinker_actors.actors.futures import check_may_wait, when_settled
+from tinker_actors.actors.futures import check_may_await, check_may_wait, when_settled
 from tinker_actors.actors.loops import call_soon
 from tinker_actors.errors import APITimeoutError, ForkedProcessError
 from tinker_actors.types.checks import finite
@@ -25,10 +25,14 @@ class APIFuture(Generic[T]):
         future: settled by the runtime.
         is_cancellable: whether cancelling an await cancels the request. Training operations go on: a hole in
             their order would stop the model.
+        source: the future of the submission whose result this one is made of; None where it is `future` itself.
     """
 
-    def __init__(self, future: "Future[T]", *, is_cancellable: bool = False) -> None:
+    def __init__(
+        self, future: "Future[T]", *, is_cancellable: bool = False, source: "Future[Any] | None" = None
+    ) -> None:
         self._future = future
+        self._source: Future[Any] = source or future
         self._is_cancellable = is_cancellable
         self._pid = os.getpid()
 
@@ -45,7 +49,7 @@ class APIFuture(Generic[T]):
         limit_s = _seconds(timeout)
         if not self._future.done():
             self._check_process()
-            check_may_wait(self._future)
+            check_may_wait(self._source)
         try:
             return self._future.result(limit_s)
         except TimeoutError as error:
@@ -56,7 +60,7 @@ class APIFuture(Generic[T]):
     async def result_async(self, timeout: float | None = None) -> T:
         """Like `result`, without blocking the event loop; the end of `timeout` cancels nothing."""
         limit_s = _seconds(timeout)
-        self._check_process()
+        self._check_await()
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         when_settled(self._future, lambda _: call_soon(loop, done.set))
@@ -72,7 +76,7 @@ class APIFuture(Generic[T]):
         return await self
 
     def __await__(self) -> Generator[Any, None, T]:
-        self._check_process()
+        self._check_await()
         return asyncio.wrap_future(self._copy()).__await__()
 
     async def coroutine(self) -> T:
@@ -119,7 +123,13 @@ class APIFuture(Generic[T]):
         source.add_done_callback(pass_on)
         if is_cancellable:
             changed.add_done_callback(lambda done: source.cancel() if done.cancelled() else None)
-        return APIFuture(changed, is_cancellable=is_cancellable)
+        return APIFuture(changed, is_cancellable=is_cancellable, source=self._source)
+
+    def _check_await(self) -> None:
+        """Refuse to wait on an event loop for what would never come there."""
+        self._check_process()
+        if not self._future.done():
+            check_may_await(self._source)
 
     def _check_process(self) -> None:
         """Refuse to wait in a forked child for what only its parent would hear of."""

@@ -366,7 +366,7 @@ class TrainingClient:
                 client.set_exception(error)
 
         saved.add_done_callback(on_saved)
-        return ClientFuture(client)
+        return ClientFuture(client, source=saved)
 
     save_weights_and_get_sampling_client_async = awaited(save_weights_and_get_sampling_client)
 
