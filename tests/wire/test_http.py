@@ -695,6 +695,21 @@ def test_a_body_that_nobody_takes_has_not_left(make: Make) -> None:
     assert asyncio.run(main()) == []
 
 
+def test_what_is_said_to_a_proxy_first_is_not_the_body(make: Make) -> None:
+    async def main() -> list[str]:
+        told: list[str] = []
+        async with serving(answer(502)) as proxy:
+            transport = make(HttpOptions(proxy=proxy.url))
+            call = msgspec.structs.replace(CALL, body=bytes(2**20))
+            with pytest.raises(APIConnectionError):
+                await transport.send(call, "https://service.invalid", sent=lambda: told.append("sent"))
+            await transport.close()
+            assert [seen.method for seen in proxy.seen] == ["CONNECT"]
+        return told
+
+    assert asyncio.run(main()) == []
+
+
 # Answers that are read as they arrive ---------------------------------------------------------------
 
 

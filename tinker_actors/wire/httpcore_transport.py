@@ -133,9 +133,13 @@ class HttpcoreTransport(HttpTransport[httpcore.AsyncConnectionPool]):
 
 def _trace(sent: OnSent) -> Callable[[str, Any], Awaitable[None]]:
     """What hears from the library how a request gets on; it names its events after the protocol, too."""
+    is_ours = True  # and not what is said to a proxy first
 
-    async def trace(event: str, _: Any) -> None:
-        if event.endswith(".send_request_body.complete"):
+    async def trace(event: str, info: Any) -> None:
+        nonlocal is_ours
+        if event.endswith(".send_request_body.started"):
+            is_ours = info["request"].method != b"CONNECT"
+        elif event.endswith(".send_request_body.complete") and is_ours:
             sent()
 
     return trace
