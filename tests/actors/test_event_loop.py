@@ -1,6 +1,7 @@
 """The network's event loop: whatever runs there when it ends is ended, and nothing is left half begun."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ class Log:
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def child(self) -> None:
         try:
@@ -108,3 +110,17 @@ def test_a_loop_with_nothing_to_do_ends(loop: EventLoop, log: Log) -> None:
     finish(loop, log)
     assert ended(loop)
     assert log.entries == ["farewell"]
+
+
+@pytest.mark.parametrize("in_a_task", [False, True])
+def test_an_exit_on_the_loop_ends_nobody_else(loop: EventLoop, log: Log, in_a_task: bool) -> None:
+    async def leave() -> None:
+        sys.exit(3)
+
+    loop.call(lambda: log.spawn(log.child()))
+    loop.call((lambda: log.spawn(leave())) if in_a_task else (lambda: sys.exit(3)))
+    loop.call(lambda: log.entries.append("later"))
+    finish(loop, log)
+    assert ended(loop)
+    assert log.entries == ["later", "child ended", "farewell"]
+    assert loop._loop.is_closed()

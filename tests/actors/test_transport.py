@@ -2,8 +2,9 @@
 
 import itertools
 import queue
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import msgspec
@@ -105,6 +106,17 @@ def test_the_outcome_of_what_was_under_way_at_a_crash_is_unknown(bench: Callable
     failed = one.next()
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, OutcomeUnknownError)
+
+
+def test_a_request_that_calls_for_an_exit_costs_the_actor_alone(bench: Callable[..., Bench]) -> None:
+    outcomes: Iterator[Callable[[], Answer]] = iter([sys.exit, lambda: HANDLE])
+    one = bench(lambda _call, _url: next(outcomes)())
+    with expect(one.tree, ChildStarted, path="service/transport", timeout_s=WAIT_S):
+        one.send("a")
+    failed = one.next()
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, OutcomeUnknownError)
+    assert one.address.call(Fetch(CALL), timeout_s=WAIT_S) == FutureHandle(request_id="7")
 
 
 def test_a_transport_that_cannot_be_made_leaves_no_thread(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tinker_actors.actors.futures import forbid_waiting
+from tinker_actors.supervision.callbacks import run_callback
 
 __all__ = ["EventLoop"]
 
@@ -16,13 +17,15 @@ class EventLoop:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._is_over = False
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         forbid_waiting("the network's thread")
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while not self._is_over:  # what calls for an exit ends itself, and not the work of all others
+            run_callback(self._loop.run_forever, "transport.loop_interrupted")
         self._loop.close()
 
     def call(self, function: Callable[[], object]) -> None:
@@ -37,8 +40,12 @@ class EventLoop:
             await farewell()
 
         future = asyncio.run_coroutine_threadsafe(wind_up(), self._loop)
-        future.add_done_callback(lambda _: self.call(self._loop.stop))
+        future.add_done_callback(lambda _: self.call(self._stop))
         self._thread.join(timeout_s)
+
+    def _stop(self) -> None:
+        self._is_over = True
+        self._loop.stop()
 
 
 async def _cancel_others() -> None:
