@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import sys
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
@@ -75,6 +76,22 @@ def test_who_awaits_a_result_is_woken_although_a_callback_of_another_blocks(
         assert run(awaited(future) if wait == "await" else future.result_async()).loss_fn_outputs
     finally:
         goes_on.set()
+
+
+def test_a_callback_that_calls_for_an_exit_keeps_the_result_from_nobody(training: ta.TrainingClient) -> None:
+    gate = threading.Event()
+
+    def change(_: object) -> int:
+        assert gate.wait(WAIT_S)
+        return 1
+
+    async def main() -> int:
+        changed = training.forward(BATCHES[0], "cross_entropy").then(change)
+        changed.add_done_callback(lambda _: sys.exit(1))
+        asyncio.get_running_loop().call_soon(gate.set)  # once it is awaited
+        return await changed
+
+    assert run(main()) == 1
 
 
 def test_result_works_on_the_thread_of_a_running_loop(training: ta.TrainingClient) -> None:

@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from tinker_actors.actors.tracing import Span
@@ -143,17 +144,12 @@ class _CallersFuture(Future[T]):
         if self.done():
             super().add_done_callback(fn)
         else:
-            super().add_done_callback(lambda _: self._settler.run(lambda: self._call(fn)))
+            call = partial(run_callback, partial(fn, self), "futures.callback_failed")
+            super().add_done_callback(lambda _: self._settler.run(call))
 
     def call_at_once(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(self)`, which is short and no caller's, in the thread that settles it, or now."""
         super().add_done_callback(fn)
-
-    def _call(self, fn: Callable[[Future[T]], object]) -> None:
-        try:
-            fn(self)
-        except BaseException:  # SystemExit, too, must not end the settling of others
-            logger.exception("futures.callback_failed")
 
 
 def when_settled(future: "Future[T]", fn: "Callable[[Future[T]], object]") -> None:

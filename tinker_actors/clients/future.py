@@ -5,11 +5,13 @@ import math
 import os
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from tinker_actors.actors.futures import check_may_await, check_may_wait, when_settled
 from tinker_actors.actors.loops import call_soon
 from tinker_actors.errors import APITimeoutError, ForkedProcessError
+from tinker_actors.supervision.callbacks import run_callback
 from tinker_actors.types.checks import finite
 
 __all__ = ["APIFuture", "ClientFuture"]
@@ -99,8 +101,10 @@ class APIFuture(Generic[T]):
         return self._is_cancellable and self._future.cancel()
 
     def add_done_callback(self, callback: Callable[["Future[T]"], object]) -> None:
-        """Call `callback` with the future behind it once it is done."""
-        self._future.add_done_callback(callback)
+        """Call `callback` with the future behind it once it is done; what it raises is logged, and ends nobody."""
+        self._future.add_done_callback(
+            lambda done: run_callback(partial(callback, done), "futures.callback_failed")
+        )
 
     def then(self, change: "Callable[[T], U]") -> "APIFuture[U]":
         """A future of `change(result)`; `change` runs on the settling thread and must be short."""
