@@ -1,6 +1,6 @@
 """A step of which a part fails leaves nothing on the service, and nothing good is lost or doubled."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +11,10 @@ from judge import verdict
 import tinker_actors as ta
 from tinker_actors.actors.futures import Submissions
 from tinker_actors.api.setup import ClientConfig
-from tinker_actors.errors import BadRequestError, RunHaltedError, StepVoidError
+from tinker_actors.errors import BadRequestError, JournalError, RunHaltedError, StepVoidError
 from tinker_actors.events import StepVoided
+from tinker_actors.journal.records import OperationRecord, State
+from tinker_actors.journal.store import Store
 from tinker_actors.supervision.testing import InjectedCrashError
 
 NO_CHECKPOINTS = ta.RecoveryPolicy(checkpoint_every_steps=0)
@@ -117,6 +119,40 @@ def test_futures_of_a_void_step_carry_the_first_error(server: Server, control: C
         for future in futures:
             with pytest.raises(ta.UnprocessableEntityError):
                 future.result(WAIT_S)
+
+
+@pytest.mark.parametrize("error", [JournalError("disk full"), InjectedCrashError("on the way to the disk")])
+def test_a_void_step_that_cannot_be_written_down_at_once_voids_nothing_behind_it(
+    server: Server,
+    control: Control,
+    undisturbed: tuple[str, list[tuple[str, str]]],
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    write, failed_on = Store.write, list[OperationRecord]()
+
+    def write_or_fail(store: Store, records: Sequence[Any], *, durable: bool = True) -> None:
+        for one in records:
+            is_end = isinstance(one, OperationRecord) and (one.kind, one.state) == ("optim_step", State.VOID)
+            if is_end and not failed_on:
+                failed_on.append(one)
+                raise error
+        write(store, records, durable=durable)
+
+    with client(server, tmp_path / "run", recovery=NO_CHECKPOINTS) as service:
+        training = create(service)
+        step(training, 0)
+        control.arm(refused(4) | {"model_id": training.model_id})
+        with pytest.raises(ta.UnprocessableEntityError):
+            training.forward_backward(CHUNKS, "cross_entropy").result(WAIT_S)
+        monkeypatch.setattr(Store, "write", write_or_fail)
+        with pytest.raises(StepVoidError):
+            training.optim_step(ADAM).result(WAIT_S)
+        for number in training.steps(STEPS):
+            step(training, number)
+        assert failed_on
+        assert verdict(server, training.save_state("final").result(WAIT_S).path) == undisturbed
 
 
 # Who asks is refused, and not what is asked for -----------------------------------------------------

@@ -16,7 +16,7 @@ from tinker_actors.actors.published import Published
 from tinker_actors.actors.results import recorded_result
 from tinker_actors.actors.run import Request, Run, TrainingOperation
 from tinker_actors.api.training import SaveContent
-from tinker_actors.errors import TinkerActorsError
+from tinker_actors.errors import StepVoidError, TinkerActorsError
 from tinker_actors.journal.records import (
     EXECUTED,
     CheckpointRecord,
@@ -54,6 +54,8 @@ class _Batch:
     pending: list[Pending] = field(default_factory=list)
     others: list[Record] = field(default_factory=list)
     """What else is to be written with them."""
+    void: list[tuple[OperationRecord, StepVoidError]] = field(default_factory=list)
+    """Optimizer steps among these that are not taken, and why."""
     stop: Stop = field(default_factory=Stop)
     """Why the rest was not taken."""
 
@@ -208,6 +210,10 @@ class Intake:
             self._run.submissions.take(submission.ticket)
         for pending in batch.pending:
             outbox.put(pending)
+        for record, error in batch.void:  # not sooner: the step would seem to go on
+            if record.state == State.VOID:
+                self._run.note_step_void()
+            self._run.submissions.fail(record.ticket, error)
 
     def _overwritten(self, operation: TrainingOperation) -> list[CheckpointRecord]:
         """Checkpoints that hold another state from here on, marked so that no recovery begins in them."""
@@ -255,13 +261,14 @@ class Intake:
         error, state = self.open_void.error, self.open_void.state
         if isinstance(operation, TrainingOperation) and operation.kind is Kind.OPTIM_STEP:
             self.open_void = None
-            if state is State.VOID:
-                self._run.note_step_void()
-            error = step_void(error)
             batch.place += 1
             record = self._record(batch.place, submission, operation)
-            batch.others.append(msgspec.structs.replace(record, state=state, summary=error_summary(error)))
-        self._run.submissions.fail(submission.ticket, error)
+            why = step_void(error)
+            record = msgspec.structs.replace(record, state=state, summary=error_summary(why))
+            batch.others.append(record)
+            batch.void.append((record, why))
+        else:
+            self._run.submissions.fail(submission.ticket, error)
         return True
 
 
