@@ -121,14 +121,23 @@ def test_futures_of_a_void_step_carry_the_first_error(server: Server, control: C
                 future.result(WAIT_S)
 
 
-@pytest.mark.parametrize("error", [JournalError("disk full"), InjectedCrashError("on the way to the disk")])
-def test_a_void_step_that_cannot_be_written_down_at_once_voids_nothing_behind_it(
+@pytest.mark.parametrize(
+    ("error", "is_written"),
+    [
+        (JournalError("disk full"), False),
+        (InjectedCrashError("before it is written"), False),
+        (InjectedCrashError("behind it"), True),
+    ],
+    ids=["disk full", "crash before it", "crash behind it"],
+)
+def test_writing_down_that_a_step_is_void_may_fail_and_costs_no_other_step(
     server: Server,
     control: Control,
     undisturbed: tuple[str, list[tuple[str, str]]],
     tmp_path: Any,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
+    is_written: bool,
 ) -> None:
     write, failed_on = Store.write, list[OperationRecord]()
 
@@ -137,6 +146,8 @@ def test_a_void_step_that_cannot_be_written_down_at_once_voids_nothing_behind_it
             is_end = isinstance(one, OperationRecord) and (one.kind, one.state) == ("optim_step", State.VOID)
             if is_end and not failed_on:
                 failed_on.append(one)
+                if is_written:
+                    write(store, records, durable=durable)
                 raise error
         write(store, records, durable=durable)
 

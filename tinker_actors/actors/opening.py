@@ -8,7 +8,7 @@ from tinker_actors.actors.results import recorded_result
 from tinker_actors.actors.run import Run, RunConfig
 from tinker_actors.errors import ConfigError
 from tinker_actors.journal.lineages import next_lineage
-from tinker_actors.journal.records import RunRecord, State
+from tinker_actors.journal.records import Kind, RunRecord, State
 from tinker_actors.journal.replay import results_of
 from tinker_actors.journal.store import RunImage
 from tinker_actors.supervision import Address
@@ -72,4 +72,6 @@ def settle_recorded(run: Run, image: RunImage) -> None:
                 value = recorded_result(operation, results[operation.place])
                 run.submissions.settle(operation.ticket, value)
             case State.FAILED | State.VOID | State.SKIPPED | State.EXPIRED:
+                if operation.state == State.VOID and operation.kind == Kind.OPTIM_STEP:
+                    run.note_step_void()
                 run.submissions.fail(operation.ticket, recorded_error(operation))
