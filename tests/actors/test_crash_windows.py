@@ -105,6 +105,17 @@ def test_the_step_is_counted_before_its_result_is_handed_over(
     assert seen == [0, 1]
 
 
+def test_a_step_is_counted_though_its_actor_crashed_before_it_could(
+    server: Server, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client(server, run_dir) as service:
+        training = create(service)
+        step(training, 0)
+        fail_once(monkeypatch, exports, "append", InjectedCrashError())  # the records are written
+        step(training, 1)
+        assert training.step == 2
+
+
 def test_a_start_that_fails_is_repeated(
     server: Server, undisturbed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -313,12 +313,13 @@ class Run:
         return self._submitted
 
     def resume(self, image: RunImage) -> None:
-        """Begin where earlier processes left the run; only the first call in this process counts."""
+        """Begin where the last incarnation, or an earlier process, left the run."""
         with self._lock:
-            if not self._is_resumed:
+            self._done = replay.steps_done(image)
+            if not self._is_resumed:  # what is submitted later is not yet in the journal
                 self._is_resumed = True
                 self.left_behind = replay.dangling(image)
-                self._done, self._submitted = replay.steps_done(image), replay.steps_submitted(image)
+                self._submitted = replay.steps_submitted(image)
 
     @property
     def optim_steps_called(self) -> int:
