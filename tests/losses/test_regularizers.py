@@ -250,9 +250,11 @@ def test_no_data_cost_nothing(regularizer: Any) -> None:
     ("make", "arguments"),
     [
         (L1, {"target": "probabilities"}),
+        (L1, {"target": ALL}),
         (L1, {"reduction": "median"}),
         (L1, {"lambda_": "much"}),
         (L2, {"center": "median"}),
+        (L2, {"center": ALL}),
         (L2, {"clip": 0}),
         (ElasticNet, {"l1_ratio": 1.5}),
         (ElasticNet, {"lambda_": None}),

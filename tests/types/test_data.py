@@ -353,7 +353,7 @@ def test_spans_of_another_library_are_told_apart_by_their_class() -> None:
     ]
 
 
-@pytest.mark.parametrize("wrong", [5, "spans", [5], [PromptSpan()], [None]])
+@pytest.mark.parametrize("wrong", [5, "spans", [5], [PromptSpan()], [None], np.array(5)])
 def test_what_is_no_span_is_refused(wrong: Any) -> None:
     with pytest.raises(ValidationError, match="model_input_spans"):
         datum(model_input_spans=wrong, loss_fn_input_spans=wrong)

@@ -60,3 +60,9 @@ def test_malformed_checkpoint_paths_are_refused(path: str) -> None:
 def test_a_sampler_path_where_a_training_path_belongs_is_refused() -> None:
     with pytest.raises(TinkerPathError, match="kind weights"):
         CheckpointPath.parse("tinker://a/sampler_weights/n", kind="weights")
+
+
+@pytest.mark.parametrize("kind", ["state", 3, ["weights"], b"weights"])
+def test_a_kind_of_checkpoints_that_is_none_is_refused(kind: Any) -> None:
+    with pytest.raises(ValidationError, match="kind must be one of weights, sampler_weights"):
+        CheckpointPath.parse("tinker://a/weights/n", kind=kind)

@@ -34,7 +34,8 @@ def check_target(target: Any) -> None:
     Raises:
         ValidationError: it is none.
     """
-    if not isinstance(target, Field) and target not in ("logprobs", "probs"):
+    is_name = isinstance(target, str) and target in ("logprobs", "probs")
+    if not isinstance(target, Field) and not is_name:
         raise ValidationError(f'target must be "logprobs", "probs" or a Field, got {shown(target)}')
 
 

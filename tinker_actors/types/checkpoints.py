@@ -46,7 +46,10 @@ class CheckpointPath(msgspec.Struct, frozen=True):
 
         Raises:
             TinkerPathError: it is malformed or of the other kind.
+            ValidationError: `kind` is none.
         """
+        if kind is not None and not (isinstance(kind, str) and kind in _KINDS):
+            raise ValidationError(f"kind must be one of {', '.join(_KINDS)} or None, got {shown(kind)}")
         is_path = isinstance(path, str) and path.startswith("tinker://")
         parts = path.removeprefix("tinker://").split("/") if is_path else []
         match parts:

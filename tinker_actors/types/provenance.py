@@ -1,6 +1,6 @@
 """Where the tokens of a datum came from: runs of the prompts and samples of earlier requests."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -44,9 +44,11 @@ def spans_of(name: str, value: Any) -> list[PromptProvenanceSpan | SampledProven
     Raises:
         ValidationError: something in `value` is no span.
     """
-    if not isinstance(value, Iterable):
-        raise ValidationError(f"{name} is a list of provenance spans, got {type(value).__name__}")
-    return [_span(name, one) for one in value]
+    try:
+        spans = list(value)
+    except TypeError:  # also of an array without dimensions, which says that it can be walked
+        raise ValidationError(f"{name} is a list of provenance spans, got {type(value).__name__}") from None
+    return [_span(name, one) for one in spans]
 
 
 def _span(name: str, value: Any) -> PromptProvenanceSpan | SampledProvenanceSpan:

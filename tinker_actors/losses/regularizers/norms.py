@@ -90,7 +90,8 @@ class L2:
         check_target(self.target)
         one_of("reduction", self.reduction, "sum", "mean")
         finite("lambda_", self.lambda_)
-        if self.center not in (None, "mean"):
+        is_mean = isinstance(self.center, str) and self.center == "mean"
+        if self.center is not None and not is_mean:
             finite("center", self.center)
         if self.clip is not None and finite("clip", self.clip) <= 0:
             raise ValidationError(f"clip must be positive, got {shown(self.clip)}")
