@@ -95,6 +95,7 @@ def on_disk(directory: Path) -> int:
 
 
 def test_a_long_run_leaves_metrics_alone(store: Store, tmp_path: Path) -> None:
+    """DUR-06, whose time is in the benchmark of the journal."""
     train(store, range(200))
     early, size = on_disk(tmp_path), store.size()
     train(store, range(200, 2000))

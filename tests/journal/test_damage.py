@@ -153,6 +153,7 @@ def test_what_was_left_undamaged_is_the_last_state(left: Left, tmp_path: Path) -
 def test_a_file_that_is_cut_off_is_refused_or_an_older_journal(
     left: Left, tmp_path: Path, name: Path, stride: int
 ) -> None:
+    """DUR-01."""
     whole = left.files()[name]
     refused = sum(check(left, tmp_path / "copy", name, whole[:size]) for size in range(0, len(whole), stride))
     assert refused or name.name.endswith("-wal")  # SQLite's log is made to be cut off
@@ -163,6 +164,7 @@ def test_a_file_that_is_cut_off_is_refused_or_an_older_journal(
 def test_a_byte_that_is_flipped_is_refused_or_of_no_consequence(
     left: Left, tmp_path: Path, name: Path, stride: int
 ) -> None:
+    """DUR-02."""
     whole = left.files()[name]
     for at in range(stride // 2, len(whole), stride):
         flipped = bytearray(whole)

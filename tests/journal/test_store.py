@@ -170,6 +170,7 @@ def test_another_programs_database_is_refused_untouched(tmp_path: Path, open_sto
 
 
 def test_another_version_is_refused(tmp_path: Path, open_store: Open) -> None:
+    """DUR-05, as far as there is one version: journals of another one are refused, and kept as they are."""
     path = tmp_path / "journal.db"
     open_store(path).close()
     database = sqlite3.connect(path)
