@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "tinker_actors"
 
 # Where code of the caller's, or another process, meets ours: module -> how many handlers, and why there.
 EDGES = {
-    "actors/futures.py": 2,  # a done-callback of the caller's, also on the thread that settles futures
+    "actors/futures.py": 1,  # a done-callback of the caller's, also on the thread that settles futures
     "actors/run.py": 1,  # a loss of the caller's own: its error is that of its call
     "clients/background.py": 1,  # as in losses/threads.py
     "clients/future.py": 1,  # the error of one future becomes the error of the one made from it
