@@ -110,6 +110,11 @@ def ask(context: Context) -> BaseException | None:
     return context.address("root/r", block_s=5.0).ask("blocked").exception()
 
 
+def call_last(context: Context) -> Any:
+    """Waits for room, unlike a call from outside."""
+    return context.address("root/r", block_s=5.0).call("last")
+
+
 def error_of_tell(context: Context) -> BaseException | None:
     try:
         tell(context)
@@ -341,7 +346,7 @@ def test_what_an_actor_asked_to_be_told_needs_no_room(street: Street) -> None:
     street.receiver.tell_if_there("asked for")
     street.go_on.set()
     assert street.first.result() == "first"
-    assert street.receiver.call("last") == "last"
+    assert street.sender.call(call_last) == "last"
     assert street.heard == [(1, "first"), (1, "asked for"), (1, "last")]
 
 
@@ -353,7 +358,7 @@ def test_what_an_actor_asked_to_be_told_needs_no_room_while_it_waits_for_its_res
         street.receiver.tell_if_there(message)
     with expect(street.tree, ChildStarted, epoch=2):
         street.clock.advance(1.0)
-    assert street.receiver.call("last") == "last"
+    assert street.sender.call(call_last) == "last"
     assert street.heard == [(2, "parked"), (2, "asked for"), (2, "last")]
 
 
